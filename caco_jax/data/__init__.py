@@ -1,0 +1,1 @@
+"""Images: sources, augmentation on the device, view recipes."""

@@ -1,0 +1,1 @@
+"""Methods: each is data, a NamedTuple of pure functions."""

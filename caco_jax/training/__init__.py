@@ -1,0 +1,1 @@
+"""One train state, one step, one loop for every method."""

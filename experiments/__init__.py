@@ -1,0 +1,1 @@
+"""Command-line programs: parse flags, call caco_jax, print and save."""

@@ -1,0 +1,1 @@
+"""Programs that measure, each with a table and a JSON file."""

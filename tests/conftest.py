@@ -1,0 +1,33 @@
+"""Settings that the whole suite shares."""
+
+import os
+import pathlib
+import tempfile
+
+# Before JAX is imported: eight virtual devices, so that one process tests 1 and 8.
+os.environ["JAX_PLATFORMS"] = "cpu"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    ).strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+CACHE = pathlib.Path(
+    os.environ.get(
+        "JAX_COMPILATION_CACHE_DIR",
+        pathlib.Path(tempfile.gettempdir()) / "caco_jax_tests_xla",
+    )
+)
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_compilation_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def devices():
+    """Eight virtual CPU devices."""
+    found = jax.devices()
+    assert len(found) == 8, "the suite needs eight virtual devices"
+    return found
