@@ -1,1 +1,31 @@
 """Networks, as flax.linen modules."""
+
+from caco_jax.nets.encoder import Encoder
+from caco_jax.nets.heads import Projector, caco_projector, mlp_projector
+from caco_jax.nets.norm import ADVERSARIAL, CLEAN, BatchNorm
+from caco_jax.nets.resnet import (
+    BACKBONES,
+    ResNet,
+    check_images,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet_tiny,
+)
+
+__all__ = [
+    "ADVERSARIAL",
+    "BACKBONES",
+    "CLEAN",
+    "BatchNorm",
+    "Encoder",
+    "Projector",
+    "ResNet",
+    "caco_projector",
+    "check_images",
+    "mlp_projector",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet_tiny",
+]

@@ -1,0 +1,174 @@
+"""Batch normalisation with an adversarial twin and statistics over groups of rows."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+CLEAN = "clean"
+ADVERSARIAL = "adversarial"
+
+
+class _Branch(NamedTuple):
+    """What one branch owns: its affine map, running statistics and their momentum."""
+
+    scale: jax.Array
+    bias: jax.Array
+    mean: nn.Variable
+    var: nn.Variable
+    momentum: float
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, as PyTorch computes it.
+
+    flax's own differs in what the papers' figures rest on: here the running variance
+    is the unbiased one, a second branch can be kept for adversarial inputs, and the
+    statistics can be those of groups of rows. Without groups, under `jax.jit` with a
+    sharded batch, they are those of the global batch (synchronised BatchNorm).
+
+    With `adversarial_branch` every parameter and statistic has a twin, made at
+    initialisation whichever branch is called then.
+
+    Attributes:
+        momentum: weight of the new batch in the running statistics,
+            ``new = (1 - momentum) * old + momentum * batch``.
+        epsilon: added to the variance.
+        group_size: rows whose statistics are shared, as consecutive rows; it must
+            divide the batch. None is the whole batch. The running statistics move
+            towards the mean over groups.
+        adversarial_branch: whether the twin exists.
+        adversarial_momentum: `momentum` of the twin.
+        scale_init: initialiser of the scales, of both branches.
+        dtype: of the output; None is the input's.
+        param_dtype: of scale and bias; the running statistics are kept in it too,
+            but at least in float32.
+
+    References:
+        The twin: Ho and Vasconcelos 2020, arXiv:2010.12050. Statistics of groups:
+        He et al. 2019, arXiv:1911.05722, section 3.3 (shuffling BN).
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    group_size: int | None = None
+    adversarial_branch: bool = False
+    adversarial_momentum: float = 0.01
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n *space c"], *, train: bool, branch: str = CLEAN
+    ) -> Float[Array, "n *space c"]:
+        """Normalises `x`, in at least float32 whatever its dtype.
+
+        Args:
+            x: [N, ..., C] floats.
+            train: whether to use, and to record, the statistics of `x`; otherwise
+                the running ones. Initialisation always uses the running ones.
+            branch: "clean" or "adversarial".
+
+        Returns:
+            An array of the shape of `x`.
+
+        Raises:
+            ValueError: the branch does not exist, the group size does not divide the
+                batch, or a group has one value per channel, hence no variance.
+        """
+        branches = {CLEAN: self._declare("", x.shape[-1], self.momentum)}
+        if self.adversarial_branch:
+            branches[ADVERSARIAL] = self._declare(
+                "adversarial_", x.shape[-1], self.adversarial_momentum
+            )
+        if branch not in branches:
+            raise ValueError(
+                f"BatchNorm has the branches {sorted(branches)}, not {branch!r}: "
+                "build it with adversarial_branch=True for a twin"
+            )
+        chosen = branches[branch]
+        learn = train and not self.is_initializing()
+        size = self._check_groups(x.shape) if learn else x.shape[0]
+        accumulate = jnp.promote_types(x.dtype, jnp.float32)
+        # [groups, size, ..., C]; with the batch sharded, groups stay on their devices.
+        groups = x.reshape(-1, size, *x.shape[1:]).astype(accumulate)
+
+        def align(vector: jax.Array) -> jax.Array:
+            return vector.astype(accumulate).reshape((1,) * x.ndim + (-1,))
+
+        if learn:
+            mean, var = _moments(groups, align(chosen.mean.value))
+            self._record(chosen, mean, var, count=groups[0, ..., 0].size)
+        else:
+            mean, var = align(chosen.mean.value), align(chosen.var.value)
+        slope = jax.lax.rsqrt(var + self.epsilon) * align(chosen.scale)
+        y = (groups - mean) * slope + align(chosen.bias)
+        return y.reshape(x.shape).astype(self.dtype or x.dtype)
+
+    def _declare(self, prefix: str, channels: int, momentum: float) -> _Branch:
+        stat_dtype = jnp.promote_types(self.param_dtype, jnp.float32)
+
+        def stat(name: str, fill: Any) -> nn.Variable:
+            return self.variable(
+                "batch_stats", prefix + name, fill, (channels,), stat_dtype
+            )
+
+        def affine(name: str, init: nn.initializers.Initializer) -> jax.Array:
+            return self.param(prefix + name, init, (channels,), self.param_dtype)
+
+        return _Branch(
+            affine("scale", self.scale_init),
+            affine("bias", nn.initializers.zeros),
+            stat("mean", jnp.zeros),
+            stat("var", jnp.ones),
+            momentum,
+        )
+
+    def _check_groups(self, shape: tuple[int, ...]) -> int:
+        """The rows in a group, once they are known to fit the batch."""
+        rows = shape[0]
+        size = rows if self.group_size is None else self.group_size
+        if size < 1 or rows % size:
+            raise ValueError(
+                f"BatchNorm: the group size {size} does not divide the batch of {rows}"
+            )
+        if size * _count(shape[1:-1]) < 2:
+            raise ValueError(
+                "BatchNorm: want more than one value per channel to train on, got "
+                f"the shape {tuple(shape)} in groups of {size}"
+            )
+        return size
+
+    def _record(
+        self, branch: _Branch, mean: jax.Array, var: jax.Array, *, count: int
+    ) -> None:
+        """Moves the running statistics; `var` is biased, what is kept is not."""
+        unbiased = var * (count / (count - 1))
+        for running, batch in ((branch.mean, mean), (branch.var, unbiased)):
+            over_groups = batch.reshape(-1, batch.shape[-1]).mean(axis=0)
+            new = over_groups.astype(running.value.dtype)
+            running.value += branch.momentum * (new - running.value)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total
+
+
+def _moments(groups: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of each group, in one pass over [groups, size, ..., C].
+
+    E[x^2] - E[x]^2 cancels when the mean is large beside the deviation. Taken about
+    `shift`, the running mean, it costs the same pass and cancels no more.
+    """
+    axes = tuple(range(1, groups.ndim - 1))
+    centred = groups - shift
+    offset = centred.mean(axes, keepdims=True)
+    square = jnp.square(centred).mean(axes, keepdims=True)
+    return offset + shift, jnp.maximum(square - jnp.square(offset), 0)

@@ -1,0 +1,250 @@
+"""Residual networks with torchvision's semantics, channels last.
+
+`resnet18`, `resnet34` and `resnet50` are the ImageNet networks; with ``stem="small"``
+they are the usual ones for 32x32 images. `resnet_tiny` is for 16x16 images on a CPU.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from caco_jax.nets.norm import CLEAN, BatchNorm
+
+T = TypeVar("T")
+
+# "He-normal": keeps the variance of the gradient through a ReLU layer.
+_he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class _Layers(nn.Module):
+    """What every part of the network is told: how to normalise, and the dtypes."""
+
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    def conv(self, features: int, kernel: int, stride: int, name: str) -> nn.Module:
+        """A convolution padded by (kernel - 1) / 2 on each side.
+
+        "SAME" would pad stride-2 layers on one side only, unlike the papers' networks.
+        """
+        return nn.Conv(
+            features,
+            (kernel, kernel),
+            strides=stride,
+            padding=kernel // 2,
+            use_bias=False,
+            kernel_init=_he_normal,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )
+
+    def normalise(
+        self, x: jax.Array, train: bool, branch: str, name: str, **options: Any
+    ) -> jax.Array:
+        """Applies a norm of this name in the given branch."""
+        norm = self.norm(
+            dtype=self.dtype, param_dtype=self.param_dtype, name=name, **options
+        )
+        return norm(x, train=train, branch=branch)
+
+
+class _Block(_Layers):
+    """A residual block; subclasses say what its residual branch is."""
+
+    features: int = 64
+    stride: int = 1
+    zero_init_residual: bool = False
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, branch: str) -> jax.Array:
+        """[N, H, W, C] -> [N, H / stride, W / stride, expansion * features]."""
+        last = (
+            nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
+        )
+        y, width = x, self.features * self.expansion
+        layers = self.layers()
+        for i, (features, kernel, stride) in enumerate(layers, start=1):
+            zero = self.zero_init_residual and i == len(layers)
+            scale = nn.initializers.zeros if zero else nn.initializers.ones
+            y = self.conv(features, kernel, stride, f"conv{i}")(y)
+            y = self.normalise(y, train, branch, f"bn{i}", scale_init=scale)
+            y = nn.relu(y) if i < len(layers) else y
+        if x.shape[-1] != width or self.stride != 1:
+            x = self.conv(width, 1, self.stride, "downsample_conv")(x)
+            x = self.normalise(x, train, branch, "downsample_bn")
+        return nn.relu(x + y)
+
+    def layers(self) -> Sequence[tuple[int, int, int]]:
+        """(features, kernel, stride) of each convolution of the residual branch."""
+        raise NotImplementedError
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions."""
+
+    def layers(self) -> Sequence[tuple[int, int, int]]:  # noqa: D102
+        return (self.features, 3, self.stride), (self.features, 3, 1)
+
+
+class BottleneckBlock(_Block):
+    """1x1, 3x3, 1x1 to four times the width; the 3x3 has the stride ("v1.5")."""
+
+    expansion = 4
+
+    def layers(self) -> Sequence[tuple[int, int, int]]:  # noqa: D102
+        wide = self.features * self.expansion
+        return (self.features, 1, 1), (self.features, 3, self.stride), (wide, 1, 1)
+
+
+_BLOCKS: dict[str, type[_Block]] = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
+
+
+class _Stage(_Layers):
+    """Blocks of one width; the first has the stride."""
+
+    block: type[_Block] = BasicBlock
+    blocks: int = 1
+    features: int = 64
+    stride: int = 1
+    zero_init_residual: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, branch: str) -> jax.Array:
+        """[N, H, W, C] -> [N, H / stride, W / stride, expansion * features]."""
+        for i in range(self.blocks):
+            x = self.block(
+                norm=self.norm,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                features=self.features,
+                stride=self.stride if i == 0 else 1,
+                zero_init_residual=self.zero_init_residual,
+                name=f"block{i}",
+            )(x, train, branch)
+        return x
+
+
+class ResNet(_Layers):
+    """A residual network that ends in the spatial mean.
+
+    Attributes:
+        stage_sizes: blocks in each stage; stage i has ``width * 2**i`` channels (times
+            four for bottleneck blocks), and all but the first halve the image.
+        block: "basic" or "bottleneck".
+        width: channels of the stem and of the first stage.
+        stem: "imagenet" is a 7x7 convolution and a max-pool, together of stride 4;
+            "small" is a 3x3 convolution of stride 1, for images of 32x32 or less.
+        zero_init_residual: start every block as the identity, by a zero last scale.
+        remat: keep the activations between stages only, and recompute the rest in
+            the backward pass: less memory, about a third more computation.
+        norm: what makes a norm; `functools.partial(BatchNorm, group_size=32)` and
+            the like set its options.
+        dtype: of the computation; None is that of images and parameters together.
+        param_dtype: of the parameters.
+
+    References:
+        He et al. 2015, arXiv:1512.03385; Goyal et al. 2017, arXiv:1706.02677, for the
+        stride on the 3x3 and the zero last scale.
+    """
+
+    stage_sizes: Sequence[int] = (2, 2, 2, 2)
+    block: Literal["basic", "bottleneck"] = "basic"
+    width: int = 64
+    stem: Literal["imagenet", "small"] = "imagenet"
+    zero_init_residual: bool = False
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "n h w c"], *, train: bool, branch: str = CLEAN
+    ) -> Float[Array, "n f"]:
+        """Features of each image.
+
+        Args:
+            images: [N, H, W, C] floats.
+            train: whether the norms use and record the statistics of this batch.
+            branch: which branch of the norms, "clean" or "adversarial".
+
+        Returns:
+            [N, F] features, at least float32.
+
+        Raises:
+            ValueError: `images` is not of rank 4 or is empty, or an attribute is not
+                one of the above.
+            TypeError: `images` does not hold floats.
+        """
+        check_images(images)
+        x = self._stem(images, train, branch)
+        # Static: train and branch, arguments 2 and 3 counting self.
+        stage = nn.remat(_Stage, static_argnums=(2, 3)) if self.remat else _Stage
+        for i, blocks in enumerate(self.stage_sizes):
+            x = stage(
+                norm=self.norm,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                block=_choose("block", self.block, _BLOCKS),
+                blocks=blocks,
+                features=self.width * 2**i,
+                stride=1 if i == 0 else 2,
+                zero_init_residual=self.zero_init_residual,
+                name=f"layer{i + 1}",
+            )(x, train, branch)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
+
+    def _stem(self, images: jax.Array, train: bool, branch: str) -> jax.Array:
+        stems = {"imagenet": (7, 2), "small": (3, 1)}
+        kernel, stride = _choose("stem", self.stem, stems)
+        x = self.conv(self.width, kernel, stride, "conv1")(images)
+        x = nn.relu(self.normalise(x, train, branch, "bn1"))
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return x
+
+
+def check_images(images: jax.Array) -> None:
+    """Checks that `images` is a batch of floating-point images.
+
+    Raises:
+        ValueError: it is not of rank 4, or has no entries.
+        TypeError: it does not hold floats.
+    """
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(
+            "images: want a non-empty [N, height, width, channels] array, got shape "
+            f"{tuple(images.shape)}"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(
+            f"images: want floats, got {images.dtype} of shape {tuple(images.shape)}: "
+            "scale the pixels first"
+        )
+
+
+def _choose(field: str, name: str, table: Mapping[str, T]) -> T:
+    if name not in table:
+        raise ValueError(f"ResNet: {field} is one of {sorted(table)}, not {name!r}")
+    return table[name]
+
+
+resnet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block="basic")
+resnet34 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block="basic")
+resnet50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block="bottleneck")
+resnet_tiny = functools.partial(
+    ResNet, stage_sizes=(1, 1, 1), block="basic", width=16, stem="small"
+)
+
+BACKBONES: dict[str, Callable[..., ResNet]] = {
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "resnet_tiny": resnet_tiny,
+}
