@@ -21,7 +21,9 @@ def check_embeddings(**arrays: jax.Array) -> None:
                 f"{tuple(array.shape)}"
             )
         if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(f"{name}: want floating-point embeddings, got {array.dtype}")
+            raise TypeError(
+                f"{name}: want floating-point embeddings, got {array.dtype}"
+            )
 
 
 def check_same_shape(**arrays: jax.Array) -> None:
@@ -49,3 +51,18 @@ def check_positive(**numbers: float) -> None:
             continue  # a traced temperature is the caller's business
         if not 0 < float(number) < float("inf"):
             raise ValueError(f"{name}: want a finite number > 0, got {number}")
+
+
+def check_at_least(lowest: float, /, **numbers: float) -> None:
+    """Checks that each number is finite and at least `lowest`, as `check_positive`.
+
+    Raises:
+        ValueError: a number is not; the message names it and its value.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, jax.core.Tracer):
+            continue
+        if not lowest <= float(number) < float("inf"):
+            raise ValueError(
+                f"{name}: want a finite number of at least {lowest}, got {number}"
+            )
