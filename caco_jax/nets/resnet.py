@@ -67,9 +67,6 @@ class _Block(_Layers):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, branch: str) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, expansion * features]."""
-        last = (
-            nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
-        )
         y, width = x, self.features * self.expansion
         layers = self.layers()
         for i, (features, kernel, stride) in enumerate(layers, start=1):

@@ -1,0 +1,143 @@
+"""Weights to and from PyTorch, under torchvision's names.
+
+The names of a backbone are torchvision's ("layer1.0.conv1.weight"); those of a
+projector are "fc." and the layer's place in the stack ("fc.0.weight"), as MoCo's,
+AdCo's and CaCo's checkpoints have them. The adversarial twin of a norm "bn1" is
+"bn1_adv". Neither function needs PyTorch: they exchange NumPy arrays, and accept CPU
+tensors.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+_COUNTER = "num_batches_tracked"
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_MODULES = [
+    (r"backbone", ""),
+    (r"projector", "fc"),
+    (r"block(\d+)", r"\1"),
+    (r"downsample_conv", "downsample.0"),
+    (r"downsample_bn", "downsample.1"),
+    (r"(?:linear|norm)_(\d+)", r"\1"),
+]
+
+Path = tuple[str, ...]
+
+
+def to_torch(
+    variables: Mapping[str, Any], *, prefix: str = ""
+) -> dict[str, np.ndarray]:
+    """The state dict of an encoder, or of a backbone alone.
+
+    Load it with ``model.load_state_dict({k: torch.from_numpy(v) ...})``; where the
+    encoder has adversarial twins, drop the names with "_adv" first.
+
+    Args:
+        variables: the collections "params" and "batch_stats" of an `Encoder` or a
+            `ResNet`.
+        prefix: put before every name, such as "module.encoder_q.".
+
+    Returns:
+        Arrays by name: convolutions [out, in, height, width], linear layers
+        [out, in], and a zero count of batches for each running mean.
+    """
+    state = {}
+    for path, leaf in _flatten(variables).items():
+        name = prefix + _torch_name(path)
+        state[name] = _to_torch_layout(np.asarray(leaf))
+        if path[-1].endswith("mean"):
+            counter = name.removesuffix("running_mean") + _COUNTER
+            state[counter] = np.zeros((), np.int64)
+    return state
+
+
+def from_torch(
+    state_dict: Mapping[str, Any], template: Mapping[str, Any], *, prefix: str = ""
+) -> dict[str, Any]:
+    """The variables that a state dict holds, in the structure of a template.
+
+    Args:
+        state_dict: arrays or CPU tensors by PyTorch name. Counts of batches are
+            ignored, as are names that do not start with `prefix`.
+        template: variables of the network to fill, or their shapes, as
+            ``jax.eval_shape(encoder.init, ...)`` gives them.
+        prefix: what the names start with, such as "module.encoder_q.".
+
+    Returns:
+        NumPy arrays in the template's structure, shapes and dtypes.
+
+    Raises:
+        ValueError: names are missing or unexpected (all are listed), or an array does
+            not have the template's shape (the first is named).
+    """
+    given = {
+        name.removeprefix(prefix): array
+        for name, array in state_dict.items()
+        if name.startswith(prefix) and not name.endswith(_COUNTER)
+    }
+    wanted = {_torch_name(path): path for path in _flatten(template)}
+    missing, unexpected = sorted(wanted.keys() - given), sorted(given.keys() - wanted)
+    if missing or unexpected:
+        raise ValueError(
+            "the state dict is of another network: "
+            f"missing {missing}, unexpected {unexpected}"
+        )
+    leaves = _flatten(template)
+    filled = {}
+    for name, path in wanted.items():
+        array, leaf = np.asarray(given[name]), leaves[path]
+        shape = _torch_shape(leaf.shape)
+        if array.shape != shape:
+            raise ValueError(
+                f"{prefix}{name}: the network has {shape}, the state dict {array.shape}"
+            )
+        filled[path] = _from_torch_layout(array).astype(leaf.dtype)
+    return traverse_util.unflatten_dict(filled)
+
+
+def _flatten(variables: Mapping[str, Any]) -> dict[Path, Any]:
+    return traverse_util.flatten_dict(
+        {
+            name: variables[name]
+            for name in ("params", "batch_stats")
+            if name in variables
+        }
+    )
+
+
+def _torch_name(path: Path) -> str:
+    """("params", "backbone", "layer1", "block0", "conv1", "kernel") -> its name."""
+    _, *modules, leaf = path
+    for pattern, name in _MODULES:
+        modules = [re.sub(rf"^{pattern}$", name, module) for module in modules]
+    if leaf.startswith("adversarial_"):
+        modules[-1] += "_adv"
+    modules.append(_LEAVES[leaf.removeprefix("adversarial_")])
+    return ".".join(filter(None, modules))
+
+
+def _to_torch_layout(array: np.ndarray) -> np.ndarray:
+    """HWIO -> OIHW, [in, out] -> [out, in]; vectors stay."""
+    array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _from_torch_layout(array: np.ndarray) -> np.ndarray:
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that an array of this one has in PyTorch's layout."""
+    if len(shape) == 4:
+        return shape[3], shape[2], shape[0], shape[1]
+    return tuple(reversed(shape))
