@@ -1,0 +1,39 @@
+# Two commands do everything: `make demo` and `make test`. The virtual environment is
+# made on first use, one for each interpreter: PYTHON=python3.12 make demo
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+ifeq ($(VERSION),)
+$(error '$(PYTHON)' does not run here: install Python 3.11 or newer, or name another interpreter as in PYTHON=python3.12 make)
+endif
+VENV := .venv/$(VERSION)
+BIN := $(VENV)/bin
+RUN := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/xla $(BIN)/python
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	$(RUN) -m experiments.demo --workdir=runs/caco_digits $(if $(FRESH),--fresh)
+
+test: $(VENV)/installed-dev
+	$(RUN) -m pytest -n auto $(TESTS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(RUN) -m experiments.benchmarks.bank --out=runs/bench/bank.json
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .cache build *.egg-info
