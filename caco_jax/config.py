@@ -1,0 +1,281 @@
+"""The configuration of a run: its sections, and how a recipe file becomes one.
+
+A recipe (``configs/*.py``) starts from `default_config` of a method, an ml_collections
+ConfigDict, and states its differences. `experiment_config` turns the ConfigDict into
+frozen dataclasses, and everything that can be known to be wrong is found there, before
+anything is compiled.
+"""
+
+import ast
+import dataclasses
+import pathlib
+import runpy
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from caco_jax.data.views import VIEWS
+from caco_jax.methods.registry import METHODS
+from caco_jax.nets.resnet import BACKBONES
+from caco_jax.schema import (
+    BELOW_ONE,
+    COUNT,
+    FRACTION,
+    NON_NEGATIVE,
+    POSITIVE,
+    ConfigError,
+    Range,
+    build,
+    require,
+    setting,
+    validate,
+)
+
+PROJECTORS = ("caco", "mlp")
+OPTIMIZERS = ("sgd", "lars")
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """The backbone and the projector behind it."""
+
+    backbone: str = setting("resnet50", allowed=tuple(BACKBONES), doc="the network")
+    width: int = setting(64, allowed=COUNT, doc="channels of the first stage")
+    stem: str = setting(
+        "imagenet", allowed=("imagenet", "small"), doc="small for images up to 64 px"
+    )
+    projector: str = setting(
+        "caco", allowed=PROJECTORS, doc="caco: BatchNorm, no biases; mlp: the reverse"
+    )
+    projector_widths: tuple[int, ...] = setting(
+        (2048, 2048, 256), allowed=COUNT, doc="outputs of each layer; last: embedding"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+        require(
+            bool(self.projector_widths), "projector_widths: want at least one, got none"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where images come from and which views are made of them."""
+
+    source: str = setting("digits", doc="digits, or fake:HEIGHTxWIDTHxCHANNELS[xCOUNT]")
+    data_dir: str | None = setting(None, doc="where prepared data sets lie")
+    split_seed: int = setting(0, allowed=NON_NEGATIVE, doc="draws the held-out part")
+    views: str = setting("digits", allowed=tuple(VIEWS), doc="the augmentation recipe")
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """One player's optimiser and its learning-rate schedule."""
+
+    name: str = setting("sgd", allowed=OPTIMIZERS, doc="sgd: heavy ball; lars: CaCo's")
+    learning_rate: float = setting(0.03, allowed=POSITIVE, doc="after the warm-up")
+    final_learning_rate: float = setting(
+        0.0, allowed=NON_NEGATIVE, doc="approached at the end, by a cosine"
+    )
+    warmup_epochs: int = setting(0, allowed=NON_NEGATIVE, doc="of linear growth")
+    momentum: float = setting(0.9, allowed=BELOW_ONE, doc="heavy-ball momentum")
+    weight_decay: float = setting(
+        1e-4, allowed=NON_NEGATIVE, doc="coupled: added to the gradient"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetConfig:
+    """The target encoder, a moving average of the online one."""
+
+    momentum: float = setting(0.99, allowed=FRACTION, doc="at the first step")
+    schedule: str = setting(
+        "cosine", allowed=SCHEDULES, doc="cosine: the momentum grows to 1"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how much at a time, and what is kept."""
+
+    batch_size: int = setting(256, allowed=Range(low=2), doc="images a step")
+    epochs: int = setting(200, allowed=COUNT, doc="passes over the training images")
+    steps_per_dispatch: int = setting(
+        16, allowed=COUNT, doc="at most so many steps run without a return to Python"
+    )
+    checkpoint_every_epochs: int = setting(10, allowed=COUNT, doc="epochs")
+    keep_checkpoints: int = setting(2, allowed=COUNT, doc="newest ones kept")
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """The kNN monitor during pretraining and at its end."""
+
+    knn_every_epochs: int = setting(10, allowed=COUNT, doc="epochs")
+    knn_neighbours: int = setting(20, allowed=COUNT, doc="k")
+    knn_temperature: float = setting(
+        0.2, allowed=POSITIVE, doc="a vote weighs exp(cosine / temperature)"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """A whole run."""
+
+    method: Any
+    encoder: EncoderConfig = EncoderConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    bank_optimizer: OptimizerConfig | None = None
+    target: TargetConfig = TargetConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = setting(0, allowed=NON_NEGATIVE, doc="of every random draw of the run")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        rows = [("optimizer", self.optimizer), ("bank_optimizer", self.bank_optimizer)]
+        for name, player in rows:
+            if player is not None:
+                require(
+                    player.warmup_epochs <= self.training.epochs,
+                    f"{name}.warmup_epochs: want at most training.epochs "
+                    f"({self.training.epochs}), got {player.warmup_epochs}",
+                )
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width D of the embeddings."""
+        return self.encoder.projector_widths[-1]
+
+
+def default_config(method: str) -> ConfigDict:
+    """Every key with its default, for a recipe to change.
+
+    Args:
+        method: a name of the registry.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    if method not in METHODS:
+        known = ", ".join(METHODS)
+        raise ConfigError(f"config.method.name: want one of {known}, got {method!r}")
+    config_class, _ = METHODS[method]
+    sections = dataclasses.asdict(ExperimentConfig(method=config_class()))
+    sections["method"] = {"name": method, **sections["method"]}
+    if "bank_size" in sections["method"]:
+        bank = OptimizerConfig(
+            learning_rate=3.0, final_learning_rate=3.0, weight_decay=0.0
+        )
+        sections["bank_optimizer"] = dataclasses.asdict(bank)
+    else:
+        del sections["bank_optimizer"]
+    return ConfigDict(sections)
+
+
+def experiment_config(config: ConfigDict | dict[str, Any]) -> ExperimentConfig:
+    """The validated configuration of a recipe.
+
+    Args:
+        config: a recipe; keys it does not have keep their defaults.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or an impossible value, named.
+    """
+    sections = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    method = dict(sections.pop("method", {}))
+    name = method.pop("name", None)
+    if name not in METHODS:
+        known = ", ".join(METHODS)
+        raise ConfigError(f"config.method.name: want one of {known}, got {name!r}")
+    method_config = build(METHODS[name][0], method, "config.method")
+    bank = sections.pop("bank_optimizer", None)
+    if bank is not None:
+        require(
+            "bank_size" in default_config(name).method,
+            f"config.bank_optimizer: {name} has no bank to optimise; remove the key",
+        )
+        bank = build(OptimizerConfig, bank, "config.bank_optimizer")
+    known_sections = ExperimentConfig.__dataclass_fields__
+    return build(
+        ExperimentConfig, {**sections, "method": method_config, "bank_optimizer": bank}
+    )
+
+
+def load_recipe(path: str) -> ConfigDict:
+    """Runs a recipe file, ``configs/x.py`` or ``configs/x.py:variant``.
+
+    Args:
+        path: a Python file with a function ``get_config(variant="")`` that returns a
+            ConfigDict; what follows a colon is handed to it.
+
+    Raises:
+        ConfigError: there is no such file, or no such function in it.
+    """
+    file, _, variant = path.partition(":")
+    if not pathlib.Path(file).is_file():
+        raise ConfigError(
+            f"--config: want the path of a recipe such as configs/caco_digits.py, "
+            f"got {file}: no such file"
+        )
+    get_config = runpy.run_path(file).get("get_config")
+    if get_config is None:
+        raise ConfigError(f"--config: {file} defines no get_config()")
+    return get_config(variant) if variant else get_config()
+
+
+def override(config: ConfigDict, assignments: Sequence[str]) -> ConfigDict:
+    """A recipe with values replaced, as ``--config.a.b=value`` on a command line.
+
+    Args:
+        config: the recipe; it is not changed.
+        assignments: "a.b=value"; values are Python literals, or else strings.
+
+    Raises:
+        ConfigError: no such key, or no "=".
+    """
+    config = config.copy_and_resolve_references().unlock()
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--config.{path}: want --config.{path}=VALUE")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        *sections, key = path.split(".")
+        section = config
+        for name in sections:
+            section = section.get(name)
+            if not isinstance(section, ConfigDict):
+                raise ConfigError(f"--config.{path}: there is no section {name!r}")
+        section[key] = value  # whether the key exists, the schema says
+    return config
+
+
+def flatten(values: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(values, dict):
+        return {path: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{path}.{key}" if path else key)
+    return flat

@@ -1,0 +1,174 @@
+"""Frozen dataclasses as the schema of a configuration: types, ranges, clear errors.
+
+A field states its default, what is allowed and what it means::
+
+    temperature: float = setting(0.1, allowed=POSITIVE, doc="softmax temperature")
+
+`validate` belongs in ``__post_init__``; `build` makes a dataclass from nested
+mappings and names the offending key in one line.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """A mistake of the caller's that one line explains; programs print it, exit 2."""
+
+
+class ConfigError(UserError, ValueError):
+    """A value that the configuration does not allow."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """An interval of numbers, printed as mathematicians write it."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        left = "(" if self.low_open or self.low == -math.inf else "["
+        right = ")" if self.high_open or self.high == math.inf else "]"
+        return f"a number in {left}{self.low:g}, {self.high:g}{right}"
+
+
+POSITIVE = Range(low=0, low_open=True)
+NON_NEGATIVE = Range(low=0)
+FRACTION = Range(low=0, high=1)
+BELOW_ONE = Range(low=0, high=1, high_open=True)
+COUNT = Range(low=1)
+
+
+def setting(default: Any, *, allowed: Collection | Range | None = None, doc: str) -> Any:
+    """A dataclass field with its allowed values and its meaning.
+
+    Args:
+        default: the value when nothing is said; a mutable default is not accepted.
+        allowed: a `Range`, or the collection of permitted values; None allows all
+            of the field's type. Each entry of a tuple must be allowed.
+        doc: one line: meaning and unit, for the reference documentation.
+    """
+    return dataclasses.field(
+        default=default, metadata={"allowed": allowed, "doc": doc}
+    )
+
+
+def _describe(hint: Any) -> str:
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_describe(arm) for arm in typing.get_args(hint))
+    if hint is types.NoneType:
+        return "None"
+    return str(hint) if typing.get_origin(hint) else hint.__name__
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """The value as the hinted type, without losing anything; TypeError otherwise."""
+    if isinstance(hint, types.UnionType):
+        for arm in typing.get_args(hint):
+            try:
+                return _coerce(value, arm)
+            except TypeError:
+                continue
+        raise TypeError
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, tuple | list):
+            raise TypeError
+        arms = typing.get_args(hint)
+        if arms[-1] is Ellipsis:
+            return tuple(_coerce(entry, arms[0]) for entry in value)
+        if len(value) != len(arms):
+            raise TypeError
+        return tuple(_coerce(v, arm) for v, arm in zip(value, arms, strict=True))
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise TypeError
+    return value
+
+
+def _check_allowed(value: Any, allowed: Collection | Range | None, name: str) -> None:
+    if allowed is None or value is None:
+        return
+    for entry in value if isinstance(value, tuple) else (value,):
+        if entry not in allowed:
+            if isinstance(allowed, Range):
+                want = str(allowed)
+            else:
+                want = "one of " + ", ".join(map(str, allowed))
+            raise ConfigError(f"{name}: want {want}, got {value!r}")
+
+
+def validate(instance: Any) -> None:
+    """Checks every field's type and range; integers where floats are wanted become floats.
+
+    Raises:
+        ConfigError: a field's value does not fit; the message names the field.
+    """
+    hints = typing.get_type_hints(type(instance))
+    for field in dataclasses.fields(instance):
+        value, hint = getattr(instance, field.name), hints[field.name]
+        if "allowed" not in field.metadata:
+            continue  # a nested section has checked itself
+        try:
+            value = _coerce(value, hint)
+        except TypeError:
+            raise ConfigError(
+                f"{field.name}: want {_describe(hint)}, got {value!r}"
+            ) from None
+        object.__setattr__(instance, field.name, value)
+        _check_allowed(value, field.metadata["allowed"], field.name)
+
+
+def require(condition: bool, message: str | Callable[[], str]) -> None:
+    """Raises ConfigError with the message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message if isinstance(message, str) else message())
+
+
+def build(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
+    """Makes a dataclass from nested mappings.
+
+    Args:
+        cls: a dataclass whose fields are settings or nested dataclasses.
+        values: by field name; absent fields keep their defaults.
+        path: how messages call this mapping.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is offered), a section
+            that is not a mapping, or a value that the section refuses.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"{path}.{key}: no such key; {hint}")
+        section = hints[key]
+        if dataclasses.is_dataclass(section):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{path}.{key}: want a section, got {value!r}")
+            value = build(typing.cast(type, section), value, f"{path}.{key}")
+        arguments[key] = value
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{path}.{error}") from None

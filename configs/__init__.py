@@ -1,0 +1,1 @@
+"""Recipes: one file each, stating its difference from the method's defaults."""
