@@ -1,0 +1,130 @@
+"""CaCo: a bank whose entries are positives for some queries, negatives for the rest.
+
+References:
+    Wang, Huang, Zeng, Qi, "CaCo: Both Positive and Negative Samples are Directly
+    Learnable via Cooperative-adversarial Contrastive Learning", arXiv:2203.14370.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from caco_jax.losses.bank import caco_loss, nearest_entries
+from caco_jax.methods.bank_use import bank_use_metrics, new_bank_ages, refresh_ages
+from caco_jax.methods.method import (
+    Context,
+    Method,
+    Outcome,
+    Players,
+    PyTree,
+    View,
+    embedding_spread,
+    encode_views,
+    interleave_rows,
+    online_network,
+)
+from caco_jax.methods.start_up import fill_bank
+from caco_jax.schema import POSITIVE, Range, setting, validate
+
+
+@dataclasses.dataclass(frozen=True)
+class CacoConfig:
+    """Settings of CaCo."""
+
+    bank_size: int = setting(65536, allowed=Range(low=2), doc="entries K of the bank")
+    temperature: float = setting(
+        0.08, allowed=POSITIVE, doc="softmax temperature of the encoder's loss"
+    )
+    bank_temperature: float = setting(
+        0.08, allowed=POSITIVE, doc="softmax temperature of the bank's update"
+    )
+    start_up_temperature: float = setting(
+        0.2, allowed=POSITIVE, doc="temperature of the pass that fills the bank"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+def _pairs(num_views: int) -> list[tuple[float, list[tuple[int, int]]]]:
+    """Groups of (query view, key view) with the weight of each group's mean loss.
+
+    Views 0 and 1 are large and give keys; the rest are small crops. Two views alone
+    are summed over both directions; with small crops each group counts its mean once.
+    """
+    large = [(0, 1), (1, 0)]
+    small = [(query, key) for query in range(2, num_views) for key in (0, 1)]
+    return [(1.0, large), (1.0, small)] if small else [(2.0, large)]
+
+
+def make(config: CacoConfig, *, embedding_dim: int) -> Method:
+    """CaCo as pure functions, for two views or for two large and several small ones.
+
+    The encoder descends the cross entropy of each query over the bank's entries; the
+    label is the entry nearest to the key of another view. The bank's entries move
+    toward the queries: cooperating as positives, as adversaries where they are
+    negatives.
+
+    Args:
+        config: the method's settings.
+        embedding_dim: width D of the embeddings and of the bank's rows.
+    """
+
+    def init(key: PRNGKeyArray) -> tuple[dict[str, PyTree], PyTree]:
+        bank = jax.random.normal(key, (config.bank_size, embedding_dim))
+        return {"bank": bank}, {"bank_ages": new_bank_ages(config.bank_size)}
+
+    def payoff(
+        players: Players, context: Context, views: Sequence[View]
+    ) -> tuple[Float[Array, ""], Outcome]:
+        bank = players["bank"]
+        online = online_network(players, context)
+        queries, online = encode_views(context.encode.online, online, views)
+        assert context.target is not None
+        keys, target = encode_views(context.encode.target, context.target, views[:2])
+        positives = [nearest_entries(key, jax.lax.stop_gradient(bank)) for key in keys]
+
+        loss, metrics = jnp.zeros((), queries[0].dtype), {}
+        for weight, pairs in _pairs(len(views)):
+            group_loss, aux = caco_loss(
+                interleave_rows([queries[query] for query, _ in pairs]),
+                interleave_rows([positives[key] for _, key in pairs]),
+                bank,
+                temperature=config.temperature,
+                bank_temperature=config.bank_temperature,
+            )
+            loss = loss + weight * group_loss
+            metrics.setdefault("cross_entropy", group_loss)
+            metrics.setdefault("positive_probability", aux.positive_probability.mean())
+        ages = refresh_ages(context.extra["bank_ages"], jnp.concatenate(positives))
+        metrics |= {"embedding_std": embedding_spread(queries[0])}
+        metrics |= bank_use_metrics(ages)
+        return loss, Outcome(online.stats, target, {"bank_ages": ages}, metrics)
+
+    def advance(
+        players: Players, extra: PyTree, outcome: Outcome
+    ) -> tuple[Players, PyTree]:
+        return players, {**extra, "bank_ages": outcome.arrays["bank_ages"]}
+
+    return Method(
+        name="caco",
+        description=(
+            f"CaCo: {config.bank_size:,} learnable entries, cooperative positives, "
+            "adversarial negatives"
+        ),
+        moves={"encoder": "descend", "bank": "ascend"},
+        uses_target=True,
+        init=init,
+        payoff=payoff,
+        advance=advance,
+        chance_level=math.log(config.bank_size),
+        start_up=fill_bank(
+            bank_size=config.bank_size,
+            temperature=config.start_up_temperature,
+            target_momentum=0.999,  # the released code's default, whatever the run's
+        ),
+    )
