@@ -40,7 +40,7 @@ def _over_epochs(schedule: optax.Schedule, epochs: int, dtype: type) -> jax.Arra
 
 
 def _schedules(case: dict, dtype: type) -> dict:
-    results = {}
+    results: dict = {}
     for i in range(int(case["hp_num_settings"])):
         caco, adco = (
             {
