@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from caco_jax.evaluation import checks
+
 BLOCK = 4096  # rows of the bank scored at once
 QUERIES = 1024  # queries scored at once
 
@@ -114,7 +116,9 @@ def knn_votes(
     The monitors' default is k 20 at temperature 0.2; InstDisc has k 200 at 0.07. See
     `nearest_neighbours` and `neighbour_votes` for arguments and errors.
     """
-    bank_labels = _checked_labels(bank_labels, bank_features, num_classes)
+    bank_features, bank_labels = checks.labelled(
+        bank_features, bank_labels, num_classes=num_classes
+    )
     similarity, index = nearest_neighbours(
         features, bank_features, k=k, block_size=block_size
     )
@@ -141,7 +145,9 @@ def knn_predict(
     Finite at any temperature: the votes of a row are scaled by its best neighbour's.
     See `knn_votes` for arguments and errors.
     """
-    bank_labels = _checked_labels(bank_labels, bank_features, num_classes)
+    bank_features, bank_labels = checks.labelled(
+        bank_features, bank_labels, num_classes=num_classes
+    )
     similarity, index = nearest_neighbours(
         features, bank_features, k=k, block_size=block_size
     )
@@ -178,8 +184,10 @@ def knn_accuracy(
     """
     if not settings:
         raise ValueError("settings: want at least one pair (k, temperature)")
-    labels = _checked_labels(labels, features, num_classes)
-    bank_labels = _checked_labels(bank_labels, bank_features, num_classes)
+    features, labels = checks.labelled(features, labels, num_classes=num_classes)
+    bank_features, bank_labels = checks.labelled(
+        bank_features, bank_labels, num_classes=num_classes
+    )
     similarity, index = nearest_neighbours(
         features, bank_features, k=max(k for k, _ in settings), block_size=block_size
     )
@@ -208,27 +216,9 @@ def _winners(
     return jnp.argmax(votes, axis=1)
 
 
-def _checked_labels(
-    labels: jax.Array, features: jax.Array, num_classes: int
-) -> jax.Array:
-    """The labels as an array, once they are known to fit; scatters drop strays."""
-    if labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"labels: want one of each of the {len(features)} rows, got shape "
-            f"{labels.shape}"
-        )
-    known = np.asarray(labels)
-    if known.size and not (known.min() >= 0 and known.max() < num_classes):
-        raise ValueError(
-            f"labels: want classes 0 to {num_classes - 1}, got "
-            f"{known.min()} to {known.max()}"
-        )
-    return jnp.asarray(labels)
-
-
 @functools.partial(jax.jit, static_argnames=("k", "block"))
 def _search(features: jax.Array, bank: jax.Array, *, k: int, block: int) -> Found:
-    accumulate = jnp.promote_types(features.dtype, jnp.float32)
+    accumulate = jnp.result_type(features, bank, jnp.float32)
     rows = len(bank)
     blocks = _in_blocks(bank, block)
     starts = jnp.arange(len(blocks), dtype=jnp.int32) * block
@@ -240,7 +230,11 @@ def _search(features: jax.Array, bank: jax.Array, *, k: int, block: int) -> Foun
             values, start = piece  # [M', F] rows and the index of the first
             index = start + jnp.arange(block, dtype=jnp.int32)
             scores = jnp.einsum(
-                "qf,mf->qm", queries, values, preferred_element_type=accumulate
+                "qf,mf->qm",
+                queries,
+                values,
+                precision="highest",
+                preferred_element_type=accumulate,
             )
             scores = jnp.where(index[None] < rows, scores, -jnp.inf)
             # The best so far come first: top_k prefers them in a tie, as they are

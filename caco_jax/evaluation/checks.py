@@ -1,0 +1,64 @@
+"""What every evaluation checks of its data, on the host, before anything compiles."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+def labelled(
+    features: Float[Array, "m f"], labels: Int[Array, " m"], *, num_classes: int
+) -> tuple[Float[Array, "m f"], Int[Array, " m"]]:
+    """The features and labels as device arrays, once they are known to fit.
+
+    Args:
+        features: [M, F] finite numbers; sums over them are at least float32.
+        labels: [M] classes, in [0, `num_classes`).
+        num_classes: C, at least 2.
+
+    Returns:
+        Features as floats of at least 32 bits, labels as integers.
+
+    Raises:
+        ValueError: there is no row, a shape does not fit, a feature is not finite, a
+            label is no class, or there are fewer than two classes.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes: want at least 2, got {num_classes}")
+    if np.ndim(features) != 2 or 0 in np.shape(features):
+        raise ValueError(
+            "features: want non-empty [rows, dimensions], got shape "
+            f"{np.shape(features)}"
+        )
+    if np.shape(labels) != np.shape(features)[:1]:
+        raise ValueError(
+            f"labels: want one for each of the {len(features)} rows of features, got "
+            f"shape {np.shape(labels)}"
+        )
+    known = np.asarray(labels)
+    if not np.issubdtype(known.dtype, np.integer):
+        raise ValueError(f"labels: want integers, got {known.dtype}")
+    if known.min() < 0 or known.max() >= num_classes:
+        raise ValueError(
+            f"labels: want classes 0 to {num_classes - 1}, got {known.min()} to "
+            f"{known.max()}"
+        )
+    values = as_floats(features)
+    if not bool(jnp.isfinite(values).all()):
+        raise ValueError("features: want finite numbers, got NaN or infinity")
+    return values, jnp.asarray(known)
+
+
+def as_floats(features: Float[Array, "m f"]) -> Float[Array, "m f"]:
+    """The features as an array of floats of at least 32 bits."""
+    values = jnp.asarray(features)
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
+def check_same_width(train: jax.Array, test: jax.Array) -> None:
+    """Checks that both sets have the same number of features."""
+    if np.shape(train)[1:] != np.shape(test)[1:]:
+        raise ValueError(
+            "want train and test features of one width, got shapes "
+            f"{np.shape(train)} and {np.shape(test)}"
+        )

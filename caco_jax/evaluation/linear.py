@@ -1,0 +1,237 @@
+"""The linear probe of frozen features: logistic regression to convergence.
+
+This is the *offline* probe for features that fit into memory: no augmentation, no
+learning rate to find, one optimum. The published ImageNet figures come from another
+protocol, 100 epochs of SGD under augmentation; do not mix the two up.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from caco_jax.evaluation import checks
+
+# On the pixels of scikit-learn's digits (a stratified quarter held out, seed 0) this
+# gives 96.2 %; 97.3 % is the best that the grid has there.
+L2 = 1e-4
+L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+class LinearModel(NamedTuple):
+    """A linear classifier of standardised features."""
+
+    weights: Float[Array, "f c"]
+    bias: Float[Array, " c"]
+    mean: Float[Array, " f"]
+    scale: Float[Array, " f"]
+
+
+class L2Choice(NamedTuple):
+    """The penalty that did best on held-out rows, and how each of the grid did."""
+
+    l2: float
+    accuracies: dict[float, float]
+
+
+def fit_logistic_regression(
+    features: Float[Array, "m f"],
+    labels: Int[Array, " m"],
+    *,
+    num_classes: int,
+    l2: float = L2,
+    tolerance: float = 1e-5,
+    max_iterations: int = 500,
+) -> LinearModel:
+    """Multinomial logistic regression on standardised features, by L-BFGS.
+
+    Minimises mean cross entropy + l2/2·‖weights‖² over features with the mean 0 and
+    the deviation 1 of the training set; the bias is not penalised. scikit-learn's
+    `LogisticRegression(C=1 / (l2 * M))` behind a `StandardScaler` has the same optimum.
+
+    Args:
+        features: [M, F] training features.
+        labels: [M] their classes, in [0, `num_classes`).
+        num_classes: C, at least 2; classes without a row are allowed.
+        l2: penalty, at least 0.
+        tolerance: stop where no entry of the gradient is larger.
+        max_iterations: stop there at the latest.
+
+    Returns:
+        The model, in the features' precision, at least float32.
+
+    Raises:
+        ValueError: the arrays do not fit (see `checks.labelled`), all rows are of one
+            class, or the penalty is negative or not finite.
+    """
+    features, labels = checks.labelled(features, labels, num_classes=num_classes)
+    check_penalties(l2)
+    if bool((labels == labels[0]).all()):
+        raise ValueError(f"labels: want at least two classes, got only {labels[0]}")
+    mean, scale = standardiser(features)
+    weights, bias = minimise(
+        (features - mean[None]) / scale[None],
+        labels,
+        l2,
+        tolerance,
+        max_iterations,
+        num_classes=num_classes,
+    )
+    return LinearModel(weights, bias, mean, scale)
+
+
+def predict(model: LinearModel, features: Float[Array, "b f"]) -> Int[Array, " b"]:
+    """The class with the largest score for each row."""
+    values = (checks.as_floats(features) - model.mean[None]) / model.scale[None]
+    return scores(model.weights, model.bias, values).argmax(axis=1)
+
+
+def accuracy(
+    model: LinearModel, features: Float[Array, "b f"], labels: Int[Array, " b"]
+) -> float:
+    """Share of rows that the model puts into their class.
+
+    Raises:
+        ValueError: the arrays do not fit the model or each other.
+    """
+    features, labels = checks.labelled(features, labels, num_classes=len(model.bias))
+    checks.check_same_width(model.weights.T, features)
+    return float(np.mean(np.asarray(predict(model, features) == labels)))
+
+
+def choose_l2(
+    features: Float[Array, "m f"],
+    labels: Int[Array, " m"],
+    *,
+    num_classes: int,
+    grid: Sequence[float] = L2_GRID,
+    held_out: float = 0.2,
+    seed: int = 0,
+) -> L2Choice:
+    """The penalty with the best accuracy on a part of the training set held out.
+
+    All penalties of the grid are fitted at once. The part has the share `held_out` of
+    each class, rounded down, drawn by the seed. Equal accuracies: the largest penalty.
+
+    Args:
+        features: [M, F] training features; keep the test set away from here.
+        labels: [M] their classes.
+        num_classes: C, at least 2.
+        grid: penalties to try.
+        held_out: share of each class to hold out, in (0, 1).
+        seed: of the draw.
+
+    Returns:
+        The penalty and the accuracies by penalty.
+
+    Raises:
+        ValueError: the arrays do not fit, the grid is empty or has a negative
+            penalty, or the share leaves one of the two parts empty.
+    """
+    features, labels = checks.labelled(features, labels, num_classes=num_classes)
+    check_penalties(*grid)
+    if not grid:
+        raise ValueError("grid: want at least one penalty")
+    out = _stratified(np.asarray(labels), held_out, seed)
+    mean, scale = standardiser(features[~out])
+    values = (features - mean[None]) / scale[None]
+    fits = jax.vmap(
+        lambda l2: minimise(
+            values[~out], labels[~out], l2, 1e-5, 500, num_classes=num_classes
+        )
+    )(jnp.asarray(grid, values.dtype))
+    won = jax.vmap(lambda w, b: scores(w, b, values[out]).argmax(axis=1))(*fits)
+    right = np.mean(np.asarray(won == labels[out][None]), axis=1)
+    accuracies = {float(l2): float(r) for l2, r in zip(grid, right, strict=True)}
+    return L2Choice(max(accuracies, key=lambda l2: (accuracies[l2], l2)), accuracies)
+
+
+def standardiser(
+    features: Float[Array, "m f"],
+) -> tuple[Float[Array, " f"], Float[Array, " f"]]:
+    """Mean and deviation of each feature; a constant feature's deviation is 1."""
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    # Below this the deviation is the rounding of the mean, not a signal to blow up.
+    noise = 1e-6 * jnp.abs(features).max(axis=0)
+    return mean, jnp.where(deviation > noise, deviation, 1.0)
+
+
+def scores(
+    weights: Float[Array, "f c"], bias: Float[Array, " c"], values: Float[Array, "m f"]
+) -> Float[Array, "m c"]:
+    """Scores by class, in full precision on accelerators that would rather round."""
+    return jnp.matmul(values, weights, precision="highest") + bias[None]
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def minimise(
+    values: Float[Array, "m f"],
+    labels: Int[Array, " m"],
+    l2: Float[Array, ""],
+    tolerance: float,
+    max_iterations: int,
+    *,
+    num_classes: int,
+) -> tuple[Float[Array, "f c"], Float[Array, " c"]]:
+    """Weights and bias at the optimum for standardised values; see the fit above.
+
+    Pure, and may be mapped over data or penalties by `jax.vmap`.
+    """
+
+    def loss(params: tuple[jax.Array, jax.Array]) -> jax.Array:
+        weights, bias = params
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            scores(weights, bias, values), labels
+        )
+        return losses.mean() + l2 / 2 * jnp.sum(weights**2)
+
+    tx = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def improve(carry: tuple) -> tuple:
+        params, state, _, done = carry
+        value, grad = value_and_grad(params, state=state)
+        updates, state = tx.update(
+            grad, state, params, value=value, grad=grad, value_fn=loss
+        )
+        params = optax.apply_updates(params, updates)
+        slope = optax.tree.norm(optax.tree.get(state, "grad"), ord=jnp.inf)
+        return params, state, slope, done + 1
+
+    def goes_on(carry: tuple) -> jax.Array:
+        _, _, slope, done = carry
+        return (done < max_iterations) & (slope > tolerance)
+
+    start = (
+        jnp.zeros((values.shape[1], num_classes), values.dtype),
+        jnp.zeros(num_classes, values.dtype),
+    )
+    infinity = jnp.asarray(jnp.inf, values.dtype)
+    return jax.lax.while_loop(goes_on, improve, (start, tx.init(start), infinity, 0))[0]
+
+
+def check_penalties(*penalties: float) -> None:
+    """Checks that each penalty is finite and at least 0; raises ValueError."""
+    for l2 in penalties:
+        if not 0 <= l2 < float("inf"):
+            raise ValueError(f"l2: want a finite number >= 0, got {l2}")
+
+
+def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """[M] booleans: the rows held out, the share of each class rounded down."""
+    rng = np.random.default_rng(seed)
+    out = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        out[rows[: int(share * len(rows))]] = True
+    if not 0 < share < 1 or not out.any():
+        raise ValueError(
+            f"held_out: want a share in (0, 1) that holds out a row of some class, got "
+            f"{share} of {len(labels)} rows"
+        )
+    return out
