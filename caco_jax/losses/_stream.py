@@ -1,0 +1,213 @@
+"""Walking a table of candidates in blocks: the scores are never all there at once.
+
+Scores of a block are [block, N]: candidates down, queries across. Sums over the
+candidates then add whole vectors, which CPUs do ten times faster than sums along rows.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from caco_jax.losses.contrast import l2_normalize
+
+Temperatures = tuple[Float[Array, ""], ...]  # the encoder's, then the bank's if another
+Axes = tuple[
+    str, ...
+]  # mesh axes that the rows of a table are spread over; () for none
+
+# Measured on 4 CPU cores: a block of scores should fit the caches (4 MiB in float32).
+# An accelerator wants few large steps, and 64 MiB are nothing to it.
+_SCORES_PER_BLOCK = {"cpu": 2**20}
+_SCORES_PER_BLOCK_ELSEWHERE = 2**24
+_ALIGNMENT = 128  # rows: the lanes of a TPU, a multiple of any vector
+
+
+class Softmax(NamedTuple):
+    """A softmax over the candidates seen so far; log-sum-exp as in flash attention."""
+
+    top: Float[Array, " n"]  # largest score
+    masses: tuple[Float[Array, " n"], ...]  # sum of exp((score - top) / temperature)
+    pull: Float[Array, "d n"]  # the same sum at the first temperature, of candidates
+    above: Int[Array, " n"]  # other candidates that score above the positive
+
+
+class Table(NamedTuple):
+    """Candidates, and for each query the row of the table that is its positive."""
+
+    rows: Float[Array, "c d"]
+    labels: Int[Array, " n"] | None  # outside [0, C): the positive is elsewhere
+    prepare: Callable[[jax.Array], jax.Array] = l2_normalize
+
+
+def varying(tree: Any, axes: Axes) -> Any:
+    """Marks constants as differing between devices, as what is added to them does."""
+    return lax.pcast(tree, axes, to="varying") if axes else tree
+
+
+def empty_softmax(queries: Float[Array, "n d"], count: int, axes: Axes) -> Softmax:
+    """The softmax of no candidates, at `count` temperatures."""
+    n, d = queries.shape
+    zeros = jnp.zeros((n,), queries.dtype)
+    state = Softmax(
+        top=jnp.full((n,), -jnp.inf, queries.dtype),
+        masses=(zeros,) * count,
+        pull=jnp.zeros((d, n), queries.dtype),
+        above=jnp.zeros((n,), jnp.int32),
+    )
+    return varying(state, axes)
+
+
+def extend(
+    state: Softmax,
+    queries: Float[Array, "n d"],
+    table: Table,
+    positive: Float[Array, " n"],
+    temperatures: Temperatures,
+    block_size: int | None,
+) -> Softmax:
+    """The softmax with the candidates of one more table, in one walk over it.
+
+    Args:
+        state: the softmax so far.
+        queries: [N, D] rows in the dtype of the sums.
+        table: the candidates.
+        positive: [N] score of each query's positive.
+        temperatures: one mass is summed for each.
+        block_size: candidates a step; None for a good one.
+    """
+
+    def step(state: Softmax, block: jax.Array, start: jax.Array) -> tuple:
+        candidates = table.prepare(block.astype(queries.dtype))
+        scores = _dot(candidates, queries, (1, 1))  # [block, N]
+        above = scores > positive[None, :]
+        if table.labels is not None:  # rounding must not put it above itself
+            above &= ~hits(table.labels, start, len(block))
+        # A shift: the softmax does not depend on it, and neither do gradients.
+        top = jnp.maximum(state.top, lax.stop_gradient(jnp.max(scores, axis=0)))
+        shifted, before = scores - top[None, :], state.top - top
+        weights = [jnp.exp(shifted / t) for t in temperatures]
+        faded = [jnp.exp(before / t) for t in temperatures]
+        masses = tuple(
+            mass * fade + jnp.sum(weight, axis=0)
+            for mass, fade, weight in zip(state.masses, faded, weights, strict=True)
+        )
+        pull = state.pull * faded[0][None, :] + _dot(candidates, weights[0], (0, 0))
+        rank = state.above + jnp.sum(above, axis=0, dtype=jnp.int32)
+        return Softmax(top, masses, pull, rank), None
+
+    return walk(step, state, table.rows, queries.shape[0], block_size)[0]
+
+
+def nearest(
+    keys: Float[Array, "n d"],
+    bank: Float[Array, "k d"],
+    block_size: int | None,
+    axes: Axes,
+) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
+    """Each key's largest cosine with a bank row, and the first row that has it."""
+
+    def step(carry: tuple, block: jax.Array, start: jax.Array) -> tuple:
+        best, where = carry
+        scores = _dot(l2_normalize(block.astype(keys.dtype)), keys, (1, 1))
+        top = jnp.max(scores, axis=0)
+        index = lax.broadcasted_iota(jnp.int32, scores.shape, 0)
+        # Quicker than argmax: two sweeps that vectorise for one that does not.
+        first = jnp.min(jnp.where(scores == top[None, :], index, len(block)), axis=0)
+        better = top > best  # strictly: an earlier block keeps a tie
+        return (
+            jnp.where(better, top, best),
+            jnp.where(better, first + start, where),
+        ), None
+
+    n = keys.shape[0]
+    none_yet = (jnp.full((n,), -jnp.inf, keys.dtype), jnp.zeros((n,), jnp.int32))
+    return walk(step, varying(none_yet, axes), bank, n, block_size)[0]
+
+
+def ascent(
+    queries: Float[Array, "n d"],
+    bank: Table,
+    shift: Float[Array, " n"],
+    temperature: Float[Array, ""],
+    scale: Float[Array, ""],
+    block_size: int | None,
+) -> Float[Array, "k d"]:
+    """The bank's move: row j is pulled by sum_n c_nj q_n, times `scale`.
+
+    c_nj is the probability exp((score - shift_n) / temperature) of row j for query n,
+    or one minus it where row j is the positive of query n. The pull acts on unit rows;
+    the normalisation's own gradient carries it to the raw rows, as projection and
+    1/length.
+    """
+    force = queries * scale
+
+    def step(carry: None, block: jax.Array, start: jax.Array) -> tuple:
+        rows, to_raw = jax.vjp(bank.prepare, block.astype(queries.dtype))
+        scores = _dot(rows, queries, (1, 1))  # [block, N]
+        weights = jnp.exp((scores - shift[None, :]) / temperature)
+        if bank.labels is not None:
+            positive = hits(bank.labels, start, len(block))
+            weights = jnp.where(positive, 1 - weights, weights)
+        (move,) = to_raw(_dot(weights, force, (1, 0)))
+        return carry, move.astype(block.dtype)
+
+    return walk(step, None, bank.rows, queries.shape[0], block_size)[1]
+
+
+def hits(
+    labels: Int[Array, " n"], start: Int[Array, ""], size: int
+) -> Bool[Array, "b n"]:
+    """Whether row `start + b` of the table is the positive of query n."""
+    shape = (size, labels.shape[0])
+    return labels[None, :] - start == lax.broadcasted_iota(jnp.int32, shape, 0)
+
+
+def walk(
+    step: Callable[[Any, jax.Array, jax.Array], tuple[Any, Any]],
+    carry: Any,
+    rows: Float[Array, "c d"],
+    num_queries: int,
+    block_size: int | None,
+) -> tuple[Any, Any]:
+    """Folds `step(carry, block, start) -> carry, moved block or None` over the rows.
+
+    A last block that is shorter is a step by itself, so any number of rows will do.
+
+    Returns:
+        The last carry and the moved blocks, joined.
+    """
+    count = rows.shape[0]
+    size = block_rows(count, num_queries, block_size)
+
+    def full(carry: Any, index: jax.Array) -> tuple[Any, Any]:
+        start = index * size
+        return step(carry, lax.dynamic_slice_in_dim(rows, start, size), start)
+
+    steps = count // size
+    carry, moved = lax.scan(full, carry, jnp.arange(steps, dtype=jnp.int32))
+    moved = jax.tree.map(lambda blocks: blocks.reshape(steps * size, -1), moved)
+    if count % size:
+        start = jnp.asarray(steps * size, jnp.int32)
+        carry, last = step(carry, rows[steps * size :], start)
+        moved = jax.tree.map(lambda *parts: jnp.concatenate(parts), moved, last)
+    return carry, moved
+
+
+def block_rows(count: int, num_queries: int, block_size: int | None) -> int:
+    """Rows a step: those asked for, or even shares of about the measured best size."""
+    if block_size is not None:
+        return min(block_size, count)
+    scores = _SCORES_PER_BLOCK.get(jax.default_backend(), _SCORES_PER_BLOCK_ELSEWHERE)
+    steps = -(-count // max(scores // num_queries, _ALIGNMENT))
+    share = -(-count // steps)
+    return min(-(-share // _ALIGNMENT) * _ALIGNMENT, count)
+
+
+def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
+    """Product over one axis of each; full precision, since temperatures are small."""
+    dimensions = (((contract[0],), (contract[1],)), ((), ()))
+    return lax.dot_general(a, b, dimensions, precision=lax.Precision.HIGHEST)
