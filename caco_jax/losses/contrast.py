@@ -246,17 +246,21 @@ def accumulator(*arrays: jax.Array) -> jnp.dtype:
 def similarities(
     rows: Float[Array, "r d"], columns: Float[Array, "c d"]
 ) -> Float[Array, "r c"]:
-    """Dot products of all rows with all columns, accumulated in `accumulator`.
+    """Dot products of all rows with all columns."""
+    return matmul(rows, columns.T)
 
-    In full precision: the default of an accelerator rounds float32 factors to fewer
-    bits, and a small temperature multiplies that error.
+
+def matmul(left: Float[Array, "r d"], right: Float[Array, "d c"]) -> jax.Array:
+    """The matrix product in full precision, accumulated in `accumulator`.
+
+    The default of an accelerator rounds float32 factors to fewer bits, and a small
+    temperature multiplies that error.
     """
-    return jnp.einsum(
-        "rd,cd->rc",
-        rows,
-        columns,
+    return jnp.matmul(
+        left,
+        right,
         precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=accumulator(rows, columns),
+        preferred_element_type=accumulator(left, right),
     )
 
 
