@@ -206,7 +206,7 @@ def experiment_config(config: ConfigDict | dict[str, Any]) -> ExperimentConfig:
     if name not in METHODS:
         known = ", ".join(METHODS)
         raise ConfigError(f"config.method.name: want one of {known}, got {name!r}")
-    method_config = build(METHODS[name][0], method, "config.method")
+    method_config: Any = build(METHODS[name][0], method, "config.method")
     bank = sections.pop("bank_optimizer", None)
     if bank is not None:
         require(
@@ -214,7 +214,6 @@ def experiment_config(config: ConfigDict | dict[str, Any]) -> ExperimentConfig:
             f"config.bank_optimizer: {name} has no bank to optimise; remove the key",
         )
         bank = build(OptimizerConfig, bank, "config.bank_optimizer")
-    known_sections = ExperimentConfig.__dataclass_fields__
     return build(
         ExperimentConfig, {**sections, "method": method_config, "bank_optimizer": bank}
     )

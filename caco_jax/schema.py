@@ -56,7 +56,9 @@ BELOW_ONE = Range(low=0, high=1, high_open=True)
 COUNT = Range(low=1)
 
 
-def setting(default: Any, *, allowed: Collection | Range | None = None, doc: str) -> Any:
+def setting(
+    default: Any, *, allowed: Collection | Range | None = None, doc: str
+) -> Any:
     """A dataclass field with its allowed values and its meaning.
 
     Args:
@@ -65,9 +67,7 @@ def setting(default: Any, *, allowed: Collection | Range | None = None, doc: str
             of the field's type. Each entry of a tuple must be allowed.
         doc: one line: meaning and unit, for the reference documentation.
     """
-    return dataclasses.field(
-        default=default, metadata={"allowed": allowed, "doc": doc}
-    )
+    return dataclasses.field(default=default, metadata={"allowed": allowed, "doc": doc})
 
 
 def _describe(hint: Any) -> str:
@@ -116,7 +116,7 @@ def _check_allowed(value: Any, allowed: Collection | Range | None, name: str) ->
 
 
 def validate(instance: Any) -> None:
-    """Checks every field's type and range; integers where floats are wanted become floats.
+    """Checks every field's type and range; an integer for a float becomes one.
 
     Raises:
         ConfigError: a field's value does not fit; the message names the field.

@@ -1,4 +1,4 @@
-"""What a contrastive method is made of: players, a payoff, and what happens after a step.
+"""What a contrastive method is made of: players, their payoff, what follows a step.
 
 A method is data. The one train step asks it for a scalar payoff of all players,
 differentiates that, and lets each player descend, ascend or hold still. Images come
@@ -161,6 +161,6 @@ def interleave_rows(parts: Sequence[Float[Array, "n d"]]) -> Float[Array, "vn d"
 
 
 def embedding_spread(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:
-    """Standard deviation of unit embeddings, scaled: about 1 when spread, 0 collapsed."""
+    """Scaled standard deviation of unit embeddings: about 1 spread out, 0 collapsed."""
     per_dimension = jnp.std(embeddings.astype(jnp.float32), axis=0)
     return jnp.mean(per_dimension) * jnp.sqrt(jnp.float32(embeddings.shape[1]))

@@ -125,7 +125,7 @@ def adam(
     References:
         Kingma and Ba 2014, arXiv:1412.6980.
     """
-    _check(momentum=b1, weight_decay=weight_decay)
+    _check(weight_decay=weight_decay, b1=b1, b2=b2)
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.adam(learning_rate, b1=b1, b2=b2, eps=eps),
@@ -241,10 +241,11 @@ def _is_matrix(params: optax.Params) -> PyTree[bool]:
 
 
 def _check(
-    *, momentum: float, weight_decay: float, trust_coefficient: float = 1.0
+    *, weight_decay: float, trust_coefficient: float = 1.0, **decays: float
 ) -> None:
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum: want a number in [0, 1), got {momentum}")
+    for name, decay in decays.items():
+        if not 0 <= decay < 1:
+            raise ValueError(f"{name}: want a number in [0, 1), got {decay}")
     if not weight_decay >= 0:
         raise ValueError(f"weight_decay: want a number >= 0, got {weight_decay}")
     if not trust_coefficient > 0:

@@ -178,8 +178,11 @@ def step_decay(
 ) -> optax.Schedule:
     """A rate multiplied by `factor` at each milestone (epochs, counted from 0).
 
-    initial·factor^(number of milestones ≤ e). See `step_table` for the errors.
+    initial·factor^(number of milestones ≤ e). See `step_table` for the errors;
+    equal milestones are one, too.
     """
+    if len(set(milestones)) < len(milestones):
+        raise ValueError(f"milestones: want different epochs, got {milestones}")
     factors = {e: factor ** (i + 1) for i, e in enumerate(sorted(milestones))}
     return step_table(initial, factors, steps_per_epoch=steps_per_epoch)
 

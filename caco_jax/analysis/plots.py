@@ -1,0 +1,84 @@
+"""Figures of a run, as PNG files."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def _curve(axis: Any, rows: Rows, name: str, label: str) -> None:
+    points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+    if points:
+        axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(label)
+    axis.grid(alpha=0.3)
+
+
+def plot_learning_curves(rows: Rows, path: str | os.PathLike) -> None:
+    """Loss and kNN accuracy over epochs.
+
+    Args:
+        rows: a run's metric lines.
+        path: the PNG file to write.
+    """
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _curve(left, rows, "loss", "loss (nats)")
+    _curve(right, rows, "knn", "kNN accuracy, held-out images")
+    figure.savefig(path, dpi=120)
+
+
+def plot_bank_use(rows: Rows, path: str | os.PathLike, *, recent_steps: int) -> None:
+    """Share of bank entries that served as positives, over epochs.
+
+    Args:
+        rows: a run's metric lines.
+        path: the PNG file to write.
+        recent_steps: what "recently" means in the lines, for the legend.
+    """
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axis = figure.subplots()
+    _curve(axis, rows, "bank_used_ever", "share of bank entries")
+    _curve(axis, rows, "bank_used_recently", "share of bank entries")
+    axis.legend(["ever a positive", f"within the last {recent_steps} steps"])
+    axis.set_ylim(0, 1.05)
+    figure.savefig(path, dpi=120)
+
+
+def plot_embedding_map(
+    features: Float[np.ndarray, "m f"],
+    labels: Int[np.ndarray, " m"],
+    path: str | os.PathLike,
+    *,
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+) -> None:
+    """Features in two dimensions by t-SNE on cosines, coloured by class.
+
+    Args:
+        features: [M, F].
+        labels: [M] classes; they choose colours and nothing else.
+        path: the PNG file to write.
+        class_names: for the legend.
+        seed: of t-SNE.
+    """
+    flat = TSNE(metric="cosine", init="random", random_state=seed).fit_transform(
+        features
+    )
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axis = figure.subplots()
+    for label in np.unique(labels):
+        name = class_names[label] if class_names else str(label)
+        axis.scatter(*flat[labels == label].T, s=8, color=f"C{label % 10}", label=name)
+    axis.legend(markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_title("held-out images by t-SNE of their features", fontsize=10)
+    figure.savefig(path, dpi=120)

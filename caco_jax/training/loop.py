@@ -1,0 +1,178 @@
+"""The one loop: start-up, then epochs of jitted dispatches, for every method."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+
+from caco_jax.methods.method import Network
+from caco_jax.training import assemble
+from caco_jax.training.assemble import Experiment
+from caco_jax.training.mesh import replicated, rows, state_shardings
+from caco_jax.training.state import TrainState
+from caco_jax.training.step import StepFn
+
+DispatchFn = Callable[
+    [TrainState, Array, Int[np.ndarray, "s n"]], tuple[TrainState, dict[str, Array]]
+]
+
+
+def make_dispatch(
+    train_step: StepFn, state: TrainState, experiment: Experiment
+) -> DispatchFn:
+    """Several steps as one compiled call: (state, all images, rows [S, N]).
+
+    The state is donated. Metrics come back stacked, [S] each.
+
+    Args:
+        train_step: one step.
+        state: any state of the run, for its shardings.
+        experiment: the run.
+    """
+    mesh = experiment.mesh
+    shardings = state_shardings(state, mesh)
+
+    def one(images: Array, state: TrainState, chosen: Array) -> tuple[TrainState, Any]:
+        batch = jax.lax.with_sharding_constraint(images[chosen], rows(mesh))
+        return train_step(state, batch)
+
+    @functools.partial(
+        jax.jit,
+        donate_argnums=0,
+        in_shardings=(shardings, replicated(mesh), rows(mesh, axis=1)),
+        out_shardings=(shardings, replicated(mesh)),
+    )
+    def dispatch(
+        state: TrainState, images: Array, indices: Int[Array, "s n"]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        return jax.lax.scan(functools.partial(one, images), state, indices)
+
+    return dispatch
+
+
+def epoch_order(
+    key: Array, epoch: int, *, count: int, steps: int, batch_size: int
+) -> Int[np.ndarray, "s n"]:
+    """The rows of each step of an epoch: a permutation from (key, epoch) alone."""
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), count)
+    return np.asarray(order[: steps * batch_size]).reshape(steps, batch_size)
+
+
+def dispatch_size(steps_per_epoch: int, at_most: int) -> int:
+    """The largest divisor of an epoch's steps that is allowed: one compiled shape."""
+    fitting = range(1, min(steps_per_epoch, at_most) + 1)
+    return max(size for size in fitting if steps_per_epoch % size == 0)
+
+
+def start_up(experiment: Experiment, images: Array) -> TrainState:
+    """The state that training begins with: after the method's start-up, if it has one.
+
+    One pass over the data at most. At the end the target's parameters become the
+    online encoder's, each keeps its own BatchNorm statistics, and the encoder's
+    momentum lives on while its schedule starts anew.
+
+    Args:
+        experiment: the run.
+        images: all training images, on the device.
+    """
+    state = assemble.initial_state(experiment)
+    phase = experiment.method.start_up
+    if phase is None:
+        return jax.device_put(state, state_shardings(state, experiment.mesh))
+    optimizer = assemble.start_up_optimizer(experiment, phase.method)
+    _, extra = phase.method.init(experiment.keys.players)
+    # A copy: the dispatch donates what it is given, and `state` is used again below.
+    warming = jax.tree.map(
+        jnp.copy,
+        state._replace(extra=extra, opt_state=optimizer.init(state.players)),
+    )
+    batch_size = experiment.config.training.batch_size
+    steps = min(-(-phase.examples // batch_size), experiment.steps_per_epoch)
+    order = epoch_order(
+        experiment.keys.start_up_order,
+        0,
+        count=len(images),
+        steps=steps,
+        batch_size=batch_size,
+    )
+    warming = jax.device_put(warming, state_shardings(warming, experiment.mesh))
+    dispatch = make_dispatch(assemble.start_up_step(experiment), warming, experiment)
+    warmed, _ = dispatch(warming, images, order)
+    state = hand_over(warmed, state)
+    return jax.device_put(state, state_shardings(state, experiment.mesh))
+
+
+def hand_over(warmed: TrainState, fresh: TrainState) -> TrainState:
+    """What training takes from its start-up.
+
+    Args:
+        warmed: the start-up's last state.
+        fresh: the state that training would start from without a start-up.
+    """
+    assert warmed.target is not None
+    inner = dict(fresh.opt_state.inner_states)
+    inner["encoder"] = optax.tree_utils.tree_set(
+        warmed.opt_state.inner_states["encoder"], count=jnp.zeros((), jnp.int32)
+    )
+    online = jax.tree.map(jnp.copy, warmed.players["encoder"])
+    return fresh._replace(
+        players=warmed.players,
+        stats=warmed.stats,
+        target=Network(online, warmed.target.stats),
+        opt_state=fresh.opt_state._replace(inner_states=inner),
+    )
+
+
+class Progress:
+    """Seconds and images of the training proper, evaluation and saving left out."""
+
+    def __init__(self) -> None:
+        self.seconds, self.images = 0.0, 0
+
+    def images_per_second(self) -> float:
+        """Source images a second; 0 before the first."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+def train_epochs(
+    experiment: Experiment, state: TrainState, images: Array, progress: Progress
+) -> Iterator[tuple[int, TrainState, dict[str, np.ndarray]]]:
+    """Trains from the state's step to the end of the run.
+
+    Args:
+        experiment: the run.
+        state: on the device; donated.
+        images: all training images, on the device.
+        progress: what is counted here.
+
+    Yields:
+        (epochs done, state, metrics of each of the epoch's steps).
+    """
+    config = experiment.config.training
+    per_epoch = experiment.steps_per_epoch
+    size = dispatch_size(per_epoch, config.steps_per_dispatch)
+    dispatch = make_dispatch(assemble.training_step(experiment), state, experiment)
+    for epoch in range(int(state.step) // per_epoch, config.epochs):
+        begun = time.perf_counter()
+        order = epoch_order(
+            experiment.keys.order,
+            epoch,
+            count=len(images),
+            steps=per_epoch,
+            batch_size=config.batch_size,
+        )
+        parts = []
+        for first in range(0, per_epoch, size):
+            state, metrics = dispatch(state, images, order[first : first + size])
+            parts.append(metrics)
+        fetched = jax.device_get(parts)
+        progress.seconds += time.perf_counter() - begun
+        progress.images += per_epoch * config.batch_size
+        joined = jax.tree.map(lambda *values: np.concatenate(values), *fetched)
+        yield epoch + 1, state, joined

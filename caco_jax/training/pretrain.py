@@ -1,0 +1,199 @@
+"""A pretraining run from its first step or its last checkpoint to its end."""
+
+import dataclasses
+import logging
+import pathlib
+import resource
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from caco_jax.config import ExperimentConfig
+from caco_jax.evaluation.features import FeaturesFn, extract_features, make_features
+from caco_jax.evaluation.knn import knn_accuracy
+from caco_jax.losses.contrast import l2_normalize
+from caco_jax.training import loop
+from caco_jax.training.alarms import check_finite, find_alarms
+from caco_jax.training.assemble import Experiment, assemble, evaluation_view
+from caco_jax.training.checkpoints import Checkpoints, Workdir, write_json
+from caco_jax.training.mesh import replicated
+from caco_jax.training.runs import read_summary, restore_latest
+from caco_jax.training.state import TrainState
+
+logger = logging.getLogger("caco_jax")
+
+# (epoch, epochs, the epoch's row, images a second so far)
+ReportFn = Callable[[int, int, dict[str, Any], float], None]
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process held at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def config_values(experiment: Experiment) -> dict[str, Any]:
+    """The configuration as plain values, as it is saved."""
+    values = dataclasses.asdict(experiment.config)
+    values["method"] = {"name": experiment.method.name, **values["method"]}
+    return values
+
+
+def pretrain(
+    config: ExperimentConfig,
+    workdir: str | pathlib.Path,
+    *,
+    force_new: bool = False,
+    report: ReportFn | None = None,
+) -> dict[str, Any]:
+    """Trains until the configured number of epochs is done, resuming what is there.
+
+    Args:
+        config: the run.
+        workdir: its directory.
+        force_new: move a run that is already there aside and start over.
+        report: called after every epoch.
+
+    Returns:
+        The summary, as in ``summary.json``: "epochs", "steps", "pretrain_seconds",
+        "images_per_second", "peak_memory_bytes".
+
+    Raises:
+        UserError: the configuration or the directory does not fit.
+        NonFiniteError: a metric became NaN or infinite.
+    """
+    experiment = assemble(config)
+    files = Workdir(workdir)
+    files.claim(config_values(experiment), force_new=force_new)
+    with (
+        jax.set_mesh(experiment.mesh),
+        Checkpoints(files, keep=config.training.keep_checkpoints) as checkpoints,
+    ):
+        if checkpoints.latest_step() == experiment.total_steps:
+            return read_summary(files)
+        return _Run(experiment, files, checkpoints, report).to_the_end()
+
+
+class _Run:
+    """The side effects around the loop: metrics, monitor, alarms, checkpoints."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        files: Workdir,
+        checkpoints: Checkpoints,
+        report: ReportFn | None,
+    ) -> None:
+        self.experiment, self.files, self.checkpoints = experiment, files, checkpoints
+        self.report = report or (lambda *args: None)
+        self.warned: set[str] = set()
+        self.features = make_features(
+            experiment.encoder, evaluation_view(experiment.recipe)
+        )
+
+    def to_the_end(self) -> dict[str, Any]:
+        experiment, config = self.experiment, self.experiment.config
+        images = on_device(experiment.images.train_images, experiment.mesh)
+        before = self._summary_so_far()
+        progress = loop.Progress()
+        state = self._first_state(images)
+        epochs = loop.train_epochs(experiment, state, images, progress)
+        for epoch, state, metrics in epochs:
+            steps = experiment.steps_per_epoch
+            check_finite((epoch - 1) * steps, metrics)
+            row = self._row(epoch, state, metrics)
+            self.files.append_metrics(row)
+            self.report(
+                epoch, config.training.epochs, row, progress.images_per_second()
+            )
+            last = epoch == config.training.epochs
+            if last or epoch % config.training.checkpoint_every_epochs == 0:
+                summary = _summary(epoch, epoch * steps, before, progress)
+                write_json(self.files.summary_file, summary)
+                self.checkpoints.save(state)
+        return summary
+
+    def _first_state(self, images: Array) -> TrainState:
+        if self.checkpoints.latest_step() is None:
+            self.files.rewind_metrics(0)
+            return loop.start_up(self.experiment, images)
+        state = restore_latest(self.experiment, self.checkpoints)
+        self.files.rewind_metrics(int(state.step))
+        logger.info("continuing from step %d", int(state.step))
+        return state
+
+    def _summary_so_far(self) -> dict[str, Any]:
+        if self.checkpoints.latest_step() is None:
+            return {}
+        return read_summary(self.files)
+
+    def _row(
+        self, epoch: int, state: TrainState, metrics: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
+        config = self.experiment.config
+        means = {name: float(np.mean(values)) for name, values in metrics.items()}
+        row: dict[str, Any] = {"epoch": epoch, "step": int(state.step), **means}
+        every = config.evaluation.knn_every_epochs
+        if epoch % every == 0 or epoch == config.training.epochs:
+            row["knn"] = knn_monitor(self.experiment, self.features, state)
+        alarms = find_alarms(
+            epoch, means, chance_level=self.experiment.method.chance_level
+        )
+        if alarms:
+            row["alarms"] = sorted(alarms)
+        for name in alarms.keys() - self.warned:
+            logger.warning("epoch %d: %s", epoch, alarms[name])
+        self.warned |= alarms.keys()
+        return row
+
+
+def _summary(
+    epoch: int, step: int, before: dict[str, Any], progress: loop.Progress
+) -> dict[str, Any]:
+    seconds = before.get("pretrain_seconds", 0.0) + progress.seconds
+    images = before.get("images", 0) + progress.images
+    return {
+        "epochs": epoch,
+        "steps": step,
+        "images": images,
+        "pretrain_seconds": seconds,
+        "images_per_second": images / seconds,
+        "peak_memory_bytes": max(
+            before.get("peak_memory_bytes", 0), peak_memory_bytes()
+        ),
+    }
+
+
+def on_device(images: np.ndarray, mesh: Mesh) -> Array:
+    """A small set, whole, on every device."""
+    return jax.device_put(jnp.asarray(images), replicated(mesh))
+
+
+def knn_monitor(
+    experiment: Experiment, features: FeaturesFn, state: TrainState
+) -> float | None:
+    """Held-out images judged by their nearest training images; None without labels."""
+    images, config = experiment.images, experiment.config.evaluation
+    if images.train_labels is None or images.test_labels is None:
+        return None
+    train, test = (
+        l2_normalize(
+            extract_features(features, state.players["encoder"], state.stats, pixels)
+        )
+        for pixels in (images.train_images, images.test_images)
+    )
+    (accuracy,) = knn_accuracy(
+        test,
+        images.test_labels,
+        train,
+        images.train_labels,
+        num_classes=images.num_classes,
+        settings=[(config.knn_neighbours, config.knn_temperature)],
+    )
+    return accuracy

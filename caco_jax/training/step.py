@@ -1,0 +1,126 @@
+"""The one train step: every method's players move by the gradient of its payoff."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from caco_jax.losses.contrast import l2_normalize
+from caco_jax.methods.method import Context, Encode, Method, Move, Network, View
+from caco_jax.training.optimizers import ascend, ema_update
+from caco_jax.training.state import TrainState
+
+Metrics = dict[str, Array]
+MakeViews = Callable[[PRNGKeyArray, Array], Sequence[Array]]
+StepFn = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+def make_encode(encoder: nn.Module) -> Encode:
+    """How an encoder module turns a view into unit embeddings, in train mode.
+
+    Args:
+        encoder: a flax module called as ``encoder(images, train=..., branch=...)``,
+            with BatchNorm statistics in the collection "batch_stats".
+    """
+
+    def encode(network: Network, view: View) -> tuple[Float[Array, "n d"], Network]:
+        embeddings, updated = encoder.apply(
+            {"params": network.params, "batch_stats": network.stats},
+            view.images,
+            train=True,
+            branch=view.branch,
+            mutable=["batch_stats"],
+        )
+        return l2_normalize(embeddings), Network(network.params, updated["batch_stats"])
+
+    return Encode(online=encode, target=encode)
+
+
+def make_train_step(
+    method: Method,
+    *,
+    encode: Encode,
+    make_views: MakeViews,
+    optimizer: optax.GradientTransformation,
+    target_momentum: Callable[[Int[Array, ""]], Float[Array, ""]],
+    key: PRNGKeyArray,
+) -> StepFn:
+    """One step of one method, a pure function for the caller to jit.
+
+    In this order: views from ``fold_in(key, step)``; the target encoder moves toward
+    the online one as it was before this step; the payoff's gradient for all players
+    at one point; every player's move; what the method does after it.
+
+    Args:
+        method: the method.
+        encode: how views become embeddings.
+        make_views: (key, images) -> the views, normalised floats.
+        optimizer: of all players, see `make_optimizer`.
+        target_momentum: step -> m of the target's exponential moving average.
+        key: every random draw of the run derives from it and the step.
+
+    Returns:
+        (state, images) -> (state, metrics), metrics with "loss" and the method's own.
+    """
+
+    def train_step(state: TrainState, images: Any) -> tuple[TrainState, Metrics]:
+        step_key = jax.random.fold_in(key, state.step)
+        views = [View(view) for view in make_views(step_key, images)]
+        target = state.target
+        if target is not None:
+            params = ema_update(
+                target.params,
+                state.players["encoder"],
+                momentum=target_momentum(state.step),
+            )
+            target = Network(params, target.stats)
+        context = Context(state.stats, target, state.extra, encode)
+
+        (loss, outcome), gradients = jax.value_and_grad(
+            lambda players: method.payoff(players, context, views), has_aux=True
+        )(state.players)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.players)
+        players = optax.apply_updates(state.players, updates)
+        players, extra = method.advance(players, state.extra, outcome)
+        state = TrainState(
+            state.step + 1, players, outcome.stats, outcome.target, extra, opt_state
+        )
+        return state, {"loss": loss, **outcome.metrics}
+
+    return train_step
+
+
+def make_optimizer(
+    method: Method, transformations: dict[str, optax.GradientTransformation]
+) -> optax.GradientTransformation:
+    """All players' optimisers as one, each with its direction.
+
+    Args:
+        method: says which players there are and how each moves.
+        transformations: a descending optimiser for every player that moves.
+
+    Raises:
+        ValueError: the transformations are not for the players that move.
+    """
+    moving = {name for name, move in method.moves.items() if move != "hold"}
+    if set(transformations) != moving:
+        raise ValueError(
+            f"{method.name}: want optimisers for {sorted(moving)}, "
+            f"got {sorted(transformations)}"
+        )
+    directed = {
+        name: _directed(move, transformations.get(name))
+        for name, move in method.moves.items()
+    }
+    return optax.partition(directed, {name: name for name in method.moves})
+
+
+def _directed(
+    move: Move, transformation: optax.GradientTransformation | None
+) -> optax.GradientTransformation:
+    if transformation is None:
+        return optax.set_to_zero()
+    return ascend(transformation) if move == "ascend" else transformation

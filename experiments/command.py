@@ -1,0 +1,77 @@
+"""What all commands share: their flags, and one clear line for a caller's mistake."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from tqdm import tqdm
+
+from caco_jax.config import ExperimentConfig, experiment_config, load_recipe, override
+from caco_jax.schema import UserError
+
+PREFIX = "--config."
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags of a command; a wrong one is one line and status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the line and exits."""
+        self.exit(2, f"error: {message}; see --help\n")
+
+
+def parse(
+    parser: Parser, argv: Sequence[str] | None = None
+) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and the assignments "a.b=value" of all ``--config.a.b=value``."""
+    argv = sys.argv[1:] if argv is None else argv
+    assignments = [a.removeprefix(PREFIX) for a in argv if a.startswith(PREFIX)]
+    flags = parser.parse_args([a for a in argv if not a.startswith(PREFIX)])
+    return flags, assignments
+
+
+def read_config(recipe: str, assignments: Sequence[str]) -> ExperimentConfig:
+    """A recipe file with replaced values, validated."""
+    return experiment_config(override(load_recipe(recipe), assignments))
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Runs a command: a `UserError` becomes one line on stderr and status 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("caco_jax").setLevel(logging.INFO)
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except FloatingPointError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+class ProgressBar:
+    """Epochs on a terminal: loss, kNN, images a second, time left."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._knn = ""
+
+    def __call__(
+        self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
+    ) -> None:
+        """Shows an epoch's row."""
+        if self._bar is None:
+            self._bar = tqdm(
+                total=epochs, initial=epoch - 1, unit="epoch", mininterval=1.0
+            )
+        if row.get("knn") is not None:
+            self._knn = f", kNN {row['knn']:.1%}"
+        self._bar.set_postfix_str(
+            f"loss {row['loss']:.3f}{self._knn}, {images_per_second:,.0f} images/s",
+            refresh=False,
+        )
+        self._bar.update()
+        if epoch == epochs:
+            self._bar.close()
