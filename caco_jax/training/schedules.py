@@ -71,7 +71,8 @@ def warmup_cosine(
 
     def value(epoch: jax.Array) -> jax.Array:
         share = (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1)
-        cosine_part = final + (peak - final) * (1 + jnp.cos(jnp.pi * share)) / 2
+        # cos²(x/2) is (1 + cos x)/2 without the cancellation at the end.
+        cosine_part = final + (peak - final) * jnp.cos(jnp.pi / 2 * share) ** 2
         warm_part = peak * (epoch + 1) / max(warmup_epochs, 1)
         return jnp.where(epoch < warmup_epochs, warm_part, cosine_part)
 
