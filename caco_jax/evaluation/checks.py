@@ -44,7 +44,7 @@ def labelled(
             f"{known.max()}"
         )
     values = as_floats(features)
-    if not bool(jnp.isfinite(values).all()):
+    if not _all_finite(values):
         raise ValueError("features: want finite numbers, got NaN or infinity")
     return values, jnp.asarray(known)
 
@@ -62,3 +62,8 @@ def check_same_width(train: jax.Array, test: jax.Array) -> None:
             "want train and test features of one width, got shapes "
             f"{np.shape(train)} and {np.shape(test)}"
         )
+
+
+@jax.jit
+def _all_finite(values: jax.Array) -> jax.Array:
+    return jnp.isfinite(values).all()

@@ -65,15 +65,13 @@ def few_shot_accuracy(
         ]
     )  # [S, C·shots]
     mean, scale = linear.standardiser(train)
-    shown, test = ((x - mean[None]) / scale[None] for x in (train, test))
-
-    def winners(values: jax.Array, classes: jax.Array) -> jax.Array:
-        weights, bias = linear.minimise(
+    shown, test = (linear.standardised(x, mean, scale) for x in (train, test))
+    fits = jax.vmap(
+        lambda values, classes: linear.minimise(
             values, classes, l2, 1e-5, 500, num_classes=num_classes
         )
-        return linear.scores(weights, bias, test).argmax(axis=1)
-
-    won = jax.vmap(winners)(shown[rows], labels[rows])  # [S, B]
+    )(shown[rows], labels[rows])
+    won = jax.vmap(linear.winners, in_axes=(0, 0, None))(*fits, test)  # [S, B]
     return np.mean(np.asarray(won == wanted[None]), axis=1)
 
 

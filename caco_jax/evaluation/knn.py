@@ -60,7 +60,13 @@ def nearest_neighbours(
     if block_size is not None and block_size < 1:
         raise ValueError(f"block_size: want at least 1, got {block_size}")
     block = min(block_size or BLOCK, len(bank_features))
-    return _search(jnp.asarray(features), jnp.asarray(bank_features), k=k, block=block)
+    return _search(
+        jnp.asarray(features),
+        jnp.asarray(bank_features),
+        k=k,
+        block=block,
+        queries=min(QUERIES, max(len(features), 1)),
+    )
 
 
 def neighbour_votes(
@@ -202,6 +208,7 @@ def knn_accuracy(
     return [accuracy(k, temperature) for k, temperature in settings]
 
 
+@functools.partial(jax.jit, static_argnames=("num_classes", "temperature"))
 def _winners(
     similarity: jax.Array,
     labels: jax.Array,
@@ -216,14 +223,16 @@ def _winners(
     return jnp.argmax(votes, axis=1)
 
 
-@functools.partial(jax.jit, static_argnames=("k", "block"))
-def _search(features: jax.Array, bank: jax.Array, *, k: int, block: int) -> Found:
+@functools.partial(jax.jit, static_argnames=("k", "block", "queries"))
+def _search(
+    features: jax.Array, bank: jax.Array, *, k: int, block: int, queries: int
+) -> Found:
     accumulate = jnp.result_type(features, bank, jnp.float32)
     rows = len(bank)
     blocks = _in_blocks(bank, block)
     starts = jnp.arange(len(blocks), dtype=jnp.int32) * block
 
-    def search(queries: jax.Array) -> Found:
+    def search(few: jax.Array) -> Found:
         def merge(
             best: Found, piece: tuple[jax.Array, jax.Array]
         ) -> tuple[Found, None]:
@@ -231,7 +240,7 @@ def _search(features: jax.Array, bank: jax.Array, *, k: int, block: int) -> Foun
             index = start + jnp.arange(block, dtype=jnp.int32)
             scores = jnp.einsum(
                 "qf,mf->qm",
-                queries,
+                few,
                 values,
                 precision="highest",
                 preferred_element_type=accumulate,
@@ -247,12 +256,12 @@ def _search(features: jax.Array, bank: jax.Array, *, k: int, block: int) -> Foun
             return (top, jnp.take_along_axis(names, place, axis=1)), None
 
         nothing = (
-            jnp.full((len(queries), k), -jnp.inf, accumulate),
-            jnp.full((len(queries), k), rows, jnp.int32),
+            jnp.full((len(few), k), -jnp.inf, accumulate),
+            jnp.full((len(few), k), rows, jnp.int32),
         )
         return jax.lax.scan(merge, nothing, (blocks, starts))[0]
 
-    found = jax.lax.map(search, _in_blocks(features, min(QUERIES, len(features))))
+    found = jax.lax.map(search, _in_blocks(features, queries))
     similarity, index = (part.reshape(-1, k)[: len(features)] for part in found)
     return similarity, index
 

@@ -75,7 +75,7 @@ def fit_logistic_regression(
         raise ValueError(f"labels: want at least two classes, got only {labels[0]}")
     mean, scale = standardiser(features)
     weights, bias = minimise(
-        (features - mean[None]) / scale[None],
+        standardised(features, mean, scale),
         labels,
         l2,
         tolerance,
@@ -87,8 +87,8 @@ def fit_logistic_regression(
 
 def predict(model: LinearModel, features: Float[Array, "b f"]) -> Int[Array, " b"]:
     """The class with the largest score for each row."""
-    values = (checks.as_floats(features) - model.mean[None]) / model.scale[None]
-    return scores(model.weights, model.bias, values).argmax(axis=1)
+    values = standardised(checks.as_floats(features), model.mean, model.scale)
+    return winners(model.weights, model.bias, values)
 
 
 def accuracy(
@@ -139,18 +139,19 @@ def choose_l2(
         raise ValueError("grid: want at least one penalty")
     out = _stratified(np.asarray(labels), held_out, seed)
     mean, scale = standardiser(features[~out])
-    values = (features - mean[None]) / scale[None]
+    values = standardised(features, mean, scale)
     fits = jax.vmap(
         lambda l2: minimise(
             values[~out], labels[~out], l2, 1e-5, 500, num_classes=num_classes
         )
     )(jnp.asarray(grid, values.dtype))
-    won = jax.vmap(lambda w, b: scores(w, b, values[out]).argmax(axis=1))(*fits)
+    won = jax.vmap(winners, in_axes=(0, 0, None))(*fits, values[out])
     right = np.mean(np.asarray(won == labels[out][None]), axis=1)
     accuracies = {float(l2): float(r) for l2, r in zip(grid, right, strict=True)}
     return L2Choice(max(accuracies, key=lambda l2: (accuracies[l2], l2)), accuracies)
 
 
+@jax.jit
 def standardiser(
     features: Float[Array, "m f"],
 ) -> tuple[Float[Array, " f"], Float[Array, " f"]]:
@@ -161,7 +162,23 @@ def standardiser(
     return mean, jnp.where(deviation > noise, deviation, 1.0)
 
 
-def scores(
+@jax.jit
+def standardised(
+    features: Float[Array, "m f"], mean: Float[Array, " f"], scale: Float[Array, " f"]
+) -> Float[Array, "m f"]:
+    """The features less their mean, in units of their deviation."""
+    return (features - mean[None]) / scale[None]
+
+
+@jax.jit
+def winners(
+    weights: Float[Array, "f c"], bias: Float[Array, " c"], values: Float[Array, "m f"]
+) -> Int[Array, " m"]:
+    """The class with the largest score for each row of standardised values."""
+    return _scores(weights, bias, values).argmax(axis=1)
+
+
+def _scores(
     weights: Float[Array, "f c"], bias: Float[Array, " c"], values: Float[Array, "m f"]
 ) -> Float[Array, "m c"]:
     """Scores by class, in full precision on accelerators that would rather round."""
@@ -186,7 +203,7 @@ def minimise(
     def loss(params: tuple[jax.Array, jax.Array]) -> jax.Array:
         weights, bias = params
         losses = optax.softmax_cross_entropy_with_integer_labels(
-            scores(weights, bias, values), labels
+            _scores(weights, bias, values), labels
         )
         return losses.mean() + l2 / 2 * jnp.sum(weights**2)
 
