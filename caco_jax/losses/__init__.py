@@ -31,6 +31,7 @@ from caco_jax.losses.alpha_cl import (
     uniform_shape,
     unnormalised,
 )
+from caco_jax.losses.bank import adco_loss, caco_loss, nearest_entries
 from caco_jax.losses.contrast import (
     info_nce,
     l2_normalize,
@@ -44,9 +45,11 @@ __all__ = [
     "FAMILIES",
     "Family",
     "LogForm",
+    "adco_loss",
     "alpha_cl_loss",
     "alpha_cl_terms",
     "alpha_cl_weights",
+    "caco_loss",
     "contrastive_covariance",
     "contrastive_energy",
     "direct_importance",
@@ -62,6 +65,7 @@ __all__ = [
     "logistic_shape",
     "low_rank",
     "moco_loss",
+    "nearest_entries",
     "nt_xent",
     "nt_xent_terms",
     "nt_xent_with_intra",

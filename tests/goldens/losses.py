@@ -147,15 +147,11 @@ def _alpha_cl_parts(setting, zs, zjs, zis):
 
 
 def _alpha_cl_setting(setting, zs, zjs, zis):
-    def loss(a, b):
-        return _alpha_cl_parts(setting, zs, a, b)[0]
-
-    def total(a, b):
-        return sum(_alpha_cl_parts(setting, zs, a, b))
-
-    out_loss, out_intra = _alpha_cl_parts(setting, zs, zjs, zis)
-    of_loss = jax.grad(loss, argnums=(0, 1))(zjs, zis)
-    of_total = jax.grad(total, argnums=(0, 1))(zjs, zis)
+    (out_loss, out_intra), backward = jax.vjp(
+        partial(_alpha_cl_parts, setting, zs), zjs, zis
+    )
+    one, none = jnp.ones_like(out_loss), jnp.zeros_like(out_loss)
+    of_loss, of_total = backward((one, none)), backward((one, one))
     if setting["loss_type"] in ("default", "quadratic"):
         weights = jnp.full((2 * len(zis), 2 * len(zis) - 2), jnp.nan)
     else:
@@ -316,13 +312,13 @@ def clae(criterion, clean_first, repeats_first_view, case, dtype):
         kinds["negative_margin"] = case["hp_neg_m"].item()
     crit = partial(criterion, **kinds)
 
-    anchor, attack_pass = encode(weights, x1, "_adv")
+    anchor, attack_pass = jax.jit(partial(encode, twin="_adv"))(weights, x1)
 
     def payoff(x):
         return crit(anchor, encode(weights, x, "_adv")[0])
 
-    loss_gen, grad_x = jax.value_and_grad(payoff)(x1)
-    x_adv = losses.fgsm_perturb(payoff, x1, epsilon=case["hp_eps"].item())
+    loss_gen, grad_x = jax.jit(jax.value_and_grad(payoff))(x1)
+    x_adv = losses.fgsm_perturb(jax.jit(payoff), x1, epsilon=case["hp_eps"].item())
 
     def total(w):
         z_i, of_first = encode(w, x1, "")
@@ -334,7 +330,9 @@ def clae(criterion, clean_first, repeats_first_view, case, dtype):
         passes = [of_first, of_second, of_adversarial]
         return clean + case["hp_alpha"].item() * adversarial, (named, passes)
 
-    (loss, (named, passes)), grads = jax.value_and_grad(total, has_aux=True)(weights)
+    (loss, (named, passes)), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(
+        weights
+    )
     momentum = {
         "": case["hp_bn_momentum"].item(),
         "_adv": case["hp_bn_adv_momentum"].item(),
