@@ -1,0 +1,108 @@
+"""What benchmarks share: alternating timings, the machine's description, JSON."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Timing(NamedTuple):
+    """Wall-clock seconds of repeated runs."""
+
+    median: float
+    fastest: float
+    slowest: float
+    runs: int
+
+
+def alternate(
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    runs: int,
+    pause_seconds: float = 0.05,
+) -> dict[str, Timing]:
+    """Times the candidates in turn, so that a busy machine is unfair to none of them.
+
+    Args:
+        candidates: functions that return once their work is done; what they return is
+            waited for if it holds JAX arrays.
+        runs: timed runs of each, after one that is not timed.
+        pause_seconds: rest before each run. One library's threads spin for some
+            milliseconds after its work, and would disturb the next.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for run in range(-1, runs):
+        for name, candidate in candidates.items():
+            time.sleep(pause_seconds)
+            start = time.perf_counter()
+            jax.block_until_ready(candidate())
+            if run >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return {
+        name: Timing(statistics.median(times), min(times), max(times), runs)
+        for name, times in seconds.items()
+    }
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine(packages: Sequence[str] = ("jax", "jaxlib", "numpy")) -> dict[str, Any]:
+    """The machine and the versions that a figure holds for."""
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "load_average_1_minute": os.getloadavg()[0],
+        "devices": [device.device_kind for device in jax.devices()],
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package, or None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    names = pathlib.Path("/proc/cpuinfo")
+    if names.exists():
+        for line in names.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def table(timings: Mapping[str, Timing]) -> str:
+    """The timings as text, one line each, in milliseconds."""
+    width = max(map(len, timings))
+    lines = [f"{'':{width}}  {'median':>9} {'fastest':>9} {'slowest':>9}  (ms)"]
+    for name, timing in timings.items():
+        times = " ".join(f"{1e3 * seconds:9.1f}" for seconds in timing[:3])
+        lines.append(f"{name:{width}}  {times}  {timing.runs} runs")
+    return "\n".join(lines)
+
+
+def write_json(path: str | os.PathLike[str], figures: Mapping[str, Any]) -> None:
+    """Writes the figures; timings become objects with named fields."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Timing):
+            return value._asdict()
+        if isinstance(value, Mapping):
+            return {key: plain(entry) for key, entry in value.items()}
+        return value
+
+    pathlib.Path(path).write_text(json.dumps(plain(figures), indent=2) + "\n")
