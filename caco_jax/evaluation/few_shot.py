@@ -68,7 +68,7 @@ def few_shot_accuracy(
     shown, test = (linear.standardised(x, mean, scale) for x in (train, test))
     fits = jax.vmap(
         lambda values, classes: linear.minimise(
-            values, classes, l2, 1e-5, 500, num_classes=num_classes
+            values, classes, num_classes=num_classes, l2=l2
         )
     )(shown[rows], labels[rows])
     won = jax.vmap(linear.winners, in_axes=(0, 0, None))(*fits, test)  # [S, B]

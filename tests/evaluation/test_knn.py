@@ -1,0 +1,195 @@
+"""Neighbours and votes against loops in NumPy and scikit-learn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.neighbors import KNeighborsClassifier
+
+from caco_jax.evaluation import knn
+
+CLASSES = 4
+
+
+def _unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    rng = np.random.default_rng(0)
+    bank = _unit(rng.standard_normal((30, 6)))
+    queries = _unit(rng.standard_normal((9, 6)))
+    return queries, bank, rng.integers(0, CLASSES, 30), rng.integers(0, CLASSES, 9)
+
+
+def _votes(queries, bank, labels, k, temperature):
+    votes = np.zeros((len(queries), CLASSES))
+    for n, query in enumerate(queries):
+        cosines = bank @ query
+        for m in sorted(range(len(bank)), key=lambda m, c=cosines: -c[m])[:k]:
+            weight = (
+                cosines[m] if temperature is None else np.exp(cosines[m] / temperature)
+            )
+            votes[n, labels[m]] += weight
+    return votes
+
+
+@pytest.mark.parametrize("block", [None, 7])
+@pytest.mark.parametrize("temperature", [None, 0.2])
+@pytest.mark.parametrize("k", [1, 10])
+def test_votes_against_a_loop(arrays, k, temperature, block):
+    queries, bank, labels, wanted = arrays
+    want = _votes(queries, bank, labels, k, temperature)
+    with jax.enable_x64(True):
+        setting = {"num_classes": CLASSES, "k": k, "temperature": temperature}
+        got = knn.knn_votes(queries, bank, labels, block_size=block, **setting)
+        won = knn.knn_predict(queries, bank, labels, block_size=block, **setting)
+        (accuracy,) = knn.knn_accuracy(
+            queries,
+            wanted,
+            bank,
+            labels,
+            num_classes=CLASSES,
+            settings=[(k, temperature)],
+            block_size=block,
+        )
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(won, want.argmax(axis=1))
+    assert accuracy == pytest.approx(np.mean(want.argmax(axis=1) == wanted))
+
+
+def test_scikit_learn_votes_the_same(arrays):
+    queries, bank, labels, _ = arrays
+    theirs = KNeighborsClassifier(
+        10, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.2)
+    ).fit(bank, labels)
+    votes = np.asarray(
+        knn.knn_votes(queries, bank, labels, num_classes=CLASSES, k=10, temperature=0.2)
+    )
+    shares = votes / votes.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(shares, theirs.predict_proba(queries), rtol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 14), st.sampled_from([1, 4]), st.integers(0, 1000))
+def test_blocks_and_ties_keep_the_order_of_the_bank(block, k, seed):
+    rng = np.random.default_rng(seed)  # few different rows: many ties
+    bank = rng.integers(-1, 2, (13, 2)).astype(np.float32)
+    queries = rng.integers(-1, 2, (5, 2)).astype(np.float32)
+    scores = queries @ bank.T
+    want = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    similarity, index = knn.nearest_neighbours(queries, bank, k=k, block_size=block)
+    np.testing.assert_array_equal(index, want)
+    np.testing.assert_array_equal(similarity, np.take_along_axis(scores, want, axis=1))
+
+
+def test_queries_are_walked_in_blocks_too(arrays, monkeypatch):
+    queries, bank, *_ = arrays
+    whole = knn.nearest_neighbours(queries, bank, k=3)
+    monkeypatch.setattr(knn, "QUERIES", 4)
+    for part, all_at_once in zip(
+        knn.nearest_neighbours(queries, bank, k=3), whole, strict=True
+    ):
+        assert part.shape == (9, 3)
+        np.testing.assert_allclose(part, all_at_once, rtol=1e-6)
+
+
+def test_the_matrix_of_similarities_is_never_stored():
+    queries, bank = jnp.ones((2000, 2)), jnp.ones((9000, 2))
+    compiled = knn._search.lower(queries, bank, k=1, block=500, queries=100).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2000 * 9000 * 4 / 10
+
+
+def test_several_settings_agree_with_one_at_a_time(arrays):
+    queries, bank, labels, wanted = arrays
+    pairs = [(3, None), (20, 0.2), (1, 0.07)]
+    data = (queries, wanted, bank, labels)
+    together = knn.knn_accuracy(*data, num_classes=CLASSES, settings=pairs)
+    alone = [
+        knn.knn_accuracy(*data, num_classes=CLASSES, settings=[p])[0] for p in pairs
+    ]
+    assert together == alone
+
+
+def test_votes_by_hand():
+    one = np.ones((1, 1), np.float32)
+    votes = knn.knn_votes(
+        one, np.ones((5, 1)), np.asarray([0, 0, 0, 1, 1]), num_classes=3, k=4,
+        temperature=0.5,
+    )  # fmt: skip
+    np.testing.assert_allclose(votes, np.exp(2) * np.asarray([[3, 1, 0]]), rtol=1e-6)
+
+
+def test_a_permuted_bank_votes_the_same(arrays):
+    queries, bank, labels, _ = arrays
+    order = np.random.default_rng(1).permutation(len(bank))
+    setting = {"num_classes": CLASSES, "k": 10, "temperature": 0.1}
+    np.testing.assert_allclose(
+        knn.knn_votes(queries, bank, labels, **setting),
+        knn.knn_votes(queries, bank[order], labels[order], **setting),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_low_temperatures_still_vote(arrays, dtype):
+    queries, bank, labels, _ = arrays
+    queries, bank = jnp.asarray(queries, dtype), jnp.asarray(bank, dtype)
+    won = knn.knn_predict(
+        queries, bank, labels, num_classes=CLASSES, k=10, temperature=1e-3
+    )
+    similarity, nearest = knn.nearest_neighbours(queries, bank, k=1)
+    assert similarity.dtype == np.float32
+    np.testing.assert_array_equal(won, labels[nearest[:, 0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 31}, "k: want 1 to 30, the rows of the bank, got 31"),
+        ({"k": 0}, "k: want 1 to 30, .*got 0"),
+        ({"temperature": 0.0}, r"temperature: want a number > 0, got 0\.0"),
+        ({"block_size": 0}, "block_size: want at least 1, got 0"),
+        ({"num_classes": 2}, "labels: want classes 0 to 1, got 0 to 3"),
+        (
+            {"bank_labels": np.zeros(3, int)},
+            r"labels: want one for each of the 30 rows",
+        ),
+        ({"bank_labels": np.zeros(30)}, "labels: want integers, got float64"),
+        ({"features": np.ones((9, 5))}, r"\(9, 5\) and \(30, 6\)"),
+        ({"bank_features": np.full((30, 6), np.nan)}, "features: want finite numbers"),
+    ],
+)
+def test_bad_input(arrays, change, message):
+    queries, bank, labels, _ = arrays
+    good = {
+        "features": queries,
+        "bank_features": bank,
+        "bank_labels": labels,
+        "num_classes": CLASSES,
+        "k": 5,
+        "temperature": 0.1,
+    }
+    for function in (knn.knn_votes, knn.knn_predict):
+        with pytest.raises(ValueError, match=message):
+            function(**(good | change))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([], "settings: want at least one pair"),
+        ([(0, 0.2), (5, 0.2)], "k: want at least 1, got 0"),
+        ([(5, 0.2), (31, 0.2)], "k: want 1 to 30"),
+    ],
+)
+def test_bad_settings(arrays, pairs, message):
+    queries, bank, labels, wanted = arrays
+    with pytest.raises(ValueError, match=message):
+        knn.knn_accuracy(
+            queries, wanted, bank, labels, num_classes=CLASSES, settings=pairs
+        )
