@@ -1,1 +1,5 @@
-"""Evaluation of frozen features."""
+"""Evaluation of frozen features.
+
+`features` takes them from a network; `knn`, `linear` and `few_shot` judge them, one
+protocol a file; `summary` puts the three into one table.
+"""

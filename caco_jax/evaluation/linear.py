@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from caco_jax.evaluation import checks
 
 # On the pixels of scikit-learn's digits (a stratified quarter held out, seed 0) this
-# gives 96.2 %; 97.3 % is the best that the grid has there.
+# gives 96.2 %, and what `choose_l2` takes, 1e-3, gives 97.1 %.
 L2 = 1e-4
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 TOLERANCE = 1e-5  # largest entry of the gradient at which a fit is done
