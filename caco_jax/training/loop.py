@@ -117,15 +117,23 @@ def hand_over(warmed: TrainState, fresh: TrainState) -> TrainState:
     """
     assert warmed.target is not None
     inner = dict(fresh.opt_state.inner_states)
-    inner["encoder"] = optax.tree_utils.tree_set(
-        warmed.opt_state.inner_states["encoder"], count=jnp.zeros((), jnp.int32)
-    )
+    inner["encoder"] = restart_schedules(warmed.opt_state.inner_states["encoder"])
     online = jax.tree.map(jnp.copy, warmed.players["encoder"])
     return fresh._replace(
         players=warmed.players,
         stats=warmed.stats,
         target=Network(online, warmed.target.stats),
         opt_state=fresh.opt_state._replace(inner_states=inner),
+    )
+
+
+def restart_schedules(opt_state: optax.OptState) -> optax.OptState:
+    """An optimiser's state with every count of steps at zero, momentum kept."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            jnp.zeros_like(leaf) if getattr(path[-1], "name", "") == "count" else leaf
+        ),
+        opt_state,
     )
 
 

@@ -1,0 +1,134 @@
+"""AdCo: a bank of negatives that plays against the encoder.
+
+References:
+    Hu, Wang, Hu, Qi, "AdCo: Adversarial Contrast for Efficient Learning of Unsupervised
+    Representations from Self-Trained Negative Adversaries", arXiv:2011.08435.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from caco_jax.losses.bank import adco_loss
+from caco_jax.methods.method import (
+    Context,
+    Method,
+    Outcome,
+    Players,
+    PyTree,
+    View,
+    embedding_spread,
+    encode_views,
+    keep,
+    online_network,
+)
+from caco_jax.methods.start_up import fill_bank
+from caco_jax.schema import POSITIVE, Range, setting, validate
+
+
+@dataclasses.dataclass(frozen=True)
+class AdcoConfig:
+    """Settings of AdCo."""
+
+    bank_size: int = setting(65536, allowed=Range(low=2), doc="entries K of the bank")
+    temperature: float = setting(
+        0.12, allowed=POSITIVE, doc="softmax temperature of the encoder's loss"
+    )
+    bank_temperature: float = setting(
+        0.02, allowed=POSITIVE, doc="softmax temperature of the bank's ascent"
+    )
+    symmetric: bool = setting(
+        False, doc="both large views are queries and keys, each direction weighs half"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+def weighted_pairs(
+    num_views: int, *, symmetric: bool
+) -> list[tuple[float, tuple[int, int]]]:
+    """Weights of the (query view, key view) pairs of a payoff.
+
+    Two views: the first is the query, the second the key; in the symmetric form both
+    directions weigh half. With more, the first view is the key of all the others, each
+    of which counts fully; in the symmetric form, which is ours, the first two views are
+    keys of all views but themselves, and each pair weighs half.
+    """
+    if symmetric:
+        pairs = [(query, key) for query in range(num_views) for key in (0, 1)]
+        return [(0.5, (query, key)) for query, key in pairs if query != key]
+    if num_views == 2:
+        return [(1.0, (0, 1))]
+    return [(1.0, (query, 0)) for query in range(1, num_views)]
+
+
+def make(config: AdcoConfig, *, embedding_dim: int) -> Method:
+    """AdCo as pure functions: one direction, symmetric, or multi-crop by the views.
+
+    The encoder descends the cross entropy of each query's key among all keys of the
+    batch and all entries of the bank; the bank ascends it at its own temperature.
+
+    Args:
+        config: the method's settings.
+        embedding_dim: width D of the embeddings and of the bank's rows.
+    """
+
+    def init(key: PRNGKeyArray) -> tuple[dict[str, PyTree], PyTree]:
+        return {"bank": jax.random.normal(key, (config.bank_size, embedding_dim))}, {}
+
+    def payoff(
+        players: Players, context: Context, views: Sequence[View]
+    ) -> tuple[Float[Array, ""], Outcome]:
+        pairs = weighted_pairs(len(views), symmetric=config.symmetric)
+        query_views = sorted({query for _, (query, _) in pairs})
+        key_views = sorted({key for _, (_, key) in pairs})
+        found, online = encode_views(
+            context.encode.online,
+            online_network(players, context),
+            [views[i] for i in query_views],
+        )
+        queries = dict(zip(query_views, found, strict=True))
+        assert context.target is not None
+        found, target = encode_views(
+            context.encode.target, context.target, [views[i] for i in key_views]
+        )
+        keys = dict(zip(key_views, found, strict=True))
+
+        loss = jnp.zeros((), queries[query_views[0]].dtype)
+        metrics: dict[str, Array] = {}
+        for weight, (query, key) in pairs:
+            pair_loss, aux = adco_loss(
+                queries[query],
+                jax.lax.stop_gradient(keys[key]),
+                players["bank"],
+                temperature=config.temperature,
+                bank_temperature=config.bank_temperature,
+            )
+            loss = loss + weight * pair_loss
+            metrics.setdefault("cross_entropy", pair_loss)
+            metrics.setdefault("positive_probability", aux.positive_probability.mean())
+            metrics.setdefault("batch_probability", aux.batch_probability.mean())
+        metrics["embedding_std"] = embedding_spread(queries[query_views[0]])
+        return loss, Outcome(online.stats, target, {}, metrics)
+
+    return Method(
+        name="adco",
+        description=f"AdCo: {config.bank_size:,} learnable adversarial negatives",
+        moves={"encoder": "descend", "bank": "ascend"},
+        uses_target=True,
+        init=init,
+        payoff=payoff,
+        advance=keep,
+        start_up=fill_bank(
+            bank_size=config.bank_size,
+            temperature=config.temperature,
+            query_views=slice(None) if config.symmetric else slice(None, -1),
+            key_views=slice(None) if config.symmetric else slice(-1, None),
+        ),
+        chance_level=math.log(config.bank_size),
+    )
