@@ -1,9 +1,10 @@
 """What all commands share: their flags, and one clear line for a caller's mistake."""
 
 import argparse
+import contextlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from tqdm import tqdm
@@ -49,6 +50,15 @@ def run(main: Callable[[], Any]) -> None:
     except FloatingPointError as error:
         print(f"stopped: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def blame(flag: str) -> Iterator[None]:
+    """Makes a ValueError within the fault of this flag's value."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{flag}: {error}") from None
 
 
 class ProgressBar:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from caco_jax.analysis import plots
 from caco_jax.evaluation.summary import evaluate_features
 from caco_jax.methods.bank_use import RECENT_STEPS
@@ -11,7 +13,7 @@ from caco_jax.training.pretrain import peak_memory_bytes, pretrain
 from caco_jax.training.runs import (
     Run,
     load_run,
-    network_features,
+    make_network_features,
     pixel_features,
 )
 from experiments.command import Parser, ProgressBar, parse, read_config, run
@@ -36,9 +38,10 @@ def table(results: dict[str, Any]) -> str:
 def evaluate(trained: Run) -> dict[str, Any]:
     """The table's rows; figures are saved beside the run."""
     experiment = trained.experiment
+    network_features = make_network_features(experiment)
     parts = {
-        "pretrained": network_features(experiment, trained.network),
-        "random_encoder": network_features(experiment, new_network(experiment)),
+        "pretrained": network_features(trained.network),
+        "random_encoder": network_features(new_network(experiment)),
         "raw_pixels": pixel_features(experiment),
     }
     folder = trained.files.path
@@ -47,8 +50,8 @@ def evaluate(trained: Run) -> dict[str, Any]:
     plots.plot_bank_use(rows, folder / "bank_use.png", recent_steps=RECENT_STEPS)
     test = parts["pretrained"][1]
     plots.plot_embedding_map(
-        test.features,
-        test.labels,
+        np.asarray(test.features),
+        np.asarray(test.labels),
         folder / "embedding_map.png",
         class_names=experiment.images.class_names,
     )
@@ -75,13 +78,13 @@ def main() -> None:
     summary = pretrain(
         config, flags.workdir, force_new=flags.fresh, report=ProgressBar()
     )
-    results = evaluate(load_run(flags.workdir))
+    trained = load_run(flags.workdir)
+    results = evaluate(trained)
     results |= {
         "pretrain_seconds": summary["pretrain_seconds"],
         "images_per_second": summary["images_per_second"],
         "peak_memory_bytes": max(summary["peak_memory_bytes"], peak_memory_bytes()),
     }
-    trained = load_run(flags.workdir)
     write_json(trained.files.path / "demo.json", results)
     print(
         f"\nHandwritten digits, {len(trained.experiment.images.test_images)} held out:"

@@ -1,10 +1,9 @@
 """kNN accuracy of a run's frozen features: python -m experiments.knn --workdir=..."""
 
 from caco_jax.evaluation.knn import knn_accuracy
-from caco_jax.losses.contrast import l2_normalize
 from caco_jax.training.checkpoints import write_json
-from caco_jax.training.runs import load_run, network_features
-from experiments.command import Parser, parse, run
+from caco_jax.training.runs import load_run, make_network_features
+from experiments.command import Parser, blame, parse, run
 
 
 def main() -> None:
@@ -15,16 +14,15 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.2, help="of the votes")
     flags, _ = parse(parser)
     loaded = load_run(flags.workdir)
-    train, test = network_features(loaded.experiment, loaded.network)
+    train, test = make_network_features(loaded.experiment)(loaded.network)
     settings = [(k, flags.temperature) for k in flags.k]
-    accuracies = knn_accuracy(
-        l2_normalize(test.features),
-        test.labels,
-        l2_normalize(train.features),
-        train.labels,
-        num_classes=loaded.experiment.images.num_classes,
-        settings=settings,
-    )
+    with blame("--k, --temperature"):
+        accuracies = knn_accuracy(
+            *test,
+            *train,
+            num_classes=loaded.experiment.images.num_classes,
+            settings=settings,
+        )
     rows = [
         {"k": k, "temperature": temperature, "accuracy": accuracy}
         for (k, temperature), accuracy in zip(settings, accuracies, strict=True)

@@ -5,8 +5,8 @@ Features once, then multinomial logistic regression to convergence.
 
 from caco_jax.evaluation import linear
 from caco_jax.training.checkpoints import write_json
-from caco_jax.training.runs import load_run, network_features
-from experiments.command import Parser, parse, run
+from caco_jax.training.runs import load_run, make_network_features
+from experiments.command import Parser, blame, parse, run
 
 
 def main() -> None:
@@ -18,10 +18,11 @@ def main() -> None:
     )
     flags, _ = parse(parser)
     loaded = load_run(flags.workdir)
-    train, test = network_features(loaded.experiment, loaded.network)
-    model = linear.fit_logistic_regression(
-        *train, num_classes=loaded.experiment.images.num_classes, l2=flags.l2
-    )
+    train, test = make_network_features(loaded.experiment)(loaded.network)
+    with blame("--l2"):
+        model = linear.fit_logistic_regression(
+            *train, num_classes=loaded.experiment.images.num_classes, l2=flags.l2
+        )
     result = {
         "step": int(loaded.state.step),
         "l2": flags.l2,

@@ -76,7 +76,8 @@ def plot_embedding_map(
     axis = figure.subplots()
     for label in np.unique(labels):
         name = class_names[label] if class_names else str(label)
-        axis.scatter(*flat[labels == label].T, s=8, color=f"C{label % 10}", label=name)
+        x, y = flat[labels == label].T
+        axis.scatter(x, y, s=8, color=f"C{label % 10}", label=name)
     axis.legend(markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.set_xticks([])
     axis.set_yticks([])

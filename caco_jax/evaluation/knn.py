@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from caco_jax.evaluation import checks
+from caco_jax.losses.contrast import l2_normalize
 
 BLOCK = 4096  # rows of the bank scored at once
 QUERIES = 1024  # queries scored at once
@@ -170,12 +171,14 @@ def knn_accuracy(
     settings: Sequence[tuple[int, float | None]] = ((20, 0.2),),
     block_size: int | None = None,
 ) -> list[float]:
-    """Share of queries whose class wins the vote, for several settings in one search.
+    """Share of queries whose class wins the vote of their neighbours by cosine.
+
+    All settings share one search.
 
     Args:
-        features: [B, F] queries; unit rows for cosines.
+        features: [B, F] queries; only directions matter.
         labels: [B] their classes.
-        bank_features: [M, F] rows to search.
+        bank_features: [M, F] rows to search; only directions matter.
         bank_labels: [M] their classes.
         num_classes: C.
         settings: pairs of k and temperature (None: votes are similarities).
@@ -195,7 +198,10 @@ def knn_accuracy(
         bank_features, bank_labels, num_classes=num_classes
     )
     similarity, index = nearest_neighbours(
-        features, bank_features, k=max(k for k, _ in settings), block_size=block_size
+        l2_normalize(features),
+        l2_normalize(bank_features),
+        k=max(k for k, _ in settings),
+        block_size=block_size,
     )
     votes = bank_labels[index]
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from jaxtyping import Array, Float, Int
 
 from caco_jax.evaluation import checks, few_shot, knn, linear
-from caco_jax.losses.contrast import l2_normalize
 
 
 def evaluate_features(
@@ -28,8 +27,7 @@ def evaluate_features(
     labels a class: the floor for a trained network on these images.
 
     Args:
-        train_features: [M, F] features, not normalised; only neighbours need the
-            unit rows, which this function makes.
+        train_features: [M, F] features, not normalised.
         train_labels: [M] classes, in [0, `num_classes`).
         test_features: [B, F].
         test_labels: [B].
@@ -50,10 +48,8 @@ def evaluate_features(
     test = checks.labelled(test_features, test_labels, num_classes=num_classes)
     checks.check_same_width(train[0], test[0])
     (by_neighbours,) = knn.knn_accuracy(
-        l2_normalize(test[0]),
-        test[1],
-        l2_normalize(train[0]),
-        train[1],
+        *test,
+        *train,
         num_classes=num_classes,
         settings=[(k, temperature)],
     )

@@ -88,7 +88,8 @@ def make(config: CacoConfig, *, embedding_dim: int) -> Method:
         keys, target = encode_views(context.encode.target, context.target, views[:2])
         positives = [nearest_entries(key, jax.lax.stop_gradient(bank)) for key in keys]
 
-        loss, metrics = jnp.zeros((), queries[0].dtype), {}
+        loss = jnp.zeros((), queries[0].dtype)
+        metrics: dict[str, Array] = {}
         for weight, pairs in _pairs(len(views)):
             group_loss, aux = caco_loss(
                 interleave_rows([queries[query] for query, _ in pairs]),

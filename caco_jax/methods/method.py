@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
     metrics: Mapping[str, Float[Array, ""]]
 
 
-Players = Mapping[str, PyTree]
+Players = dict[str, PyTree]
 PayoffFn = Callable[
     [Players, Context, Sequence[View]], tuple[Float[Array, ""], Outcome]
 ]

@@ -1,7 +1,10 @@
 """What goes wrong in contrastive pretraining without anybody noticing."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from numpy import ndarray
 
 COLLAPSED_STD = 0.05
 CHANCE_MARGIN = 0.01
@@ -25,7 +28,7 @@ class NonFiniteError(FloatingPointError):
         self.step, self.metric = step, metric
 
 
-def check_finite(first_step: int, metrics: Mapping[str, Sequence[float]]) -> None:
+def check_finite(first_step: int, metrics: Mapping[str, Float[ndarray, " s"]]) -> None:
     """Raises NonFiniteError at the first step with a bad value.
 
     Args:

@@ -15,15 +15,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from caco_jax.config import ExperimentConfig
-from caco_jax.evaluation.features import FeaturesFn, extract_features, make_features
 from caco_jax.evaluation.knn import knn_accuracy
-from caco_jax.losses.contrast import l2_normalize
+from caco_jax.methods.method import Network
 from caco_jax.training import loop
 from caco_jax.training.alarms import check_finite, find_alarms
-from caco_jax.training.assemble import Experiment, assemble, evaluation_view
+from caco_jax.training.assemble import Experiment, assemble
 from caco_jax.training.checkpoints import Checkpoints, Workdir, write_json
 from caco_jax.training.mesh import replicated
-from caco_jax.training.runs import read_summary, restore_latest
+from caco_jax.training.runs import (
+    make_network_features,
+    read_summary,
+    restore_latest,
+)
 from caco_jax.training.state import TrainState
 
 logger = logging.getLogger("caco_jax")
@@ -93,8 +96,8 @@ class _Run:
         self.experiment, self.files, self.checkpoints = experiment, files, checkpoints
         self.report = report or (lambda *args: None)
         self.warned: set[str] = set()
-        self.features = make_features(
-            experiment.encoder, evaluation_view(experiment.recipe)
+        self.features = (
+            make_network_features(experiment) if experiment.images.has_labels else None
         )
 
     def to_the_end(self) -> dict[str, Any]:
@@ -141,7 +144,7 @@ class _Run:
         row: dict[str, Any] = {"epoch": epoch, "step": int(state.step), **means}
         every = config.evaluation.knn_every_epochs
         if epoch % every == 0 or epoch == config.training.epochs:
-            row["knn"] = knn_monitor(self.experiment, self.features, state)
+            row["knn"] = self._knn(state)
         alarms = find_alarms(
             epoch, means, chance_level=self.experiment.method.chance_level
         )
@@ -151,6 +154,21 @@ class _Run:
             logger.warning("epoch %d: %s", epoch, alarms[name])
         self.warned |= alarms.keys()
         return row
+
+    def _knn(self, state: TrainState) -> float | None:
+        """Held-out images judged by their nearest training images."""
+        if self.features is None:
+            return None
+        network = Network(state.players["encoder"], state.stats)
+        train, test = self.features(network)
+        config = self.experiment.config.evaluation
+        (accuracy,) = knn_accuracy(
+            *test,
+            *train,
+            num_classes=self.experiment.images.num_classes,
+            settings=[(config.knn_neighbours, config.knn_temperature)],
+        )
+        return accuracy
 
 
 def _summary(
@@ -173,27 +191,3 @@ def _summary(
 def on_device(images: np.ndarray, mesh: Mesh) -> Array:
     """A small set, whole, on every device."""
     return jax.device_put(jnp.asarray(images), replicated(mesh))
-
-
-def knn_monitor(
-    experiment: Experiment, features: FeaturesFn, state: TrainState
-) -> float | None:
-    """Held-out images judged by their nearest training images; None without labels."""
-    images, config = experiment.images, experiment.config.evaluation
-    if images.train_labels is None or images.test_labels is None:
-        return None
-    train, test = (
-        l2_normalize(
-            extract_features(features, state.players["encoder"], state.stats, pixels)
-        )
-        for pixels in (images.train_images, images.test_images)
-    )
-    (accuracy,) = knn_accuracy(
-        test,
-        images.test_labels,
-        train,
-        images.train_labels,
-        num_classes=images.num_classes,
-        settings=[(config.knn_neighbours, config.knn_temperature)],
-    )
-    return accuracy

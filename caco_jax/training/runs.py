@@ -2,13 +2,16 @@
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
 from caco_jax.config import experiment_config
+from caco_jax.data.sources import ImageSet
 from caco_jax.evaluation.features import extract_features, make_features
 from caco_jax.methods.method import Network
 from caco_jax.schema import UserError
@@ -73,40 +76,59 @@ def restore_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainSta
 class Split(NamedTuple):
     """Features and labels of one part of a set."""
 
-    features: Float[np.ndarray, "m f"]
-    labels: np.ndarray
+    features: Float[Array, "m f"]
+    labels: Int[Array, " m"]
 
 
-def network_features(experiment: Experiment, network: Network) -> tuple[Split, Split]:
-    """Backbone features of the training and of the held-out images.
+def make_network_features(
+    experiment: Experiment,
+) -> Callable[[Network], tuple[Split, Split]]:
+    """A function of a network: backbone features of training and held-out images.
+
+    It is compiled once, however many networks it is asked about.
 
     Args:
         experiment: the run, for its images and its encoder.
-        network: whose features; the run's own, or a random one.
 
     Raises:
         UserError: the images have no labels to evaluate with.
     """
     features = make_features(experiment.encoder, evaluation_view(experiment.recipe))
-    images = experiment.images
-    if images.train_labels is None or images.test_labels is None:
-        raise UserError(f"{images.name} has no labels: there is nothing to evaluate")
-    train, test = (
-        extract_features(features, network.params, network.stats, pixels)
-        for pixels in (images.train_images, images.test_images)
-    )
-    return Split(train, images.train_labels), Split(test, images.test_labels)
+
+    def of_network(network: Network) -> tuple[Split, Split]:
+        return _splits(
+            experiment.images,
+            lambda pixels: extract_features(
+                features, network.params, network.stats, pixels
+            ),
+        )
+
+    if not experiment.images.has_labels:
+        raise UserError(
+            f"{experiment.images.name} has no labels: there is nothing to evaluate"
+        )
+    return of_network
 
 
 def pixel_features(experiment: Experiment) -> tuple[Split, Split]:
     """Raw pixels in [0, 1] as features, the floor for any encoder."""
-    images = experiment.images
-    assert images.train_labels is not None and images.test_labels is not None
-    train, test = (
-        (pixels / 255.0).astype(np.float32).reshape(len(pixels), -1)
-        for pixels in (images.train_images, images.test_images)
+    return _splits(
+        experiment.images,
+        lambda pixels: (pixels / 255.0).astype(np.float32).reshape(len(pixels), -1),
     )
-    return Split(train, images.train_labels), Split(test, images.test_labels)
+
+
+def _splits(
+    images: ImageSet, features: Callable[[np.ndarray], np.ndarray]
+) -> tuple[Split, Split]:
+    train, test = (
+        Split(jnp.asarray(features(pixels)), jnp.asarray(labels))
+        for pixels, labels in (
+            (images.train_images, images.train_labels),
+            (images.test_images, images.test_labels),
+        )
+    )
+    return train, test
 
 
 def read_summary(files: Workdir) -> dict[str, Any]:
