@@ -3,9 +3,9 @@
 `resnet18`, `resnet34` and `resnet50` are the ImageNet networks; with ``stem="small"``
 they are the usual ones for 32x32 images. `resnet_tiny` is for 16x16 images on a CPU.
 
-On a CPU, keep the backward pass out of `jax.lax.scan` and `jax.lax.cond`: XLA brings only
-the convolutions of the outermost computation into the form that its fast kernels take,
-and a step inside them runs some twenty times slower (github.com/jax-ml/jax/issues/12868).
+On a CPU, keep the backward pass out of `jax.lax.scan` and `jax.lax.cond`: XLA brings
+only the convolutions of the outermost computation into the form that its fast kernels
+take, and a step inside runs some twenty times slower (jax-ml/jax issue 12868).
 """
 
 import functools
