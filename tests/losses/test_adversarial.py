@@ -60,6 +60,11 @@ def test_the_result_is_a_constant():
 
     assert not np.any(jax.grad(through)(images()))
 
+    def of_radius(e):
+        return jnp.sum(losses.fgsm_perturb(jnp.sum, images(), epsilon=e))
+
+    assert jax.grad(of_radius)(0.1) == 0
+
 
 def test_no_radius_no_step_and_the_dtype_stays():
     x = images().astype(jnp.bfloat16)
