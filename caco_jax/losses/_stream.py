@@ -14,10 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from caco_jax.losses.contrast import l2_normalize
 
-Temperatures = tuple[Float[Array, ""], ...]  # the encoder's, then the bank's if another
-Axes = tuple[
-    str, ...
-]  # mesh axes that the rows of a table are spread over; () for none
+Temperatures = tuple[Float[Array, ""], ...]  # the encoder's, the bank's if it differs
 
 # Measured on 4 CPU cores: a block of scores should fit the caches (4 MiB in float32).
 # An accelerator wants few large steps, and 64 MiB are nothing to it.
@@ -32,7 +29,7 @@ class Softmax(NamedTuple):
     top: Float[Array, " n"]  # largest score
     masses: tuple[Float[Array, " n"], ...]  # sum of exp((score - top) / temperature)
     pull: Float[Array, "d n"]  # the same sum at the first temperature, of candidates
-    above: Int[Array, " n"]  # other candidates that score above the positive
+    above: Int[Array, " n"]  # candidates that score above the positive
 
 
 class Table(NamedTuple):
@@ -43,22 +40,35 @@ class Table(NamedTuple):
     prepare: Callable[[jax.Array], jax.Array] = l2_normalize
 
 
-def varying(tree: Any, axes: Axes) -> Any:
-    """Marks constants as differing between devices, as what is added to them does."""
-    return lax.pcast(tree, axes, to="varying") if axes else tree
+def axes_of(*arrays: jax.Array) -> frozenset[str]:
+    """Axes of a `shard_map` around us over which any of the arrays differs."""
+    kinds = [jax.typeof(array).manual_axis_type for array in arrays]
+    return frozenset().union(*(kind.varying for kind in kinds))
 
 
-def empty_softmax(queries: Float[Array, "n d"], count: int, axes: Axes) -> Softmax:
+def varying(tree: Any, *arrays: jax.Array) -> Any:
+    """The tree, marked as differing between devices wherever an array does.
+
+    A loop's first carry must have the type of its last.
+    """
+
+    def mark(leaf: jax.Array) -> jax.Array:
+        missing = tuple(axes_of(*arrays) - axes_of(leaf))
+        return lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(mark, tree)
+
+
+def empty_softmax(queries: Float[Array, "n d"], count: int) -> Softmax:
     """The softmax of no candidates, at `count` temperatures."""
     n, d = queries.shape
     zeros = jnp.zeros((n,), queries.dtype)
-    state = Softmax(
+    return Softmax(
         top=jnp.full((n,), -jnp.inf, queries.dtype),
         masses=(zeros,) * count,
         pull=jnp.zeros((d, n), queries.dtype),
         above=jnp.zeros((n,), jnp.int32),
     )
-    return varying(state, axes)
 
 
 def extend(
@@ -79,13 +89,13 @@ def extend(
         temperatures: one mass is summed for each.
         block_size: candidates a step; None for a good one.
     """
+    # By more than rounding: the positive and its duplicates are not above it.
+    lengths = jnp.sqrt(jnp.sum(queries * queries, axis=1))
+    just_above = positive + 16 * jnp.finfo(queries.dtype).eps * lengths
 
     def step(state: Softmax, block: jax.Array, start: jax.Array) -> tuple:
         candidates = table.prepare(block.astype(queries.dtype))
         scores = _dot(candidates, queries, (1, 1))  # [block, N]
-        above = scores > positive[None, :]
-        if table.labels is not None:  # rounding must not put it above itself
-            above &= ~hits(table.labels, start, len(block))
         # A shift: the softmax does not depend on it, and neither do gradients.
         top = jnp.maximum(state.top, lax.stop_gradient(jnp.max(scores, axis=0)))
         shifted, before = scores - top[None, :], state.top - top
@@ -96,17 +106,15 @@ def extend(
             for mass, fade, weight in zip(state.masses, faded, weights, strict=True)
         )
         pull = state.pull * faded[0][None, :] + _dot(candidates, weights[0], (0, 0))
-        rank = state.above + jnp.sum(above, axis=0, dtype=jnp.int32)
-        return Softmax(top, masses, pull, rank), None
+        above = jnp.sum(scores > just_above[None, :], axis=0, dtype=jnp.int32)
+        return Softmax(top, masses, pull, state.above + above), None
 
+    state = varying(state, queries, table.rows, positive, *temperatures)
     return walk(step, state, table.rows, queries.shape[0], block_size)[0]
 
 
 def nearest(
-    keys: Float[Array, "n d"],
-    bank: Float[Array, "k d"],
-    block_size: int | None,
-    axes: Axes,
+    keys: Float[Array, "n d"], bank: Float[Array, "k d"], block_size: int | None
 ) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
     """Each key's largest cosine with a bank row, and the first row that has it."""
 
@@ -125,7 +133,7 @@ def nearest(
 
     n = keys.shape[0]
     none_yet = (jnp.full((n,), -jnp.inf, keys.dtype), jnp.zeros((n,), jnp.int32))
-    return walk(step, varying(none_yet, axes), bank, n, block_size)[0]
+    return walk(step, varying(none_yet, keys, bank), bank, n, block_size)[0]
 
 
 def ascent(
@@ -144,10 +152,11 @@ def ascent(
     1/length.
     """
     force = queries * scale
+    rows = varying(bank.rows, queries, bank.rows, shift, scale)
 
     def step(carry: None, block: jax.Array, start: jax.Array) -> tuple:
-        rows, to_raw = jax.vjp(bank.prepare, block.astype(queries.dtype))
-        scores = _dot(rows, queries, (1, 1))  # [block, N]
+        units, to_raw = jax.vjp(bank.prepare, block.astype(queries.dtype))
+        scores = _dot(units, queries, (1, 1))  # [block, N]
         weights = jnp.exp((scores - shift[None, :]) / temperature)
         if bank.labels is not None:
             positive = hits(bank.labels, start, len(block))
@@ -155,7 +164,7 @@ def ascent(
         (move,) = to_raw(_dot(weights, force, (1, 0)))
         return carry, move.astype(block.dtype)
 
-    return walk(step, None, bank.rows, queries.shape[0], block_size)[1]
+    return walk(step, None, rows, queries.shape[0], block_size)[1]
 
 
 def hits(

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from caco_jax.losses import _stream, checks
-from caco_jax.losses._stream import Axes, Softmax, Table, Temperatures
+from caco_jax.losses._stream import Softmax, Table, Temperatures
 from caco_jax.losses.contrast import accumulator
 
 
@@ -34,8 +34,8 @@ class BankAux(NamedTuple):
     Attributes:
         positive_probability: [N] probability of the positive at the bank temperature.
         encoder_positive_probability: [N] the same at the encoder's temperature.
-        positive_rank: [N] candidates that score strictly above the positive; top-k
-            agreement is the share of ranks below k.
+        positive_rank: [N] candidates that score above the positive, by more than
+            rounding; top-k agreement is the share of ranks below k.
         batch_probability: [N] probability, at the bank temperature, that lies on the
             keys of the batch; zero where keys are no candidates (CaCo).
     """
@@ -197,6 +197,9 @@ def adco_loss(
 # the keys, or rows of the bank.
 
 
+Axes = tuple[str, ...]  # mesh axes that rows are spread over; () for one device
+
+
 class _Plan(NamedTuple):
     """What is known of a game at trace time."""
 
@@ -243,7 +246,8 @@ def _game_backward(plan: _Plan, residuals: tuple, cotangents: tuple) -> tuple:
     in_specs = (P(), P(axes), P(), P(), P(), P())
     move = _spread(local, plan.mesh, in_specs, P(axes))
     ascent = move(queries, bank, positives, shift, temperature, scale)
-    return (upstream * descent).astype(queries.dtype), ascent, None, None, None
+    descent = (upstream * descent).astype(queries.dtype)
+    return _sent_home(descent, queries), _sent_home(ascent, bank), None, None, None
 
 
 _game.defvjp(_game_forward, _game_backward)
@@ -273,7 +277,7 @@ def _first_walk(
     own = _positive_rows(tables[0], queries.dtype)  # zeros where it is elsewhere
     positive = _sum(jnp.sum(queries * own, axis=1), axes)
 
-    local = [_stream.empty_softmax(queries, len(temperatures), axes)]
+    local = [_stream.empty_softmax(queries, len(temperatures))]
     for table in tables:
         local.append(
             _stream.extend(
@@ -366,7 +370,7 @@ def _nearest(
 ) -> Int[Array, " n"]:
     """The nearest rows over all devices; of devices that tie, the first."""
     keys = keys.astype(accumulator(keys, bank))
-    best, index = _stream.nearest(keys, bank, block_size, axes)
+    best, index = _stream.nearest(keys, bank, block_size)
     if not axes:
         return index
     index += lax.axis_index(axes) * bank.shape[0]
@@ -394,6 +398,12 @@ def _spread(
     if mesh is None:
         return local
     return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+
+
+def _sent_home(gradient: jax.Array, array: jax.Array) -> jax.Array:
+    """In a caller's `shard_map`: the sum over the devices that share the array."""
+    shared = tuple(_stream.axes_of(gradient) - _stream.axes_of(array))
+    return lax.psum(gradient, shared) if shared else gradient
 
 
 def _sum(x: jax.Array, axes: Axes) -> jax.Array:
