@@ -111,8 +111,10 @@ class TrainingConfig:
 
     batch_size: int = setting(256, allowed=Range(low=2), doc="images a step")
     epochs: int = setting(200, allowed=COUNT, doc="passes over the training images")
-    steps_per_dispatch: int = setting(
-        16, allowed=COUNT, doc="at most so many steps run without a return to Python"
+    steps_per_dispatch: int | None = setting(
+        None,
+        allowed=COUNT,
+        doc="steps run without a return to Python; None: 16, on a CPU 1",
     )
     checkpoint_every_epochs: int = setting(10, allowed=COUNT, doc="epochs")
     keep_checkpoints: int = setting(2, allowed=COUNT, doc="newest ones kept")
