@@ -21,10 +21,11 @@ from caco_jax.methods.method import (
     Players,
     PyTree,
     View,
+    attack_query,
     embedding_spread,
-    encode_views,
+    encode_pairs,
     keep,
-    online_network,
+    key_views,
 )
 from caco_jax.methods.start_up import fill_bank
 from caco_jax.schema import POSITIVE, Range, setting, validate
@@ -84,27 +85,17 @@ def make(config: AdcoConfig, *, embedding_dim: int) -> Method:
     def payoff(
         players: Players, context: Context, views: Sequence[View]
     ) -> tuple[Float[Array, ""], Outcome]:
-        pairs = weighted_pairs(len(views), symmetric=config.symmetric)
-        query_views = sorted({query for _, (query, _) in pairs})
-        key_views = sorted({key for _, (_, key) in pairs})
-        found, online = encode_views(
-            context.encode.online,
-            online_network(players, context),
-            [views[i] for i in query_views],
-        )
-        queries = dict(zip(query_views, found, strict=True))
-        assert context.target is not None
-        found, target = encode_views(
-            context.encode.target, context.target, [views[i] for i in key_views]
-        )
-        keys = dict(zip(key_views, found, strict=True))
+        both = config.symmetric and len(key_views(views)) == 2
+        pairs = weighted_pairs(len(views), symmetric=both)
+        found = encode_pairs(players, context, views, [pair for _, pair in pairs])
+        first = next(iter(found.queries.values()))
 
-        loss = jnp.zeros((), queries[query_views[0]].dtype)
+        loss = jnp.zeros((), first.dtype)
         metrics: dict[str, Array] = {}
         for weight, (query, key) in pairs:
             pair_loss, aux = adco_loss(
-                queries[query],
-                jax.lax.stop_gradient(keys[key]),
+                found.queries[query],
+                found.keys[key],
                 players["bank"],
                 temperature=config.temperature,
                 bank_temperature=config.bank_temperature,
@@ -113,8 +104,8 @@ def make(config: AdcoConfig, *, embedding_dim: int) -> Method:
             metrics.setdefault("cross_entropy", pair_loss)
             metrics.setdefault("positive_probability", aux.positive_probability.mean())
             metrics.setdefault("batch_probability", aux.batch_probability.mean())
-        metrics["embedding_std"] = embedding_spread(queries[query_views[0]])
-        return loss, Outcome(online.stats, target, {}, metrics)
+        metrics["embedding_std"] = embedding_spread(first)
+        return loss, Outcome(found.online.stats, found.target, {}, metrics)
 
     return Method(
         name="adco",
@@ -131,4 +122,6 @@ def make(config: AdcoConfig, *, embedding_dim: int) -> Method:
             key_views=slice(None) if config.symmetric else slice(-1, None),
         ),
         chance_level=math.log(config.bank_size),
+        attack=attack_query,
+        multicrop=True,
     )

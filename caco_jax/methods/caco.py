@@ -22,10 +22,12 @@ from caco_jax.methods.method import (
     Players,
     PyTree,
     View,
+    attack_query,
     embedding_spread,
-    encode_views,
+    encode_pairs,
     interleave_rows,
-    online_network,
+    key_views,
+    split_rows,
 )
 from caco_jax.methods.start_up import fill_bank
 from caco_jax.schema import POSITIVE, Range, setting, validate
@@ -50,15 +52,17 @@ class CacoConfig:
         validate(self)
 
 
-def _pairs(num_views: int) -> list[tuple[float, list[tuple[int, int]]]]:
+def _pairs(
+    num_views: int, keys: Sequence[int]
+) -> list[tuple[float, list[tuple[int, int]]]]:
     """Groups of (query view, key view) with the weight of each group's mean loss.
 
     Views 0 and 1 are large and give keys; the rest are small crops. Two views alone
-    are summed over both directions; with small crops each group counts its mean once.
+    are summed over their directions; with small crops each group counts its mean once.
     """
-    large = [(0, 1), (1, 0)]
-    small = [(query, key) for query in range(2, num_views) for key in (0, 1)]
-    return [(1.0, large), (1.0, small)] if small else [(2.0, large)]
+    large = [(query, key) for query in (0, 1) for key in keys if query != key]
+    small = [(query, key) for query in range(2, num_views) for key in keys]
+    return [(1.0, large), (1.0, small)] if small else [(float(len(large)), large)]
 
 
 def make(config: CacoConfig, *, embedding_dim: int) -> Method:
@@ -82,17 +86,21 @@ def make(config: CacoConfig, *, embedding_dim: int) -> Method:
         players: Players, context: Context, views: Sequence[View]
     ) -> tuple[Float[Array, ""], Outcome]:
         bank = players["bank"]
-        online = online_network(players, context)
-        queries, online = encode_views(context.encode.online, online, views)
-        assert context.target is not None
-        keys, target = encode_views(context.encode.target, context.target, views[:2])
-        positives = [nearest_entries(key, jax.lax.stop_gradient(bank)) for key in keys]
+        groups = _pairs(len(views), key_views(views))
+        found = encode_pairs(
+            players, context, views, [pair for _, pairs in groups for pair in pairs]
+        )
+        # One walk over the bank for the keys of both views.
+        entries = nearest_entries(interleave_rows(list(found.keys.values())), bank)
+        positives = dict(
+            zip(found.keys, split_rows(entries, len(found.keys)), strict=True)
+        )
 
-        loss = jnp.zeros((), queries[0].dtype)
+        loss = jnp.zeros((), found.queries[0].dtype)
         metrics: dict[str, Array] = {}
-        for weight, pairs in _pairs(len(views)):
+        for weight, pairs in groups:
             group_loss, aux = caco_loss(
-                interleave_rows([queries[query] for query, _ in pairs]),
+                interleave_rows([found.queries[query] for query, _ in pairs]),
                 interleave_rows([positives[key] for _, key in pairs]),
                 bank,
                 temperature=config.temperature,
@@ -101,10 +109,12 @@ def make(config: CacoConfig, *, embedding_dim: int) -> Method:
             loss = loss + weight * group_loss
             metrics.setdefault("cross_entropy", group_loss)
             metrics.setdefault("positive_probability", aux.positive_probability.mean())
-        ages = refresh_ages(context.extra["bank_ages"], jnp.concatenate(positives))
-        metrics |= {"embedding_std": embedding_spread(queries[0])}
+        ages = refresh_ages(context.extra["bank_ages"], entries)
+        metrics |= {"embedding_std": embedding_spread(found.queries[0])}
         metrics |= bank_use_metrics(ages)
-        return loss, Outcome(online.stats, target, {"bank_ages": ages}, metrics)
+        return loss, Outcome(
+            found.online.stats, found.target, {"bank_ages": ages}, metrics
+        )
 
     def advance(
         players: Players, extra: PyTree, outcome: Outcome
@@ -123,6 +133,8 @@ def make(config: CacoConfig, *, embedding_dim: int) -> Method:
         payoff=payoff,
         advance=advance,
         chance_level=math.log(config.bank_size),
+        attack=attack_query,
+        multicrop=True,
         start_up=fill_bank(
             bank_size=config.bank_size,
             temperature=config.start_up_temperature,

@@ -7,12 +7,14 @@ adversaries), the symmetric form and multi-crop are compositions, not new steps.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from caco_jax.nets.norm import CLEAN
 
 PyTree = Any
 Move = Literal["descend", "ascend", "hold"]
@@ -29,7 +31,7 @@ class View:
     """
 
     images: Float[Array, "n h w c"]
-    branch: str = dataclasses.field(default="clean", metadata={"static": True})
+    branch: str = dataclasses.field(default=CLEAN, metadata={"static": True})
 
 
 class Network(NamedTuple):
@@ -102,6 +104,36 @@ class StartUp(NamedTuple):
     target_momentum: float | None
 
 
+class Attack(NamedTuple):
+    """Where an input adversary's images enter a method's payoff: in a pair of views.
+
+    Attributes:
+        source: the view whose images are perturbed.
+        partner: the view that they are scored against, which stays clean.
+        as_query: True: the pair is (adversarial, partner), and the target encoder
+            makes the partner's key. False: it is (partner, adversarial), both through
+            the online encoder, which meets the partner in the adversarial branch
+            while the attack is made.
+    """
+
+    source: int
+    partner: int
+    as_query: bool
+
+
+def attack_second_view(num_views: int) -> Attack:
+    """The first view's images, perturbed, stand in for the second, as published."""
+    del num_views
+    return Attack(source=0, partner=0, as_query=False)
+
+
+def attack_query(num_views: int) -> Attack:
+    """A perturbed large view as the query, the key of the other large one clean."""
+    if num_views == 2:
+        return Attack(source=0, partner=1, as_query=True)
+    return Attack(source=1, partner=0, as_query=True)  # multi-crop: view 0 is the key
+
+
 class Method(NamedTuple):
     """A contrastive method as pure functions; one shared step calls them.
 
@@ -116,6 +148,9 @@ class Method(NamedTuple):
         start_up: a phase before training, or None.
         chance_level: the metric "cross_entropy" of an encoder that knows nothing: ln of
             the number of candidates; None where it has no such metric.
+        attack: number of views -> where adversarial images enter; None where they
+            cannot.
+        multicrop: whether there may be more than two views.
     """
 
     name: str
@@ -127,6 +162,8 @@ class Method(NamedTuple):
     advance: Callable[[Players, PyTree, Outcome], tuple[Players, PyTree]]
     start_up: StartUp | None = None
     chance_level: float | None = None
+    attack: Callable[[int], Attack] | None = None
+    multicrop: bool = False
 
 
 def keep(players: Players, extra: PyTree, outcome: Outcome) -> tuple[Players, PyTree]:
@@ -151,6 +188,84 @@ def encode_views(
     return embeddings, network
 
 
+def encode_by_size(
+    encode: EncodeFn, network: Network, views: Sequence[View]
+) -> tuple[list[Float[Array, "n d"]], Network]:
+    """Encodes views of one size and branch in one pass, which shares its statistics.
+
+    Multi-crop has many views of few sizes. Groups of BatchNorm, if there are any, then
+    hold all of a group's views of each of their examples.
+    """
+    together: dict[Any, list[int]] = {}
+    for i, view in enumerate(views):
+        together.setdefault((view.images.shape, view.branch), []).append(i)
+    embeddings: dict[int, Float[Array, "n d"]] = {}
+    for (_, branch), members in together.items():
+        view = views[members[0]]
+        if len(members) > 1:
+            view = View(interleave_rows([views[i].images for i in members]), branch)
+        rows, network = encode(network, view)
+        embeddings |= zip(members, split_rows(rows, len(members)), strict=True)
+    return [embeddings[i] for i in range(len(views))], network
+
+
+class Encoded(NamedTuple):
+    """The embeddings of (query view, key view) pairs, and the networks after them.
+
+    Attributes:
+        queries: by view; of the online encoder.
+        keys: by view; of the target encoder, constant for every gradient.
+        online: the online network with its new statistics.
+        target: the target network with its new statistics.
+    """
+
+    queries: dict[int, Float[Array, "n d"]]
+    keys: dict[int, Float[Array, "n d"]]
+    online: Network
+    target: Network
+
+
+def encode_pairs(
+    players: Players,
+    context: Context,
+    views: Sequence[View],
+    pairs: Iterable[tuple[int, int]],
+) -> Encoded:
+    """Encodes what the pairs need, each view once: all queries, then all keys.
+
+    Two views take a pass each, as the papers' BatchNorm has it; of more, those of one
+    size share a pass.
+    """
+    query_views, key_views = (sorted(set(side)) for side in zip(*pairs, strict=True))
+    encode_all = encode_views if len(views) == 2 else encode_by_size
+    queries, online = encode_all(
+        context.encode.online,
+        online_network(players, context),
+        [views[i] for i in query_views],
+    )
+    assert context.target is not None
+    keys, target = encode_all(
+        context.encode.target, context.target, [views[i] for i in key_views]
+    )
+    return Encoded(
+        queries=dict(zip(query_views, queries, strict=True)),
+        keys=dict(zip(key_views, jax.lax.stop_gradient(keys), strict=True)),
+        online=online,
+        target=target,
+    )
+
+
+def key_views(views: Sequence[View]) -> tuple[int, ...]:
+    """Which of the first two views give keys: adversarial images are queries only."""
+    return tuple(i for i, view in enumerate(views[:2]) if view.branch == CLEAN)
+
+
+def check_two_views(name: str, views: Sequence[View]) -> None:
+    """Raises ValueError unless there are two views."""
+    if len(views) != 2:
+        raise ValueError(f"{name}: want two views, got {len(views)}")
+
+
 def interleave_rows(parts: Sequence[Float[Array, "n d"]]) -> Float[Array, "vn d"]:
     """Rows of all parts as one matrix, example by example.
 
@@ -158,6 +273,12 @@ def interleave_rows(parts: Sequence[Float[Array, "n d"]]) -> Float[Array, "vn d"
     sharded; concatenation would move them.
     """
     return jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
+
+
+def split_rows(rows: Float[Array, "vn ..."], count: int) -> list[Array]:
+    """The parts whose rows `interleave_rows` put together."""
+    by_example = rows.reshape(-1, count, *rows.shape[1:])
+    return [by_example[:, i] for i in range(count)]
 
 
 def embedding_spread(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:

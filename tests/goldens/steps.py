@@ -27,13 +27,15 @@ def as_dtype(tree, dtype):
 
 
 def table_encode(network, view):
-    """An "encoder" whose parameters are the embeddings; a view names a row of them."""
-    return l2_normalize(network.params[view.images]), network
+    """An "encoder" whose parameters are the embeddings; "images" number their rows."""
+    embeddings, network = unit_table_encode(network, view)
+    return l2_normalize(embeddings), network
 
 
 def unit_table_encode(network, view):
     """The same where the parameters are unit rows already."""
-    return network.params[view.images], network
+    table = network.params.reshape(-1, network.params.shape[-1])  # [V N, C]
+    return table[view.images], network
 
 
 def observed(method):
@@ -62,7 +64,8 @@ def observed(method):
 
 def embedding_case(case, dtype, method, *, emb, keys, weight_decay, momentum):
     """Consecutive steps on tables of embeddings [S, V, N, C]; only the bank stays."""
-    views = [View(jnp.asarray(v)) for v in range(emb.shape[1])]
+    rows_of_views = jnp.arange(emb.shape[1] * emb.shape[2]).reshape(emb.shape[1:3])
+    views = [View(row_numbers) for row_numbers in rows_of_views]
     rate = float(case["hp_encoder_sgd_lr"])
     optimizer = make_optimizer(
         method,
