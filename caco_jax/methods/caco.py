@@ -30,7 +30,7 @@ from caco_jax.methods.method import (
     split_rows,
 )
 from caco_jax.methods.start_up import fill_bank
-from caco_jax.schema import POSITIVE, Range, setting, validate
+from caco_jax.schema import FRACTION, NON_NEGATIVE, POSITIVE, Range, setting, validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,13 @@ class CacoConfig:
         0.08, allowed=POSITIVE, doc="softmax temperature of the bank's update"
     )
     start_up_temperature: float = setting(
-        0.2, allowed=POSITIVE, doc="temperature of the pass that fills the bank"
+        0.2, allowed=POSITIVE, doc="temperature of the phase that fills the bank"
+    )
+    start_up_momentum: float = setting(
+        0.999, allowed=FRACTION, doc="of the target encoder in that phase"
+    )
+    start_up_epochs: int = setting(
+        0, allowed=NON_NEGATIVE, doc="of that phase; 0: until the bank is full"
     )
 
     def __post_init__(self) -> None:
@@ -138,6 +144,7 @@ def make(config: CacoConfig, *, embedding_dim: int) -> Method:
         start_up=fill_bank(
             bank_size=config.bank_size,
             temperature=config.start_up_temperature,
-            target_momentum=0.999,  # the released code's default, whatever the run's
+            target_momentum=config.start_up_momentum,
+            epochs=config.start_up_epochs,
         ),
     )

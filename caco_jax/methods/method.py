@@ -95,12 +95,14 @@ class StartUp(NamedTuple):
 
     Attributes:
         method: what is played; its players have the trained method's names.
-        examples: how many examples the phase needs; one pass over the data at most.
+        examples: how many examples the phase needs, one pass at most, if `epochs` is 0.
+        epochs: or so many passes over the data.
         target_momentum: of the target encoder in this phase; None keeps the run's.
     """
 
     method: "Method"
     examples: int
+    epochs: int
     target_momentum: float | None
 
 

@@ -28,13 +28,15 @@ def fill_bank(
     query_views: slice = slice(None),
     key_views: slice = slice(None),
     target_momentum: float | None = None,
+    epochs: int = 0,
 ) -> StartUp:
     """The start-up of AdCo and CaCo, as a method of its own over the same players.
 
     The encoder descends InfoNCE of the first view's queries against the keys of the
     last view, with the bank's rows as negatives; the bank holds still. After each
-    step the next rows become that step's keys, in batch order, until all are filled;
-    a last batch that does not fit is cut. Rows that no batch reached stay as they were.
+    step the next rows become that step's keys, in batch order; a batch that does not
+    fit at the end is cut, and the next begins at the first row again. Rows that no
+    batch reached stay as they were.
 
     Args:
         bank_size: number of rows K to fill.
@@ -43,6 +45,8 @@ def fill_bank(
             the others only move BatchNorm's statistics, as in the released code.
         key_views: which views the target encoder sees; the last gives the keys.
         target_momentum: of the target encoder meanwhile; None keeps the run's own.
+        epochs: how many passes over the data; 0 ends when the bank is full, within
+            the first pass, as published.
 
     References:
         Hu et al. 2021, arXiv:2011.08435; Wang et al. 2023, arXiv:2203.14370.
@@ -70,10 +74,11 @@ def fill_bank(
     ) -> tuple[Players, PyTree]:
         keys = outcome.arrays["keys"]
         bank = players["bank"]
-        rows = extra["filled"] + jnp.arange(keys.shape[0])
+        rows = extra["next_row"] + jnp.arange(keys.shape[0])
         bank = bank.at[rows].set(keys.astype(bank.dtype), mode="drop")
-        filled = jnp.minimum(extra["filled"] + keys.shape[0], bank_size)
-        return {**players, "bank": bank}, {"filled": filled}
+        following = extra["next_row"] + keys.shape[0]
+        next_row = jnp.where(following < bank_size, following, 0)
+        return {**players, "bank": bank}, {"next_row": next_row}
 
     return StartUp(
         Method(
@@ -81,10 +86,11 @@ def fill_bank(
             description="InfoNCE against a bank that fills with keys",
             moves={"encoder": "descend", "bank": "hold"},
             uses_target=True,
-            init=lambda key: ({}, {"filled": jnp.zeros((), jnp.int32)}),
+            init=lambda key: ({}, {"next_row": jnp.zeros((), jnp.int32)}),
             payoff=payoff,
             advance=advance,
         ),
         examples=bank_size,
+        epochs=epochs,
         target_momentum=target_momentum,
     )

@@ -1,5 +1,6 @@
 """The one loop: start-up, then epochs of jitted dispatches, for every method."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from jaxtyping import Array, Int
 
 from caco_jax.methods.method import Network
 from caco_jax.training import assemble
+from caco_jax.training.alarms import check_finite
 from caco_jax.training.assemble import Experiment
 from caco_jax.training.mesh import replicated, rows, state_shardings
 from caco_jax.training.state import TrainState
@@ -105,16 +107,36 @@ def dispatch_size(steps: int, at_most: int | None) -> int:
     return max(size for size in fitting if steps % size == 0)
 
 
-def start_up(experiment: Experiment, images: Array) -> TrainState:
+class Progress:
+    """Seconds and images of the steps proper, evaluation and saving left out."""
+
+    def __init__(self) -> None:
+        self.seconds, self.images = 0.0, 0
+
+    def images_per_second(self) -> float:
+        """Source images a second; 0 before the first."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+    @contextlib.contextmanager
+    def counting(self, images: int) -> Iterator[None]:
+        """Counts the time inside, for so many images."""
+        begun = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - begun
+        self.images += images
+
+
+def start_up(experiment: Experiment, images: Array, progress: Progress) -> TrainState:
     """The state that training begins with: after the method's start-up, if it has one.
 
-    One pass over the data at most. At the end the target's parameters become the
-    online encoder's, each keeps its own BatchNorm statistics, and the encoder's
-    momentum lives on while its schedule starts anew.
+    At the end the target's parameters become the online encoder's, each keeps its own
+    BatchNorm statistics, and the encoder's momentum lives on while its schedule starts
+    anew.
 
     Args:
         experiment: the run.
         images: all training images, on the device.
+        progress: what is counted here.
     """
     state = assemble.initial_state(experiment)
     phase = experiment.method.start_up
@@ -127,20 +149,25 @@ def start_up(experiment: Experiment, images: Array) -> TrainState:
         jnp.copy,
         state._replace(extra=extra, opt_state=optimizer.init(state.players)),
     )
-    batch_size = experiment.config.training.batch_size
-    steps = min(-(-phase.examples // batch_size), experiment.steps_per_epoch)
-    order = epoch_order(
-        experiment.keys.start_up_order,
-        0,
-        count=len(images),
-        steps=steps,
-        batch_size=batch_size,
-    )
+    config, steps = experiment.config.training, experiment.steps_per_epoch
+    if phase.epochs == 0:
+        steps = min(-(-phase.examples // config.batch_size), steps)
     warming = jax.device_put(warming, state_shardings(warming, experiment.mesh))
     dispatch = make_dispatch(assemble.start_up_step(experiment), warming, experiment)
-    at_most = experiment.config.training.steps_per_dispatch
-    warmed, _ = run_steps(dispatch, warming, images, order, at_most=at_most)
-    state = hand_over(warmed, state)
+    for epoch in range(max(phase.epochs, 1)):
+        order = epoch_order(
+            experiment.keys.start_up_order,
+            epoch,
+            count=len(images),
+            steps=steps,
+            batch_size=config.batch_size,
+        )
+        with progress.counting(steps * config.batch_size):
+            warming, metrics = run_steps(
+                dispatch, warming, images, order, at_most=config.steps_per_dispatch
+            )
+        check_finite(int(warming.step) - steps, metrics)
+    state = hand_over(warming, state)
     return jax.device_put(state, state_shardings(state, experiment.mesh))
 
 
@@ -173,17 +200,6 @@ def restart_schedules(opt_state: optax.OptState) -> optax.OptState:
     )
 
 
-class Progress:
-    """Seconds and images of the training proper, evaluation and saving left out."""
-
-    def __init__(self) -> None:
-        self.seconds, self.images = 0.0, 0
-
-    def images_per_second(self) -> float:
-        """Source images a second; 0 before the first."""
-        return self.images / self.seconds if self.seconds else 0.0
-
-
 def train_epochs(
     experiment: Experiment, state: TrainState, images: Array, progress: Progress
 ) -> Iterator[tuple[int, TrainState, dict[str, np.ndarray]]]:
@@ -202,7 +218,6 @@ def train_epochs(
     per_epoch = experiment.steps_per_epoch
     dispatch = make_dispatch(assemble.training_step(experiment), state, experiment)
     for epoch in range(int(state.step) // per_epoch, config.epochs):
-        begun = time.perf_counter()
         order = epoch_order(
             experiment.keys.order,
             epoch,
@@ -210,8 +225,8 @@ def train_epochs(
             steps=per_epoch,
             batch_size=config.batch_size,
         )
-        at_most = config.steps_per_dispatch
-        state, metrics = run_steps(dispatch, state, images, order, at_most=at_most)
-        progress.seconds += time.perf_counter() - begun
-        progress.images += per_epoch * config.batch_size
+        with progress.counting(per_epoch * config.batch_size):
+            state, metrics = run_steps(
+                dispatch, state, images, order, at_most=config.steps_per_dispatch
+            )
         yield epoch + 1, state, metrics

@@ -105,7 +105,7 @@ class _Run:
         images = on_device(experiment.images.train_images, experiment.mesh)
         before = self._summary_so_far()
         progress = loop.Progress()
-        state = self._first_state(images)
+        state = self._first_state(images, progress)
         epochs = loop.train_epochs(experiment, state, images, progress)
         for epoch, state, metrics in epochs:
             steps = experiment.steps_per_epoch
@@ -122,10 +122,12 @@ class _Run:
                 self.checkpoints.save(state)
         return summary
 
-    def _first_state(self, images: Array) -> TrainState:
+    def _first_state(self, images: Array, progress: loop.Progress) -> TrainState:
         if self.checkpoints.latest_step() is None:
             self.files.rewind_metrics(0)
-            return loop.start_up(self.experiment, images)
+            if self.experiment.method.start_up is not None:
+                logger.info("start-up: filling the bank")
+            return loop.start_up(self.experiment, images, progress)
         state = restore_latest(self.experiment, self.checkpoints)
         self.files.rewind_metrics(int(state.step))
         logger.info("continuing from step %d", int(state.step))
