@@ -1,126 +1,26 @@
-"""Recipes: which views of an image a method trains on.
+"""The views of each method's published recipe by name, and how they are made.
 
-A `View` is data, a frozen dataclass of what is drawn and how far, and callable on
-(key, image). A `Recipe` lists the views in the order in which the method gets them.
+Each recipe's function takes what a person changes first; everything else of a
+`PhotoView` can be given as well, and is then the same for all views.
 """
 
-import math
+import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from caco_jax.data import augment
+from caco_jax.data.recipe import DigitView, PhotoView, PlainView, Recipe
 
-# Mean and deviation of the training part's values: of what is in [0, 1].
+# Mean and deviation of a training set's values, on the scale of [0, 1]. CIFAR's
+# deviations are those that both CIFAR papers' code uses: means of each image's own.
 DIGITS_MEAN, DIGITS_STD = (0.305,), (0.319,)
-
-
-class View(Protocol):
-    """One view: a pure function of a key and an image [H, W, C] in [0, 1]."""
-
-    def __call__(
-        self, key: PRNGKeyArray, image: Float[Array, "h w c"]
-    ) -> Float[Array, "h2 w2 c"]:
-        """The image's view for this key, in [0, 1]."""
-
-
-def _check(ok: bool, name: str, want: str, got: object) -> None:
-    if not ok:
-        raise ValueError(f"{name}: want {want}, got {got}")
-
-
-def _check_range(
-    name: str, values: tuple[float, float], low: float, high: float
-) -> None:
-    """Checks that a pair is ordered and lies within (low, high]."""
-    good = len(values) == 2 and low < values[0] <= values[1] <= high
-    want = f"two numbers (smallest, largest), each in ({low:g}, {high:g}]"
-    _check(good, name, want, values)
-
-
-@dataclass(frozen=True)
-class PlainView:
-    """The image as it is: for evaluation, and to see what a method does without."""
-
-    def __call__(
-        self, key: PRNGKeyArray, image: Float[Array, "h w c"]
-    ) -> Float[Array, "h w c"]:
-        """The image itself; the key is not used."""
-        del key
-        return image
-
-
-@dataclass(frozen=True)
-class DigitView:
-    """A handwritten digit moved, slanted in grey level and made noisy.
-
-    No flips and no large rotations: they would make another digit.
-
-    Attributes:
-        max_shift_pixels: each axis moves by up to this; of 16 pixels.
-        max_rotation_degrees: to either side.
-        scale_range: the content's size is multiplied by a draw from here.
-        gamma_range: values are raised to a power from here, log-uniform.
-        noise_std: of the noise added, on the scale of [0, 1].
-    """
-
-    max_shift_pixels: float = 2.0
-    max_rotation_degrees: float = 15.0
-    scale_range: tuple[float, float] = (0.8, 1.2)
-    gamma_range: tuple[float, float] = (0.6, 1.6)
-    noise_std: float = 0.1
-
-    def __post_init__(self) -> None:
-        shift, degrees = self.max_shift_pixels, self.max_rotation_degrees
-        _check(0 <= shift < math.inf, "max_shift_pixels", "pixels >= 0", shift)
-        _check(0 <= degrees <= 180, "max_rotation_degrees", "[0, 180]", degrees)
-        _check_range("scale_range", self.scale_range, 0, 10)
-        _check_range("gamma_range", self.gamma_range, 0, 10)
-        _check(0 <= self.noise_std <= 1, "noise_std", "[0, 1]", self.noise_std)
-
-    def __call__(
-        self, key: PRNGKeyArray, image: Float[Array, "h w c"]
-    ) -> Float[Array, "h w c"]:
-        """One random view of the digit, of its own size."""
-        affine_key, gamma_key, noise_key = jax.random.split(key, 3)
-        image = augment.random_affine(
-            affine_key,
-            image,
-            max_shift_pixels=self.max_shift_pixels,
-            max_rotation_degrees=self.max_rotation_degrees,
-            scale_range=self.scale_range,
-        )
-        image = augment.random_gamma(gamma_key, image, gamma_range=self.gamma_range)
-        return augment.random_noise(noise_key, image, noise_std=self.noise_std)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The views that a method trains on, and how their values are normalised.
-
-    Attributes:
-        views: in the method's order: the first is the query's or key's, as the method
-            says; in multi-crop the large views come before the small ones.
-        mean: of each channel, on the scale of [0, 1]; one number serves all channels.
-        std: likewise, above 0.
-    """
-
-    views: tuple[View, ...]
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
-
-    def __post_init__(self) -> None:
-        _check(len(self.views) > 0, "views", "at least one view", self.views)
-        _check(len(self.mean) > 0, "mean", "a number for each channel", self.mean)
-        same = len(self.std) == len(self.mean)
-        _check(same, "std", f"{len(self.mean)} numbers, as in mean", self.std)
-        _check(all(0 <= m <= 1 for m in self.mean), "mean", "in [0, 1]", self.mean)
-        _check(all(0 < s <= 1 for s in self.std), "std", "in (0, 1]", self.std)
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def normalize(
@@ -136,7 +36,7 @@ def normalize(
 ViewsFn = Callable[[PRNGKeyArray, UInt8[Array, "n h w c"]], tuple[jax.Array, ...]]
 
 
-def make_views(recipe: Recipe, *, dtype: type = jnp.float32) -> ViewsFn:
+def make_views(recipe: Recipe, *, dtype: Any = jnp.float32) -> ViewsFn:
     """A function of (key, uint8 images [N, H, W, C]) that gives the recipe's views.
 
     Row n of view v depends on the key, on n and v and on image n alone. So the pixels
@@ -149,34 +49,52 @@ def make_views(recipe: Recipe, *, dtype: type = jnp.float32) -> ViewsFn:
 
     Returns:
         A pure function; view v of its tuple is [N, h_v, w_v, C], normalised. It raises
-        ValueError on images that are not uint8 [N, H, W, C].
+        ValueError on images that are not uint8 [N, H, W, C], or whose channels are not
+        what the recipe's mean or its views are for.
     """
-
-    def one_row(
-        key: PRNGKeyArray, row: jax.Array, image: jax.Array
-    ) -> tuple[jax.Array, ...]:
-        key = jax.random.fold_in(key, row)
-        pixels = image.astype(dtype) / 255
-        return tuple(
-            normalize(
-                view(jax.random.fold_in(key, v), pixels),
-                mean=recipe.mean,
-                std=recipe.std,
-            )
-            for v, view in enumerate(recipe.views)
-        )
+    # Views alike are compiled once, mapped over their keys.
+    runs = [
+        (view, [index for index, _ in run])
+        for view, run in itertools.groupby(enumerate(recipe.views), lambda v: v[1])
+    ]
 
     def views(
         key: PRNGKeyArray, images: UInt8[Array, "n h w c"]
     ) -> tuple[jax.Array, ...]:
-        if images.dtype != jnp.uint8 or images.ndim != 4:
-            raise ValueError(
-                f"images: want uint8 [N, H, W, C], got {images.dtype} {images.shape}"
-            )
-        rows = jnp.arange(images.shape[0])
-        return jax.vmap(one_row, in_axes=(None, 0, 0))(key, rows, images)
+        _check_images(images, channels=len(recipe.mean))
+        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+        row_keys = fold(key, jnp.arange(images.shape[0]))  # [N]
+        pixels = images.astype(dtype) / 255
+        made: list[jax.Array] = []
+        for view, indices in runs:
+            keys = jax.vmap(fold, in_axes=(0, None))(row_keys, jnp.array(indices))
+            rows = jax.vmap(view)  # over [N]
+            alike = jax.vmap(rows, in_axes=(1, None))(keys, pixels)  # [V, N, h, w, C]
+            made.extend(normalize(alike, mean=recipe.mean, std=recipe.std))
+        return tuple(made)
 
     return views
+
+
+def _check_images(images: jax.Array, *, channels: int) -> None:
+    if images.dtype != jnp.uint8 or images.ndim != 4:
+        raise ValueError(
+            f"images: want uint8 [N, H, W, C], got {images.dtype} {images.shape}"
+        )
+    if channels not in (1, images.shape[3]):
+        raise ValueError(
+            f"images: want {channels} channels, as in the recipe's mean, got "
+            f"{images.shape[3]}"
+        )
+
+
+ADCO_CROPS = {  # size in pixels: shares of the image's area
+    224: (0.2, 1.0),
+    192: (0.172, 0.86),
+    160: (0.143, 0.715),
+    128: (0.114, 0.571),
+    96: (0.086, 0.429),
+}
 
 
 def evaluation(
@@ -186,13 +104,109 @@ def evaluation(
     return Recipe(views=(PlainView(),), mean=mean, std=std)
 
 
-def digits(**view_fields: float | tuple[float, float]) -> Recipe:
+def digits(**changes: Any) -> Recipe:
     """Two views alike of a handwritten digit; the arguments are `DigitView`'s."""
-    view = DigitView(**view_fields)  # type: ignore[arg-type]
+    view = DigitView(**changes)
     return Recipe(views=(view, view), mean=DIGITS_MEAN, std=DIGITS_STD)
 
 
+def _photos(*views: PhotoView) -> Recipe:
+    return Recipe(views=views, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def moco_v2(**changes: Any) -> Recipe:
+    """MoCo v2's two views alike, which AdCo uses too (arXiv:2003.04297)."""
+    view = PhotoView(**changes)
+    return _photos(view, view)
+
+
+def simclr(*, strength: float = 1.0, **changes: Any) -> Recipe:
+    """SimCLR's two views alike for ImageNet (arXiv:2002.05709, appendix A).
+
+    Args:
+        strength: multiplies the jitter of 0.8, 0.8, 0.8 and 0.2; at most 2.5.
+        **changes: fields of `PhotoView`.
+    """
+    jitter = dict.fromkeys(("brightness", "contrast", "saturation"), 0.8 * strength)
+    jitter["hue_turns"] = 0.2 * strength
+    view = PhotoView(**{"crop_scale": (0.08, 1.0), **jitter, **changes})
+    return _photos(view, view)
+
+
+def cifar(**changes: Any) -> Recipe:
+    """SimCLR's two views alike for CIFAR: half the jitter, no blur (its appendix B.9).
+
+    α-CL's CIFAR runs use the same (arXiv:2201.12680).
+    """
+    defaults = {"size_pixels": 32, "crop_scale": (0.08, 1.0), "blur_probability": 0.0}
+    view = PhotoView(**{**defaults, **changes})
+    return Recipe(views=(view, view), mean=CIFAR_MEAN, std=CIFAR_STD)
+
+
+def caco(**changes: Any) -> Recipe:
+    """CaCo's two unlike views (arXiv:2203.14370): blur always, or solarise at times."""
+    blurred = PhotoView(**{"saturation": 0.2, "blur_probability": 1.0, **changes})
+    solarized = dataclasses.replace(
+        blurred,
+        **{"blur_probability": 0.1, "solarize_probability": 0.2, **changes},
+    )
+    return _photos(blurred, solarized)
+
+
+def caco_multicrop(
+    *,
+    size_pixels: int = 224,
+    small_size_pixels: int = 96,
+    small_crops: int = 6,
+    **changes: Any,
+) -> Recipe:
+    """CaCo's multi-crop: the key's view, one more large view, small ones.
+
+    The views are alike but for their size and crop, and as MoCo v2's otherwise: the
+    released code leaves the asymmetry out here.
+
+    Args:
+        size_pixels: of the two large views.
+        small_size_pixels: of the small views.
+        small_crops: how many small views.
+        **changes: fields of `PhotoView`.
+    """
+    large = PhotoView(size_pixels=size_pixels, **{"crop_scale": (0.14, 1.0), **changes})
+    small = PhotoView(
+        **{**changes, "size_pixels": small_size_pixels, "crop_scale": (0.05, 0.14)}
+    )
+    return _photos(large, large, *[small] * small_crops)
+
+
+def adco_multicrop(
+    *,
+    size_pixels: int = 224,
+    crops: Mapping[int, tuple[float, float]] = ADCO_CROPS,
+    **changes: Any,
+) -> Recipe:
+    """AdCo's multi-crop: the key's view, then query views of falling size.
+
+    Args:
+        size_pixels: of the key's view.
+        crops: for each query view, its size in pixels and its shares of the area.
+        **changes: fields of `PhotoView`.
+    """
+    key_view = PhotoView(size_pixels=size_pixels, **changes)
+    queries = [
+        PhotoView(**{**changes, "size_pixels": size, "crop_scale": scale})
+        for size, scale in crops.items()
+    ]
+    return _photos(key_view, *queries)
+
+
 VIEWS: Mapping[str, Callable[..., Recipe]] = {
+    "adco_multicrop": adco_multicrop,
+    "alpha_cl": cifar,
+    "caco": caco,
+    "caco_multicrop": caco_multicrop,
+    "cifar": cifar,
     "digits": digits,
     "evaluation": evaluation,
+    "moco_v2": moco_v2,
+    "simclr": simclr,
 }

@@ -1,0 +1,92 @@
+"""Colour arithmetic with Pillow's and torchvision's meaning, at factors given.
+
+Images are [H, W, 3] in [0, 1]. Where Pillow rounds to bytes after each operation we do
+not. dm-pix serves for hue and solarising; its brightness (it adds), contrast (one mean
+for each channel), saturation (in HSV) and grey (a product of matrices, which a TPU
+rounds to 8 bits) mean something else.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import dm_pix as pix
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+ORDERS = np.array(list(itertools.permutations(range(4))))  # [24, 4]
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow's convert("L")
+
+
+class Jitter(NamedTuple):
+    """What colour jitter does to one image.
+
+    Attributes:
+        order: int [4], a permutation of BRIGHTNESS, CONTRAST, SATURATION, HUE.
+        brightness: [] factor; 1 changes nothing, 0 is black.
+        contrast: [] factor; 0 is the mean grey everywhere.
+        saturation: [] factor; 0 is the grey image.
+        hue_turns: [] rotation of the colour circle, in turns; 0 changes nothing.
+    """
+
+    order: Int[Array, "4"]
+    brightness: Float[Array, ""]
+    contrast: Float[Array, ""]
+    saturation: Float[Array, ""]
+    hue_turns: Float[Array, ""]
+
+
+def to_gray(image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+    """The image without colour, still with three channels."""
+    return jnp.broadcast_to(_luma(jnp.moveaxis(image, 2, 0))[:, :, None], image.shape)
+
+
+def _luma(planes: Float[Array, "3 h w"]) -> Float[Array, "h w"]:
+    # Not a sum over an axis: XLA's CPU compiler fuses this with what is around it.
+    red, green, blue = (
+        weight * plane for weight, plane in zip(LUMA, planes, strict=True)
+    )
+    return red + green + blue
+
+
+def jitter(image: Float[Array, "h w 3"], changes: Jitter) -> Float[Array, "h w 3"]:
+    """Changes brightness, contrast, saturation and hue, in the order given.
+
+    The first three are one operation, ``blend``, with black, the mean grey or the grey
+    image. A batch has images of all orders, and a switch inside `jax.vmap` would do
+    every operation in each place. So blends are done in three places before the one
+    rotation of the hue and in three after it, and those that an image's order does not
+    have there get the factor 1.
+    """
+    one = jnp.ones_like(changes.brightness)
+    factors = jnp.stack([changes.brightness, changes.contrast, changes.saturation, one])
+    hue_place = jnp.argmax(changes.order == HUE)
+    factor_at = factors[changes.order]
+    planes = jnp.moveaxis(image, 2, 0)  # three is a poor innermost axis
+    for place in range(3):
+        factor = jnp.where(place < hue_place, factor_at[place], one)
+        planes = _blend(planes, changes.order[place], factor)
+    planes = pix.adjust_hue(planes, changes.hue_turns, channel_axis=0)
+    for place in range(1, 4):
+        factor = jnp.where(place > hue_place, factor_at[place], one)
+        planes = _blend(planes, changes.order[place], factor)
+    return jnp.moveaxis(planes, 0, 2)
+
+
+def _blend(
+    planes: Float[Array, "3 h w"], kind: Int[Array, ""], factor: Float[Array, ""]
+) -> Float[Array, "3 h w"]:
+    """``factor * image + (1 - factor) * other``, clipped, as PIL.ImageEnhance."""
+    gray = _luma(planes)
+    mean = jnp.where(kind == CONTRAST, jnp.mean(gray), 0)
+    other = jnp.where(kind == SATURATION, gray, mean)
+    other = jnp.broadcast_to(other, planes.shape)
+    return jnp.clip(factor * planes + (1 - factor) * other, 0, 1)
+
+
+def solarize(
+    image: Float[Array, "h w c"], *, threshold: float
+) -> Float[Array, "h w c"]:
+    """Inverts values at or above the threshold, which is on the scale of [0, 1]."""
+    return pix.solarize(image, threshold)
