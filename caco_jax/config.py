@@ -31,10 +31,10 @@ from caco_jax.schema import (
     setting,
     validate,
 )
+from caco_jax.variants import smoke
 
 PROJECTORS = ("caco", "mlp")
-OPTIMIZERS = ("sgd", "lars")
-SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("sgd", "lars", "adam")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,14 @@ class EncoderConfig:
     projector_widths: tuple[int, ...] = setting(
         (2048, 2048, 256), allowed=COUNT, doc="outputs of each layer; last: embedding"
     )
+    batchnorm_group: int | None = setting(
+        None, allowed=COUNT, doc="rows that share statistics; None: the whole batch"
+    )
+    dtype: str = setting(
+        "float32",
+        allowed=("float32", "bfloat16"),
+        doc="of the computation; parameters and losses are float32",
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -64,10 +72,17 @@ class EncoderConfig:
 class DataConfig:
     """Where images come from and which views are made of them."""
 
-    source: str = setting("digits", doc="digits, or fake:HEIGHTxWIDTHxCHANNELS[xCOUNT]")
+    source: str = setting(
+        "digits", doc="digits, tfds:NAME or fake:HEIGHTxWIDTHxCHANNELS[xCOUNT]"
+    )
     data_dir: str | None = setting(None, doc="where prepared data sets lie")
     split_seed: int = setting(0, allowed=NON_NEGATIVE, doc="draws the held-out part")
     views: str = setting("digits", allowed=tuple(VIEWS), doc="the augmentation recipe")
+    view_size: int | None = setting(
+        None,
+        allowed=COUNT,
+        doc="pixels of the largest view, the others shrink along; None: the recipe's",
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -77,19 +92,54 @@ class DataConfig:
 class OptimizerConfig:
     """One player's optimiser and its learning-rate schedule."""
 
-    name: str = setting("sgd", allowed=OPTIMIZERS, doc="sgd: heavy ball; lars: CaCo's")
+    name: str = setting(
+        "sgd", allowed=OPTIMIZERS, doc="sgd: heavy ball; lars: CaCo's; adam: PyTorch's"
+    )
     learning_rate: float = setting(0.03, allowed=POSITIVE, doc="after the warm-up")
+    scale_with_batch: bool = setting(
+        False, doc="the learning rates are for a batch of 256 and grow with the batch"
+    )
+    schedule: str = setting(
+        "cosine",
+        allowed=("cosine", "constant", "steps"),
+        doc="after the warm-up; steps: by milestones and milestone_factors",
+    )
     final_learning_rate: float = setting(
-        0.0, allowed=NON_NEGATIVE, doc="approached at the end, by a cosine"
+        0.0, allowed=NON_NEGATIVE, doc="cosine: approached at the end"
+    )
+    milestones: tuple[int, ...] = setting(
+        (), allowed=COUNT, doc="steps: epochs from which the factors hold"
+    )
+    milestone_factors: tuple[float, ...] = setting(
+        (), allowed=NON_NEGATIVE, doc="steps: of the learning rate; not cumulative"
     )
     warmup_epochs: int = setting(0, allowed=NON_NEGATIVE, doc="of linear growth")
-    momentum: float = setting(0.9, allowed=BELOW_ONE, doc="heavy-ball momentum")
+    momentum: float = setting(
+        0.9, allowed=BELOW_ONE, doc="sgd, lars: heavy ball's; adam: first moment's"
+    )
     weight_decay: float = setting(
         1e-4, allowed=NON_NEGATIVE, doc="coupled: added to the gradient"
     )
+    trust_coefficient: float = setting(0.001, allowed=POSITIVE, doc="of lars")
 
     def __post_init__(self) -> None:
         validate(self)
+        require(
+            len(self.milestones) == len(self.milestone_factors),
+            f"milestone_factors: want one for each of milestones {self.milestones}, "
+            f"got {self.milestone_factors}",
+        )
+        rising = sorted(set(self.milestones)) == list(self.milestones)
+        require(rising, f"milestones: want rising epochs, got {self.milestones}")
+        require(
+            not self.milestones or self.schedule == "steps",
+            f"milestones: want none with schedule {self.schedule!r}, "
+            f"got {self.milestones}",
+        )
+        require(
+            self.schedule != "steps" or self.warmup_epochs == 0,
+            f"warmup_epochs: want 0 with schedule 'steps', got {self.warmup_epochs}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +148,26 @@ class TargetConfig:
 
     momentum: float = setting(0.99, allowed=FRACTION, doc="at the first step")
     schedule: str = setting(
-        "cosine", allowed=SCHEDULES, doc="cosine: the momentum grows to 1"
+        "cosine", allowed=("cosine", "constant"), doc="cosine: the momentum grows to 1"
+    )
+    shuffle_keys: bool = setting(
+        False, doc="rows in a random order, for encoder.batchnorm_group"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversarialConfig:
+    """CLAE: an input adversary that joins the method."""
+
+    epsilon: float = setting(
+        0.0, allowed=NON_NEGATIVE, doc="move of each normalised pixel; 0: no adversary"
+    )
+    weight: float = setting(1.0, allowed=NON_NEGATIVE, doc="of the payoff under attack")
+    reencode_clean: bool = setting(
+        False, doc="encode clean views twice, as Plain's released code does"
     )
 
     def __post_init__(self) -> None:
@@ -147,6 +216,7 @@ class ExperimentConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     bank_optimizer: OptimizerConfig | None = None
     target: TargetConfig = TargetConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = setting(0, allowed=NON_NEGATIVE, doc="of every random draw of the run")
@@ -161,11 +231,31 @@ class ExperimentConfig:
                     f"{name}.warmup_epochs: want at most training.epochs "
                     f"({self.training.epochs}), got {player.warmup_epochs}",
                 )
+        group, batch_size = self.encoder.batchnorm_group, self.training.batch_size
+        require(
+            group is None or batch_size % group == 0,
+            f"encoder.batchnorm_group: want a divisor of training.batch_size "
+            f"({batch_size}), got {group}",
+        )
+        require(
+            group is not None or not self.target.shuffle_keys,
+            "target.shuffle_keys: want encoder.batchnorm_group set, without groups the "
+            "order of the rows changes nothing",
+        )
 
     @property
     def embedding_dim(self) -> int:
         """Width D of the embeddings."""
         return self.encoder.projector_widths[-1]
+
+
+def _known_method(name: Any) -> str:
+    known = ", ".join(METHODS)
+    require(
+        isinstance(name, str) and name in METHODS,
+        f"config.method.name: want one of {known}, got {name!r}",
+    )
+    return name
 
 
 def default_config(method: str) -> ConfigDict:
@@ -177,10 +267,7 @@ def default_config(method: str) -> ConfigDict:
     Raises:
         ConfigError: there is no such method.
     """
-    if method not in METHODS:
-        known = ", ".join(METHODS)
-        raise ConfigError(f"config.method.name: want one of {known}, got {method!r}")
-    config_class, _ = METHODS[method]
+    config_class, _ = METHODS[_known_method(method)]
     sections = dataclasses.asdict(ExperimentConfig(method=config_class()))
     sections["method"] = {"name": method, **sections["method"]}
     if "bank_size" in sections["method"]:
@@ -193,6 +280,15 @@ def default_config(method: str) -> ConfigDict:
     return ConfigDict(sections)
 
 
+def _section(sections: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section taken out of the configuration."""
+    section = sections.pop(name, {})
+    require(
+        isinstance(section, dict), f"config.{name}: want a section, got {section!r}"
+    )
+    return dict(section)
+
+
 def experiment_config(config: ConfigDict | dict[str, Any]) -> ExperimentConfig:
     """The validated configuration of a recipe.
 
@@ -203,33 +299,34 @@ def experiment_config(config: ConfigDict | dict[str, Any]) -> ExperimentConfig:
         ConfigError: an unknown key, a wrong type or an impossible value, named.
     """
     sections = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-    method = dict(sections.pop("method", {}))
-    name = method.pop("name", None)
-    if name not in METHODS:
-        known = ", ".join(METHODS)
-        raise ConfigError(f"config.method.name: want one of {known}, got {name!r}")
+    method = _section(sections, "method")
+    name = _known_method(method.pop("name", None))
     method_config: Any = build(METHODS[name][0], method, "config.method")
-    bank = sections.pop("bank_optimizer", None)
-    if bank is not None:
+    bank = None
+    if sections.get("bank_optimizer") is not None:
         require(
             "bank_size" in default_config(name).method,
             f"config.bank_optimizer: {name} has no bank to optimise; remove the key",
         )
-        bank = build(OptimizerConfig, bank, "config.bank_optimizer")
+        values = _section(sections, "bank_optimizer")
+        bank = build(OptimizerConfig, values, "config.bank_optimizer")
     return build(
         ExperimentConfig, {**sections, "method": method_config, "bank_optimizer": bank}
     )
 
 
 def load_recipe(path: str) -> ConfigDict:
-    """Runs a recipe file, ``configs/x.py`` or ``configs/x.py:variant``.
+    """Runs a recipe file: ``configs/x.py``, ``configs/x.py:variant`` and so on.
+
+    Every recipe and every variant of it has one more: with ``:smoke`` at the end it
+    is shrunk as `smoke` says.
 
     Args:
         path: a Python file with a function ``get_config(variant="")`` that returns a
             ConfigDict; what follows a colon is handed to it.
 
     Raises:
-        ConfigError: there is no such file, or no such function in it.
+        ConfigError: there is no such file, function or variant.
     """
     file, _, variant = path.partition(":")
     if not pathlib.Path(file).is_file():
@@ -240,7 +337,14 @@ def load_recipe(path: str) -> ConfigDict:
     get_config = runpy.run_path(file).get("get_config")
     if get_config is None:
         raise ConfigError(f"--config: {file} defines no get_config()")
-    return get_config(variant) if variant else get_config()
+    first, _, last = variant.rpartition(":")
+    if last != "smoke":
+        first = variant
+    try:
+        config = get_config(first) if first else get_config()
+    except ConfigError as error:
+        raise ConfigError(f"--config: {file}: {error}") from None
+    return smoke(config) if last == "smoke" else config
 
 
 def override(config: ConfigDict, assignments: Sequence[str]) -> ConfigDict:
@@ -258,18 +362,23 @@ def override(config: ConfigDict, assignments: Sequence[str]) -> ConfigDict:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--config.{path}: want --config.{path}=VALUE")
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
         *sections, key = path.split(".")
         section = config
         for name in sections:
             section = section.get(name)
             if not isinstance(section, ConfigDict):
                 raise ConfigError(f"--config.{path}: there is no section {name!r}")
-        section[key] = value  # whether the key exists, the schema says
+        with section.ignore_type():  # types and keys are the schema's to judge
+            section[key] = _literal(text)
     return config
+
+
+def _literal(text: str) -> Any:
+    """The Python literal that a text is, or else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text  # all that literal_eval says it raises
 
 
 def flatten(values: Any, path: str = "") -> dict[str, Any]:

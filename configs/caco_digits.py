@@ -10,9 +10,10 @@ Command:   python -m experiments.pretrain --config=configs/caco_digits.py \
 from ml_collections import ConfigDict
 
 from caco_jax.config import default_config
+from caco_jax.variants import with_variant
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
     """The recipe."""
     config = default_config("caco")
     config.method.bank_size = 1024
@@ -29,4 +30,4 @@ def get_config() -> ConfigDict:
     config.bank_optimizer.warmup_epochs = 5
 
     config.training.epochs = 120
-    return config
+    return with_variant(config, variant, {})

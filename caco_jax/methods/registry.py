@@ -3,11 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from caco_jax.methods import caco
+from caco_jax.methods import adco, alpha_cl, caco, instance, moco, simclr
 from caco_jax.methods.method import Method
 
 METHODS: dict[str, tuple[type, Callable[..., Method]]] = {
     "caco": (caco.CacoConfig, caco.make),
+    "adco": (adco.AdcoConfig, adco.make),
+    "moco": (moco.MocoConfig, moco.make),
+    "simclr": (simclr.SimclrConfig, simclr.make),
+    "plain": (instance.PlainConfig, instance.make_plain),
+    "uel": (instance.UelConfig, instance.make_uel),
+    "alpha_cl": (alpha_cl.AlphaClConfig, alpha_cl.make),
 }
 
 

@@ -1,7 +1,8 @@
 """From a configuration to the parts of a run; only here all sections are read."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,13 +12,22 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from caco_jax.config import EncoderConfig, ExperimentConfig, OptimizerConfig
+from caco_jax.config import (
+    DataConfig,
+    EncoderConfig,
+    ExperimentConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
+from caco_jax.data.recipe import PhotoView
 from caco_jax.data.sources import ImageSet, load
 from caco_jax.data.views import VIEWS, Recipe, evaluation, make_views
+from caco_jax.methods.adversarial import adversarial
 from caco_jax.methods.method import Method, Network
 from caco_jax.methods.registry import make_method
 from caco_jax.nets.encoder import Encoder
 from caco_jax.nets.heads import caco_projector, mlp_projector
+from caco_jax.nets.norm import BatchNorm
 from caco_jax.nets.resnet import BACKBONES
 from caco_jax.schema import ConfigError, require
 from caco_jax.training import optimizers, schedules
@@ -72,7 +82,7 @@ def assemble(config: ExperimentConfig) -> Experiment:
         config: the run's configuration.
 
     Raises:
-        ConfigError: the configuration does not fit the data or the devices.
+        ConfigError: the configuration does not fit the data, the devices, or itself.
     """
     try:
         images = load(
@@ -90,20 +100,25 @@ def assemble(config: ExperimentConfig) -> Experiment:
         f"{images.name}, got {batch_size}",
     )
     mesh = make_mesh()
-    method = make_method(config.method, embedding_dim=config.embedding_dim)
     sizes = {"training.batch_size": batch_size}
-    if "bank" in method.moves:
-        sizes["method.bank_size"] = config.method.bank_size
+    for field in ("bank_size", "queue_size"):
+        if hasattr(config.method, field):
+            sizes[f"method.{field}"] = getattr(config.method, field)
     for name, size in sizes.items():
         require(
             size % mesh.size == 0,
             f"config.{name}: want a multiple of the {mesh.size} devices, got {size}",
         )
+    recipe = view_recipe(config.data)
+    method = configured_method(config, recipe)
+    check_views(config.data.views, method, view_shapes(recipe, images))
     return Experiment(
         config=config,
         images=images,
-        recipe=VIEWS[config.data.views](),
-        encoder=make_encoder(config.encoder),
+        recipe=recipe,
+        encoder=make_encoder(
+            config.encoder, adversarial_branch=config.adversarial.epsilon > 0
+        ),
         method=method,
         mesh=mesh,
         keys=Keys.from_seed(config.seed),
@@ -111,9 +126,87 @@ def assemble(config: ExperimentConfig) -> Experiment:
     )
 
 
-def make_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder of a configuration."""
-    backbone = BACKBONES[config.backbone](width=config.width, stem=config.stem)
+def view_recipe(config: DataConfig) -> Recipe:
+    """The views of a configuration, at the size that it asks for.
+
+    Raises:
+        ConfigError: a size for views that have that of the images.
+    """
+    recipe = VIEWS[config.views]()
+    if config.view_size is None:
+        return recipe
+    photos = [view for view in recipe.views if isinstance(view, PhotoView)]
+    require(
+        len(photos) == len(recipe.views),
+        f"config.data.view_size: want None, views {config.views!r} have the size of "
+        f"the images; got {config.view_size}",
+    )
+    shrink = config.view_size / max(view.size_pixels for view in photos)
+    views = tuple(
+        dataclasses.replace(view, size_pixels=max(round(view.size_pixels * shrink), 1))
+        for view in photos
+    )
+    return dataclasses.replace(recipe, views=views)
+
+
+def view_shapes(recipe: Recipe, images: ImageSet) -> list[tuple[int, ...]]:
+    """The shape of each view of one image: (height, width, channels)."""
+    pixels = jax.ShapeDtypeStruct((1, *images.train_images.shape[1:]), jnp.uint8)
+    shapes = jax.eval_shape(make_views(recipe), jax.random.key(0), pixels)
+    return [shape.shape[1:] for shape in shapes]
+
+
+def check_views(name: str, method: Method, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Checks that a method can play with these views.
+
+    Args:
+        name: of the recipe of views.
+        method: the method.
+        shapes: (height, width, channels) of each view.
+
+    Raises:
+        ConfigError: a number of views that the method does not take, or a small crop
+            before or larger than a large one.
+    """
+    want = "two views or more" if method.multicrop else "two views"
+    require(
+        len(shapes) == 2 or (method.multicrop and len(shapes) > 2),
+        f"config.data.views: {method.name} wants {want}, {name!r} has {len(shapes)}",
+    )
+    heights = [shape[0] for shape in shapes]
+    falling = sorted(heights, reverse=True)
+    require(
+        heights == falling,
+        f"config.data.views: want no crop larger than those before it, {name!r} has "
+        f"heights {heights}",
+    )
+
+
+def configured_method(config: ExperimentConfig, recipe: Recipe) -> Method:
+    """The method of a configuration, with its input adversary if there is one."""
+    method = make_method(config.method, embedding_dim=config.embedding_dim)
+    if config.adversarial.epsilon == 0:
+        return method
+    values = dataclasses.asdict(config.adversarial)
+    return adversarial(method, pixel_std=recipe.std, **values)
+
+
+def make_encoder(config: EncoderConfig, *, adversarial_branch: bool = False) -> Encoder:
+    """The encoder of a configuration.
+
+    Args:
+        config: its section.
+        adversarial_branch: whether every norm has a twin for adversarial images.
+    """
+    parts: dict[str, Any] = {
+        "norm": functools.partial(
+            BatchNorm,
+            group_size=config.batchnorm_group,
+            adversarial_branch=adversarial_branch,
+        ),
+        "dtype": jnp.dtype(config.dtype),
+    }
+    backbone = BACKBONES[config.backbone](width=config.width, stem=config.stem, **parts)
     *hidden, dim = config.projector_widths
     if config.projector == "caco":
         require(
@@ -121,8 +214,9 @@ def make_encoder(config: EncoderConfig) -> Encoder:
             "config.encoder.projector_widths: want (hidden, hidden, dim) for the caco "
             f"projector, got {config.projector_widths}",
         )
-        return Encoder(backbone, caco_projector(hidden[0], dim))
-    return Encoder(backbone, mlp_projector(*config.projector_widths))
+        return Encoder(backbone, caco_projector(hidden[0], dim, **parts))
+    projector = mlp_projector(*config.projector_widths, dtype=parts["dtype"])
+    return Encoder(backbone, projector)
 
 
 def init_network(
@@ -147,14 +241,27 @@ def new_network(experiment: Experiment) -> Network:
     return init_network(experiment.encoder, experiment.keys.encoder, example)
 
 
+def _scale(config: OptimizerConfig, batch_size: int) -> float:
+    """What the section's learning rates are multiplied by."""
+    if not config.scale_with_batch:
+        return 1.0
+    return schedules.linear_scaled_rate(1.0, batch_size=batch_size)
+
+
 def _schedule(
-    config: OptimizerConfig, epochs: int, steps_per_epoch: int
+    config: OptimizerConfig, training: TrainingConfig, steps_per_epoch: int
 ) -> optax.Schedule:
+    scale = _scale(config, training.batch_size)
+    rate = config.learning_rate * scale
+    if config.schedule == "steps":
+        factors = dict(zip(config.milestones, config.milestone_factors, strict=True))
+        return schedules.step_table(rate, factors, steps_per_epoch=steps_per_epoch)
+    final = config.final_learning_rate * scale
     return schedules.warmup_cosine(
-        config.learning_rate,
-        config.final_learning_rate,
+        rate,
+        final if config.schedule == "cosine" else rate,
         warmup_epochs=config.warmup_epochs,
-        epochs=epochs,
+        epochs=training.epochs,
         steps_per_epoch=steps_per_epoch,
     )
 
@@ -162,8 +269,17 @@ def _schedule(
 def _transformation(
     config: OptimizerConfig, rate: optax.Schedule
 ) -> optax.GradientTransformation:
-    make = {"sgd": optimizers.sgd, "lars": optimizers.lars}[config.name]
-    return make(rate, momentum=config.momentum, weight_decay=config.weight_decay)
+    decay, momentum = config.weight_decay, config.momentum
+    if config.name == "adam":
+        return optimizers.adam(rate, b1=momentum, weight_decay=decay)
+    if config.name == "lars":
+        return optimizers.lars(
+            rate,
+            momentum=momentum,
+            weight_decay=decay,
+            trust_coefficient=config.trust_coefficient,
+        )
+    return optimizers.sgd(rate, momentum=momentum, weight_decay=decay)
 
 
 def training_optimizer(experiment: Experiment) -> optax.GradientTransformation:
@@ -178,7 +294,7 @@ def training_optimizer(experiment: Experiment) -> optax.GradientTransformation:
                 f"config.bank_optimizer: {experiment.method.name} needs it"
             )
         if move != "hold":
-            rate = _schedule(section, config.training.epochs, per_epoch)
+            rate = _schedule(section, config.training, per_epoch)
             transformations[name] = _transformation(section, rate)
     return make_optimizer(experiment.method, transformations)
 
@@ -189,7 +305,8 @@ def start_up_optimizer(
     """The start-up's: the encoder at its full first rate, whatever the warm-up."""
     section = experiment.config.optimizer
     # The same tree as with a schedule, so that momentum can be handed over.
-    rate = optax.constant_schedule(section.learning_rate)
+    scale = _scale(section, experiment.config.training.batch_size)
+    rate = optax.constant_schedule(section.learning_rate * scale)
     return make_optimizer(method, {"encoder": _transformation(section, rate)})
 
 
@@ -210,6 +327,7 @@ def training_step(experiment: Experiment) -> StepFn:
         optimizer=training_optimizer(experiment),
         target_momentum=momentum,
         key=experiment.keys.steps,
+        shuffle_keys=target.shuffle_keys,
     )
 
 
@@ -227,6 +345,7 @@ def start_up_step(experiment: Experiment) -> StepFn:
         optimizer=start_up_optimizer(experiment, start_up.method),
         target_momentum=optax.constant_schedule(momentum),
         key=experiment.keys.start_up_steps,
+        shuffle_keys=experiment.config.target.shuffle_keys,
     )
 
 

@@ -1,21 +1,32 @@
 """The one train step: every method's players move by the gradient of its payoff."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from caco_jax.losses.contrast import l2_normalize
-from caco_jax.methods.method import Context, Encode, Method, Move, Network, View
+from caco_jax.methods.method import (
+    Context,
+    Encode,
+    EncodeFn,
+    Method,
+    Move,
+    Network,
+    View,
+)
 from caco_jax.training.optimizers import ascend, ema_update
 from caco_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
 MakeViews = Callable[[PRNGKeyArray, Array], Sequence[Array]]
 StepFn = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+_SHUFFLE = 2**32 - 1  # folded into a step's key for the order of the target's rows
 
 
 def make_encode(encoder: nn.Module) -> Encode:
@@ -34,9 +45,36 @@ def make_encode(encoder: nn.Module) -> Encode:
             branch=view.branch,
             mutable=["batch_stats"],
         )
-        return l2_normalize(embeddings), Network(network.params, updated["batch_stats"])
+        # Statistics are a record. A norm may read them in the next pass: without this,
+        # that pass would differentiate this one again, to find a gradient of zero.
+        stats = jax.lax.stop_gradient(updated["batch_stats"])
+        return l2_normalize(embeddings), Network(network.params, stats)
 
     return Encode(online=encode, target=encode)
+
+
+def shuffle_rows(encode: EncodeFn, key: PRNGKeyArray) -> EncodeFn:
+    """The encoder on rows in another order; its embeddings are in the views' own.
+
+    Where BatchNorm has groups of rows, a key then shares its statistics with other
+    examples than its query does, and cannot be recognised by them. The order follows
+    from the key alone: it is the same on one device and on many.
+
+    Args:
+        encode: the encoder.
+        key: of the permutation.
+
+    References:
+        He et al. 2020, arXiv:1911.05722, section 3.3.
+    """
+
+    def shuffled(network: Network, view: View) -> tuple[Float[Array, "n d"], Network]:
+        order = jax.random.permutation(key, view.images.shape[0])
+        moved = dataclasses.replace(view, images=view.images[order])
+        embeddings, network = encode(network, moved)
+        return embeddings[jnp.argsort(order)], network
+
+    return shuffled
 
 
 def make_train_step(
@@ -47,6 +85,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     target_momentum: Callable[[Int[Array, ""]], Float[Array, ""]],
     key: PRNGKeyArray,
+    shuffle_keys: bool = False,
 ) -> StepFn:
     """One step of one method, a pure function for the caller to jit.
 
@@ -61,6 +100,8 @@ def make_train_step(
         optimizer: of all players, see `make_optimizer`.
         target_momentum: step -> m of the target's exponential moving average.
         key: every random draw of the run derives from it and the step.
+        shuffle_keys: whether the target encoder gets its rows in a random order, see
+            `shuffle_rows`.
 
     Returns:
         (state, images) -> (state, metrics), metrics with "loss" and the method's own.
@@ -77,7 +118,13 @@ def make_train_step(
                 momentum=target_momentum(state.step),
             )
             target = Network(params, target.stats)
-        context = Context(state.stats, target, state.extra, encode)
+        target_encode = encode.target
+        if shuffle_keys:
+            # Row numbers give the views' keys: the largest number is nobody's row.
+            order_key = jax.random.fold_in(step_key, _SHUFFLE)
+            target_encode = shuffle_rows(target_encode, order_key)
+        encode_now = Encode(encode.online, target_encode)
+        context = Context(state.stats, target, state.extra, encode_now)
 
         (loss, outcome), gradients = jax.value_and_grad(
             lambda players: method.payoff(players, context, views), has_aux=True

@@ -1,0 +1,190 @@
+"""CLAE over any method: an input adversary joins the game.
+
+References:
+    Ho and Vasconcelos 2020, arXiv:2010.12050.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from caco_jax.losses.adversarial import fgsm_perturb
+from caco_jax.losses.checks import check_at_least, check_positive
+from caco_jax.methods.method import (
+    Attack,
+    Context,
+    Encode,
+    EncodeFn,
+    Method,
+    Network,
+    Outcome,
+    Players,
+    PyTree,
+    View,
+)
+from caco_jax.nets.norm import ADVERSARIAL
+
+
+class Perturbed(NamedTuple):
+    """An attack on a batch.
+
+    Attributes:
+        images: the perturbed images [N, H, W, C], constant for every gradient.
+        gradient: of the payoff, at the images before; of their shape.
+        payoff: the payoff there.
+        stats: BatchNorm statistics of the online encoder after the attack.
+    """
+
+    images: Float[Array, "n h w c"]
+    gradient: Float[Array, "n h w c"]
+    payoff: Float[Array, ""]
+    stats: PyTree
+
+
+def adversarial(
+    method: Method,
+    *,
+    epsilon: float,
+    weight: float,
+    reencode_clean: bool = False,
+    pixel_std: Sequence[float] = (),
+) -> Method:
+    """The method with an input adversary: its payoff is played once more, harder.
+
+    One signed gradient step moves the images of one view uphill on the host's own
+    payoff for the whole batch, through the adversarial BatchNorm branch. The new
+    payoff is ``payoff(views) + weight * payoff(pair)``, with the pair that the host's
+    `attack` names: for SimCLR and its like (view 1, view 1 perturbed); where a target
+    encoder makes the keys, the perturbed view is the query and the key is the other
+    view's, clean. In multi-crop a large view is attacked. All players move by the
+    gradient of the sum.
+
+    What the host does after a step (its queue, its counts) follows from the clean
+    payoff alone. Metrics of the second payoff are named "adversarial_...".
+
+    Args:
+        method: the host; its encoder needs norms with an adversarial branch.
+        epsilon: by how much every pixel moves, in normalised-pixel units, above 0.
+        weight: of the second payoff, at least 0.
+        reencode_clean: encode the clean partner again for the second payoff, as the
+            released code of Plain does: its BatchNorm statistics then count twice.
+        pixel_std: what each channel was divided by, on the scale of [0, 1]; only for
+            the description, which then also says epsilon in grey levels of 0 to 255.
+
+    Raises:
+        ValueError: the method has an input adversary already or cannot have one, or a
+            number is out of range.
+    """
+    attack = method.attack
+    if attack is None:
+        raise ValueError(
+            f"{method.name}: want a method that an input adversary can join, and join "
+            f"once; this one is {method.description!r}"
+        )
+    check_positive(epsilon=epsilon)
+    check_at_least(0, weight=weight)
+
+    def payoff(
+        players: Players, context: Context, views: Sequence[View]
+    ) -> tuple[Float[Array, ""], Outcome]:
+        raw, target = context.encode.online, remember(context.encode.target)
+        encode = Encode(raw if reencode_clean else remember(raw), target)
+        clean, outcome = method.payoff(players, context._replace(encode=encode), views)
+
+        now = Context(outcome.stats, outcome.target, context.extra, encode)
+        where = attack(len(views))
+        partner = views[where.partner]
+        if where.as_query:
+            assert now.target is not None
+            # Known from now on, and outside the attack's gradient.
+            _, network = target(now.target, partner)
+            now = now._replace(target=network)
+        # What the attack differentiates is not to be remembered beyond it.
+        attacked = now._replace(encode=Encode(raw, target))
+        found = perturb(method, players, attacked, views, epsilon=epsilon)
+
+        hard, last = method.payoff(
+            players,
+            now._replace(stats=found.stats),
+            _pair(where, partner, found.images),
+        )
+        metrics = {**outcome.metrics, "clean_loss": clean, "adversarial_loss": hard}
+        metrics |= {f"adversarial_{name}": m for name, m in last.metrics.items()}
+        arrays = outcome.arrays
+        return clean + weight * hard, Outcome(last.stats, last.target, arrays, metrics)
+
+    return method._replace(
+        description=f"{method.description}; CLAE, {_amount(epsilon, pixel_std)}",
+        payoff=payoff,
+        attack=None,
+    )
+
+
+def perturb(
+    method: Method,
+    players: Players,
+    context: Context,
+    views: Sequence[View],
+    *,
+    epsilon: float,
+) -> Perturbed:
+    """One signed step on a view's images, uphill on the method's payoff of the pair.
+
+    Args:
+        method: the host, whose `attack` names the views.
+        players: held still.
+        context: of the step.
+        views: all clean views.
+        epsilon: above 0, in normalised-pixel units.
+    """
+    assert method.attack is not None
+    where = method.attack(len(views))
+    partner = views[where.partner]
+    if not where.as_query:
+        partner = View(partner.images, ADVERSARIAL)
+    players, stats = jax.lax.stop_gradient((players, context.stats))
+    context = context._replace(stats=stats)
+
+    def climb(images: Float[Array, "n h w c"]) -> tuple[Float[Array, ""], PyTree]:
+        pair = _pair(where, partner, images)
+        value, outcome = method.payoff(players, context, pair)
+        return value, outcome.stats
+
+    start = jax.lax.stop_gradient(views[where.source].images)
+    (value, stats), gradient = jax.value_and_grad(climb, has_aux=True)(start)
+    # The slope is known, together with the statistics: the step climbs its plane.
+    images = fgsm_perturb(lambda x: jnp.sum(gradient * x), start, epsilon=epsilon)
+    return Perturbed(images, gradient, value, jax.lax.stop_gradient(stats))
+
+
+def remember(encode: EncodeFn) -> EncodeFn:
+    """An encoder that meets each View object once; its statistics move once, too.
+
+    Only for one network, within one trace.
+    """
+    known: dict[int, tuple[View, Float[Array, "n d"]]] = {}
+
+    def recall(network: Network, view: View) -> tuple[Float[Array, "n d"], Network]:
+        if id(view) not in known:
+            embeddings, network = encode(network, view)
+            known[id(view)] = view, embeddings  # the view kept: its id stays its own
+        return known[id(view)][1], network
+
+    return recall
+
+
+def _pair(where: Attack, partner: View, images: Array) -> list[View]:
+    """The adversarial images and their partner, in the order of the host's payoff."""
+    pair = [View(images, ADVERSARIAL), partner]
+    return pair if where.as_query else pair[::-1]
+
+
+def _amount(epsilon: float, pixel_std: Sequence[float]) -> str:
+    """Epsilon in words."""
+    if not pixel_std:
+        return f"ε = {epsilon:g} of normalised pixels"
+    grey = ", ".join(f"{epsilon * std * 255:.2g}" for std in pixel_std)
+    return f"ε = {epsilon:g} of normalised pixels, {grey} of 255 grey levels"

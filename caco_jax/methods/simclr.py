@@ -1,0 +1,33 @@
+"""SimCLR: every other view of the batch is a negative; no target, no memory.
+
+References:
+    Chen et al. 2020, arXiv:2002.05709.
+"""
+
+import dataclasses
+import functools
+
+from caco_jax.losses.contrast import nt_xent
+from caco_jax.methods.method import Method
+from caco_jax.methods.siamese import siamese
+from caco_jax.schema import POSITIVE, setting, validate
+
+
+@dataclasses.dataclass(frozen=True)
+class SimclrConfig:
+    """Settings of SimCLR."""
+
+    temperature: float = setting(0.1, allowed=POSITIVE, doc="softmax temperature")
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+def make(config: SimclrConfig, *, embedding_dim: int) -> Method:
+    """SimCLR as pure functions: the encoder descends NT-Xent of two views."""
+    del embedding_dim
+    return siamese(
+        "simclr",
+        f"SimCLR: NT-Xent over both views, temperature {config.temperature:g}",
+        functools.partial(nt_xent, temperature=config.temperature),
+    )
