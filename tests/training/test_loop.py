@@ -1,0 +1,325 @@
+"""The loop: its orders, its dispatches, what start-up leaves, and going on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from caco_jax.data.views import make_views
+from caco_jax.training import assemble, loop
+from caco_jax.training.alarms import NonFiniteError
+from caco_jax.training.mesh import replicated, state_shardings
+from tests.training import tiny
+from tests.training.test_step import assert_trees_close, assert_trees_equal, describe
+
+KEY = jax.random.key(5)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    epoch=st.integers(0, 2**20), steps=st.integers(1, 4), batch_size=st.integers(1, 6)
+)
+def test_an_epochs_order_draws_no_row_twice(epoch, steps, batch_size):
+    order = loop.epoch_order(KEY, epoch, count=24, steps=steps, batch_size=batch_size)
+    assert order.shape == (steps, batch_size)
+    assert len(set(order.flat)) == order.size
+    assert set(order.flat) <= set(range(24))
+
+
+def test_an_order_is_a_permutation_from_key_and_epoch_alone():
+    def order(key, epoch, steps=4):
+        return loop.epoch_order(key, epoch, count=24, steps=steps, batch_size=6)
+
+    first = order(KEY, 3)
+    assert sorted(first.flat) == list(range(24))
+    np.testing.assert_array_equal(first, order(KEY, 3))
+    np.testing.assert_array_equal(first[:2], order(KEY, 3, steps=2))
+    others = [order(KEY, 4), order(jax.random.key(6), 3)]
+    assert not any(np.array_equal(first, other) for other in others)
+
+
+@settings(derandomize=True)
+@given(steps=st.integers(1, 200), at_most=st.integers(1, 200))
+def test_dispatches_are_as_large_as_may_be_and_all_equal(steps, at_most):
+    size = loop.dispatch_size(steps, at_most)
+    assert steps % size == 0
+    assert 1 <= size <= at_most
+    assert not any(steps % larger == 0 for larger in range(size + 1, at_most + 1))
+
+
+@pytest.mark.parametrize("backend, size", [("cpu", 1), ("gpu", 12), ("tpu", 12)])
+def test_a_cpu_dispatches_single_steps_by_default(monkeypatch, backend, size):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert loop.dispatch_size(36, None) == size
+
+
+def on_one_device(devices, **changes):
+    experiment = tiny.experiment(devices=devices[:1], **changes)
+    return experiment, tiny.train_images(experiment)
+
+
+def start_up(experiment, images, progress=None):
+    """The state after start-up, on the host."""
+    progress = loop.Progress() if progress is None else progress
+    with jax.set_mesh(experiment.mesh):
+        state = loop.start_up(experiment, images, progress)
+    return jax.tree.map(np.array, state)
+
+
+@pytest.fixture(scope="module")
+def started(devices):
+    """(experiment, images, the state after start-up on one device)."""
+    experiment, images = on_one_device(devices)
+    return experiment, images, start_up(experiment, images)
+
+
+def unit(rows):
+    return rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def info_nce_loss(queries, keys, bank, temperature):
+    positive = jnp.sum(queries * keys, axis=1, keepdims=True)
+    logits = jnp.concatenate([positive, queries @ unit(bank).T], axis=1) / temperature
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
+
+
+@pytest.fixture(scope="module")
+def start_up_by_hand(started):
+    """CaCo's start-up written out: encoder, target, bank, both statistics, momentum."""
+    experiment, images, _ = started
+    encoder, config = experiment.encoder, experiment.config.optimizer
+    network = assemble.new_network(experiment)
+    views_of = make_views(experiment.recipe)
+    order = loop.epoch_order(
+        experiment.keys.start_up_order, 0, count=48, steps=3, batch_size=16
+    )
+
+    def encode(params, stats, view):
+        variables = {"params": params, "batch_stats": stats}
+        rows, new = encoder.apply(variables, view, train=True, mutable=["batch_stats"])
+        return unit(rows), new["batch_stats"]
+
+    @jax.jit
+    def step(index, batch, online, stats, target, target_stats, velocity, bank):
+        key = jax.random.fold_in(experiment.keys.start_up_steps, index)
+        views = views_of(key, batch)
+        target = jax.tree.map(lambda t, o: 0.999 * t + 0.001 * o, target, online)
+        for view in views:
+            keys, target_stats = encode(target, target_stats, view)
+
+        def loss(params):
+            queries, after = encode(params, stats, views[0])
+            _, after = encode(params, after, views[1])
+            return info_nce_loss(queries, keys, bank[:40], 0.2), after
+
+        gradient, stats = jax.grad(loss, has_aux=True)(online)
+        velocity = jax.tree.map(
+            lambda v, g, p: config.momentum * v + g + config.weight_decay * p,
+            velocity,
+            gradient,
+            online,
+        )
+        online = jax.tree.map(
+            lambda p, v: p - config.learning_rate * v, online, velocity
+        )
+        bank = jax.lax.dynamic_update_slice(bank, keys, (16 * index, 0))
+        return online, stats, target, target_stats, velocity, bank
+
+    zeros = jax.tree.map(jnp.zeros_like, network.params)
+    bank = jnp.zeros((48, 4))  # with a place for the keys that do not fit in 40
+    others, _ = experiment.method.init(experiment.keys.players)
+    carry = (*network, *network, zeros, bank.at[:40].set(others["bank"]))
+    for index, rows in enumerate(order):
+        carry = step(index, images[rows], *carry)
+    return carry
+
+
+def test_start_up_fills_the_bank_with_the_targets_keys(started, start_up_by_hand):
+    *_, bank = start_up_by_hand
+    found = started[2].players["bank"]
+    np.testing.assert_allclose(found, bank[:40], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+
+
+def test_start_up_trains_the_encoder_and_hands_its_momentum_over(
+    started, start_up_by_hand
+):
+    online, stats, _, target_stats, velocity, _ = start_up_by_hand
+    _, _, state = started
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    assert_trees_close(state.players["encoder"], online, **close)
+    assert_trees_close(state.stats, stats, **close)
+    # The target becomes the online encoder, but for its own statistics.
+    assert_trees_equal(state.target.params, state.players["encoder"])
+    assert_trees_close(state.target.stats, target_stats, **close)
+    differ = jax.tree.map(np.array_equal, state.target.stats, state.stats)
+    assert not any(jax.tree.leaves(differ))
+    trace = state.opt_state.inner_states["encoder"].inner_state[1].trace["encoder"]
+    assert_trees_close(trace, velocity, **close)
+
+
+def counts(state):
+    return [
+        int(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
+        if getattr(path[-1], "name", "") == "count"
+    ]
+
+
+def test_training_begins_at_step_zero_with_fresh_schedules_and_ages(started):
+    experiment, _, state = started
+    fresh = assemble.initial_state(experiment)
+    assert int(state.step) == 0
+    assert counts(state) == counts(fresh) == [0, 0]
+    assert_trees_equal(state.extra, fresh.extra)
+    bank_velocity = state.opt_state.inner_states["bank"]
+    assert_trees_equal(bank_velocity, fresh.opt_state.inner_states["bank"])
+    assert describe(jax.tree.map(jnp.asarray, state)) == describe(fresh)
+
+
+def test_restarting_schedules_keeps_everything_but_counts():
+    optimizer_state = assemble.optimizers.sgd(
+        lambda count: 0.1, momentum=0.9, weight_decay=0.0
+    ).init({"count": jnp.asarray(3.0)})
+    decay, trace, schedule = optimizer_state
+    schedule = schedule._replace(count=jnp.asarray(7))
+    trace = trace._replace(trace={"count": jnp.asarray(4.0)})
+    found = loop.restart_schedules((decay, trace, schedule))
+    assert int(found[2].count) == 0
+    assert float(found[1].trace["count"]) == 4.0  # a parameter of that name is none
+
+
+def with_start_up(experiment, **changes):
+    phase = experiment.method.start_up._replace(**changes)
+    return experiment._replace(method=experiment.method._replace(start_up=phase))
+
+
+def test_a_start_up_of_epochs_writes_the_bank_anew_each_time_round(started):
+    experiment, images, once = started
+    progress = loop.Progress()
+    twice = start_up(with_start_up(experiment, epochs=2), images, progress)
+    assert progress.images == 2 * 48
+    # Three steps fill 16 + 16 + 8 rows; the second epoch begins at the first row.
+    moved = np.abs(twice.players["bank"] - once.players["bank"]).max(axis=1)
+    assert (moved > 1e-3).all()
+    np.testing.assert_allclose(
+        np.linalg.norm(twice.players["bank"], axis=1), 1, rtol=1e-5
+    )
+
+
+def test_a_start_up_ends_when_the_examples_suffice(started):
+    experiment, images, once = started
+    progress = loop.Progress()
+    state = start_up(with_start_up(experiment, examples=17), images, progress)
+    assert progress.images == 32
+    bank, full = state.players["bank"], once.players["bank"]
+    np.testing.assert_array_equal(bank[:32], full[:32])
+    others, _ = experiment.method.init(experiment.keys.players)
+    np.testing.assert_array_equal(bank[32:], others["bank"][32:])
+
+
+def test_a_start_up_that_diverges_stops_there(started):
+    experiment, images, _ = started
+
+    def spoiled(state, images):
+        loss = jnp.where(state.step == 1, jnp.inf, 0.0)
+        return state._replace(step=state.step + 1), {"loss": loss}
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(NonFiniteError) as caught:
+        patch.setattr(loop.assemble, "start_up_step", lambda _: spoiled)
+        start_up(experiment, images)
+    assert (caught.value.step, caught.value.metric) == (1, "loss")
+
+
+def test_a_method_without_a_start_up_begins_as_initialised(devices):
+    experiment, images = on_one_device(devices)
+    experiment = experiment._replace(method=experiment.method._replace(start_up=None))
+    with jax.set_mesh(experiment.mesh):
+        found = loop.start_up(experiment, images, loop.Progress())
+    assert_trees_equal(found, assemble.initial_state(experiment))
+    assert found.step.sharding == replicated(experiment.mesh)
+
+
+def train(experiment, images, state, progress=None):
+    """All remaining epochs from a state on the host: [(epoch, state, metrics)]."""
+    progress = loop.Progress() if progress is None else progress
+    with jax.set_mesh(experiment.mesh):
+        shardings = state_shardings(state, experiment.mesh)
+        placed = jax.device_put(jax.tree.map(np.array, state), shardings)
+        return [
+            (epoch, jax.tree.map(np.array, after), metrics)
+            for epoch, after, metrics in loop.train_epochs(
+                experiment, placed, images, progress
+            )
+        ]
+
+
+@pytest.fixture(scope="module")
+def trained(started):
+    progress = loop.Progress()
+    return train(*started, progress), progress
+
+
+def test_every_epoch_is_yielded_with_the_metrics_of_its_steps(trained):
+    epochs, _ = trained
+    assert [epoch for epoch, _, _ in epochs] == [1, 2, 3, 4]
+    assert [int(state.step) for _, state, _ in epochs] == [3, 6, 9, 12]
+    for _, _, metrics in epochs:
+        assert {"loss", "cross_entropy", "embedding_std"} <= set(metrics)
+        assert {values.shape for values in metrics.values()} == {(3,)}
+        assert np.isfinite(metrics["loss"]).all()
+
+
+def test_progress_counts_training_images_and_time(trained):
+    _, progress = trained
+    assert progress.images == 4 * 48
+    assert progress.images_per_second() == pytest.approx(192 / progress.seconds)
+    assert loop.Progress().images_per_second() == 0
+
+
+def test_going_on_from_an_epoch_gives_the_same_bits(started, trained):
+    experiment, images, _ = started
+    epochs, _ = trained
+    resumed = train(experiment, images, epochs[1][1])
+    assert [epoch for epoch, _, _ in resumed] == [3, 4]
+    for (_, state, metrics), (_, again, values) in zip(
+        epochs[2:], resumed, strict=True
+    ):
+        assert_trees_equal(again, state)
+        assert_trees_equal(values, metrics)
+
+
+def test_several_steps_a_dispatch_are_the_same_steps(started, trained, devices):
+    experiment, images = on_one_device(
+        devices, training__steps_per_dispatch=3, training__epochs=4
+    )
+    epochs, _ = trained
+    _, state, metrics = train(experiment, images, epochs[2][1])[-1]
+    _, expected, values = epochs[-1]
+    assert_trees_close(metrics, values, rtol=1e-4, atol=1e-5)
+    assert_trees_close(state, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_epoch_trains_on_the_rows_of_its_order(started, monkeypatch):
+    experiment, images, state = started
+    seen = []
+    monkeypatch.setattr(
+        loop,
+        "make_dispatch",
+        lambda *_: (
+            lambda state, images, order: (
+                seen.append(order) or state,
+                {"loss": jnp.zeros(len(order))},
+            )
+        ),
+    )
+    list(loop.train_epochs(experiment, state, images, loop.Progress()))
+    for epoch in range(4):
+        expected = jax.random.permutation(
+            jax.random.fold_in(experiment.keys.order, epoch), 48
+        )
+        np.testing.assert_array_equal(
+            np.concatenate(seen[3 * epoch : 3 * epoch + 3]).ravel(), expected
+        )

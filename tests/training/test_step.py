@@ -1,0 +1,361 @@
+"""One step of a method: what moves, in which direction, from which randomness."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from caco_jax.data.views import make_views
+from caco_jax.methods.method import Context, Encode, Method, Network, Outcome, View
+from caco_jax.training import assemble, loop, optimizers
+from caco_jax.training.assemble import Experiment
+from caco_jax.training.mesh import make_mesh, state_shardings
+from caco_jax.training.state import create_state
+from caco_jax.training.step import make_encode, make_optimizer, make_train_step
+from tests.training import tiny
+
+RATE = 0.5
+BATCHES = np.arange(48).reshape(3, 16)
+
+
+class Steps(NamedTuple):
+    """Consecutive steps on one device, without donation, with their gradients."""
+
+    experiment: Experiment
+    states: list
+    metrics: list
+    gradients: list
+
+
+def run_steps(experiment, count):
+    step = jax.jit(assemble.training_step(experiment))
+    images = tiny.train_images(experiment)
+    states, metrics = [assemble.initial_state(experiment)], []
+    for rows in BATCHES[:count]:
+        state, values = step(states[-1], images[rows])
+        states.append(state)
+        metrics.append(values)
+    return Steps(experiment, states, metrics, [])
+
+
+@pytest.fixture(scope="module", params=list(tiny.METHODS))
+def steps(request, devices):
+    steps = run_steps(tiny.experiment(request.param, devices=devices[:1]), 3)
+    gradient = jax.jit(make_gradient(steps.experiment))
+    for index in range(2):
+        target = moved_target(steps, index)
+        steps.gradients.append(gradient(steps.states[index], target, BATCHES[index]))
+    return steps
+
+
+def moved_target(steps, index):
+    """The target that step `index` must have encoded with."""
+    state, config = steps.states[index], steps.experiment.config.target
+    total = steps.experiment.total_steps
+    epoch = index // steps.experiment.steps_per_epoch * steps.experiment.steps_per_epoch
+    momentum = 1 - (1 - config.momentum) * (1 + np.cos(np.pi * epoch / total)) / 2
+    params = jax.tree.map(
+        lambda old, new: momentum * old + (1 - momentum) * new,
+        state.target.params,
+        state.players["encoder"],
+    )
+    return Network(params, state.target.stats)
+
+
+def make_gradient(experiment):
+    """A function of (state, target, rows): the payoff's gradient for all players."""
+    views_of = make_views(experiment.recipe)
+    images = tiny.train_images(experiment)
+
+    def gradient(state, target, rows):
+        key = jax.random.fold_in(experiment.keys.steps, state.step)
+        views = [View(view) for view in views_of(key, images[rows])]
+        context = Context(
+            stats=state.stats,
+            target=target,
+            extra=state.extra,
+            encode=make_encode(experiment.encoder),
+        )
+
+        def payoff(players):
+            return experiment.method.payoff(players, context, views)[0]
+
+        return jax.grad(payoff)(state.players)
+
+    return gradient
+
+
+def assert_trees_close(found, expected, **tolerance):
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, **tolerance), found, expected
+    )
+
+
+def assert_trees_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def describe(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)
+
+
+def test_a_step_keeps_tree_shapes_and_dtypes(steps):
+    first, *later = map(describe, steps.states)
+    for state in later:
+        assert state == first
+    assert [int(state.step) for state in steps.states] == [0, 1, 2, 3]
+
+
+def test_a_step_moves_every_player_and_the_targets_statistics(steps):
+    before, after = steps.states[1:3]
+    for old, new in zip(
+        jax.tree.leaves((before.players, before.stats, before.target)),
+        jax.tree.leaves((after.players, after.stats, after.target)),
+        strict=True,
+    ):
+        assert not np.array_equal(old, new)
+
+
+def test_the_same_seed_gives_the_same_bits(steps, devices):
+    name = steps.experiment.method.name
+    again = run_steps(tiny.experiment(name, devices=devices[:1]), 2)
+    assert_trees_equal(again.states, steps.states[:3])
+    assert_trees_equal(again.metrics, steps.metrics[:2])
+
+
+def test_a_seed_has_streams_of_its_own():
+    streams = [
+        tuple(map(int, jax.random.key_data(key)))
+        for seed in (0, 1)
+        for key in assemble.Keys.from_seed(seed)
+    ]
+    assert len(set(streams)) == len(streams)
+    again = [
+        tuple(map(int, jax.random.key_data(k))) for k in assemble.Keys.from_seed(0)
+    ]
+    assert streams[: len(again)] == again
+
+
+def test_the_target_is_averaged_before_the_step_and_gets_no_gradient(steps):
+    # Statistics belong to each network: those of the target come from its own passes.
+    for index in range(2):
+        params = steps.states[index + 1].target.params
+        expected = moved_target(steps, index).params
+        assert_trees_close(params, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_statistics_are_never_averaged_into_the_target(devices):
+    experiment = tiny.experiment(devices=devices[:1])
+    state = assemble.initial_state(experiment)
+    shifted = jax.tree.map(lambda leaf: leaf + 5.0, state.stats)
+    step = jax.jit(assemble.training_step(experiment))
+    images = tiny.train_images(experiment)[BATCHES[0]]
+    plain, _ = step(state, images)
+    other, _ = step(state._replace(stats=shifted), images)
+    assert_trees_equal(plain.target.stats, other.target.stats)
+    assert not np.array_equal(*map(jax.tree.leaves, (plain.stats, other.stats)))
+
+
+def test_the_bank_ascends_the_payoff_with_momentum(steps):
+    config = steps.experiment.config.bank_optimizer
+    assert (config.learning_rate, config.momentum, config.weight_decay) == (3.0, 0.9, 0)
+    velocity = np.zeros(())
+    for index in range(2):
+        gradient = steps.gradients[index]["bank"]
+        velocity = config.momentum * velocity - gradient
+        before, after = (s.players["bank"] for s in steps.states[index : index + 2])
+        np.testing.assert_allclose(
+            after - before, -config.learning_rate * velocity, rtol=1e-3, atol=2e-6
+        )
+    assert np.abs(gradient).max() > 1e-3
+
+
+def test_the_encoder_descends_the_payoff_with_momentum_and_decay(steps):
+    config = steps.experiment.config.optimizer
+    velocity = jax.tree.map(jnp.zeros_like, steps.states[0].players["encoder"])
+    for index in range(2):
+        before, after = (s.players["encoder"] for s in steps.states[index : index + 2])
+        velocity = jax.tree.map(
+            lambda v, g, p: config.momentum * v + g + config.weight_decay * p,
+            velocity,
+            steps.gradients[index]["encoder"],
+            before,
+        )
+        expected = jax.tree.map(
+            lambda p, v: p - config.learning_rate * v, before, velocity
+        )
+        assert_trees_close(after, expected, rtol=1e-4, atol=2e-6)
+
+
+class Spread(NamedTuple):
+    """The same steps through the loop's dispatch, on eight devices."""
+
+    given: list
+    found: list
+    traces: int
+    compiled: int
+
+
+@pytest.fixture(scope="module")
+def spread(steps, devices):
+    experiment = steps.experiment._replace(mesh=make_mesh(devices))
+    inner, traces = assemble.training_step(experiment), []
+
+    def counted(state, images):
+        traces.append(1)
+        return inner(state, images)
+
+    given, found = [], []
+    images = tiny.train_images(experiment)
+    with jax.set_mesh(experiment.mesh):
+        state = jax.tree.map(np.array, steps.states[0])
+        state = jax.device_put(state, state_shardings(state, experiment.mesh))
+        dispatch = loop.make_dispatch(counted, state, experiment)
+        for rows in BATCHES:
+            given.append(state)
+            state, metrics = dispatch(state, images, rows[None])
+            found.append(jax.tree.map(np.array, (state, metrics)))
+    return Spread(given, found, len(traces), dispatch._cache_size())
+
+
+def test_later_steps_do_not_recompile(spread):
+    assert (spread.traces, spread.compiled) == (1, 1)
+
+
+def test_bank_and_batch_on_eight_devices_equal_plain_steps_on_one(spread, steps):
+    for (state, metrics), expected, values in zip(
+        spread.found[:2], steps.states[1:], steps.metrics, strict=False
+    ):
+        assert_trees_close(state, expected, rtol=1e-5, atol=1e-5)
+        stacked = jax.tree.map(lambda value: value[None], values)
+        assert_trees_close(metrics, stacked, rtol=1e-5, atol=1e-5)
+
+
+def test_the_state_is_donated(spread):
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(spread.given))
+
+
+# A payoff that shows what the step hands to a method: players "encoder" and "rival".
+
+
+def reveal(players, context, views):
+    x, y = players["encoder"], players["rival"]
+    loss = jnp.sum(x * y) + jnp.sum(x**2)
+    metrics = {
+        "view": views[0].images,
+        "target": context.target.params,
+        "target_stats": context.target.stats,
+    }
+    return loss, Outcome(context.stats, context.target, {}, metrics)
+
+
+def revealing_method(move):
+    return Method(
+        name="reveal",
+        description="shows what it is given",
+        moves={"encoder": "descend", "rival": move},
+        uses_target=True,
+        init=lambda key: (
+            {"rival": jnp.asarray([3.0, -1.0])},
+            {"calls": jnp.zeros(())},
+        ),
+        payoff=reveal,
+        advance=lambda players, extra, outcome: (
+            players,
+            {"calls": extra["calls"] + players["rival"][0]},
+        ),
+    )
+
+
+def revealed(move, *, key=7):
+    """Two steps of the method above; each state with the metrics of the step to it."""
+    method = revealing_method(move)
+    plain = optimizers.sgd(RATE, momentum=0.0, weight_decay=0.0)
+    moving = [name for name, kind in method.moves.items() if kind != "hold"]
+    optimizer = make_optimizer(method, dict.fromkeys(moving, plain))
+    network = Network(jnp.asarray([1.0, 2.0]), {"count": jnp.asarray(5.0)})
+    state = create_state(jax.random.key(0), method, network, optimizer)
+    target = Network(jnp.asarray([10.0, 20.0]), {"count": jnp.asarray(9.0)})
+    state = state._replace(target=target)
+    step = make_train_step(
+        method,
+        encode=Encode(lambda *_: None, lambda *_: None),
+        make_views=lambda key, images: [jax.random.normal(key, images.shape) + images],
+        optimizer=optimizer,
+        target_momentum=lambda step: jnp.asarray([0.9, 0.5])[step],
+        key=jax.random.key(key),
+    )
+    seen = [(state, None)]
+    for _ in range(2):
+        seen.append(step(seen[-1][0], jnp.ones((3,))))
+    return seen
+
+
+def test_views_come_from_the_key_and_the_step():
+    for key in (7, 8):
+        for index, (_, metrics) in enumerate(revealed("ascend", key=key)[1:]):
+            step_key = jax.random.fold_in(jax.random.key(key), index)
+            expected = jax.random.normal(step_key, (3,)) + 1
+            np.testing.assert_array_equal(metrics["view"], expected)
+
+
+def test_the_payoff_sees_the_target_after_its_move_toward_the_old_encoder():
+    target = np.asarray([10.0, 20.0])
+    seen = revealed("ascend")
+    for (before, _), (_, metrics), momentum in zip(
+        seen, seen[1:], (0.9, 0.5), strict=False
+    ):
+        target = momentum * target + (1 - momentum) * before.players["encoder"]
+        np.testing.assert_allclose(metrics["target"], target, rtol=1e-6)
+        assert metrics["target_stats"]["count"] == 9
+
+
+@pytest.mark.parametrize("move, sign", [("ascend", 1), ("descend", -1), ("hold", 0)])
+def test_players_move_together_each_in_its_direction(move, sign):
+    x, y = np.asarray([1.0, 2.0]), np.asarray([3.0, -1.0])
+    called = 0.0
+    for state, metrics in revealed(move)[1:]:
+        np.testing.assert_allclose(metrics["loss"], np.sum(x * y + x**2), rtol=1e-6)
+        x, y = x - RATE * (y + 2 * x), y + sign * RATE * x
+        called += y[0]  # what follows a step sees the players after their moves
+        np.testing.assert_allclose(state.players["encoder"], x, rtol=1e-6)
+        np.testing.assert_allclose(state.players["rival"], y, rtol=1e-6)
+        np.testing.assert_allclose(state.extra["calls"], called, rtol=1e-6)
+
+
+@pytest.mark.parametrize("move, given", [("ascend", ["encoder"]), ("hold", [])])
+def test_every_player_that_moves_needs_its_optimiser(move, given):
+    method = revealing_method(move)
+    wanted = sorted(name for name, kind in method.moves.items() if kind != "hold")
+    with pytest.raises(ValueError) as caught:
+        make_optimizer(method, dict.fromkeys(given, optax.identity()))
+    assert str(caught.value) == f"reveal: want optimisers for {wanted}, got {given}"
+
+
+def test_a_player_that_holds_takes_no_optimiser():
+    method = revealing_method("hold")
+    both = dict.fromkeys(method.moves, optax.identity())
+    with pytest.raises(ValueError, match=r"want optimisers for \['encoder'\], got \["):
+        make_optimizer(method, both)
+
+
+def test_embeddings_are_unit_rows_in_train_mode(devices):
+    experiment = tiny.experiment(devices=devices[:1])
+    network = assemble.new_network(experiment)
+    images = jax.random.normal(jax.random.key(1), (6, 8, 8, 1)) * 3 + 1
+    encode = make_encode(experiment.encoder)
+    for one in encode:
+        embeddings, after = one(network, View(images))
+        np.testing.assert_allclose(jnp.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+        # Train mode: an example's embedding depends on the batch around it.
+        part, _ = one(network, View(images[:4]))
+        assert np.abs(part - embeddings[:4]).max() > 1e-3
+        assert after.params is network.params
+        hidden = images.reshape(6, -1) @ network.params["hidden"]["kernel"]
+        expected = 0.1 * jnp.mean(hidden, axis=0)
+        mean = after.stats["norm"]["mean"]
+        np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-5)
