@@ -42,14 +42,14 @@ class Workdir:
                 configuration; nothing in it was touched.
         """
         config = json.loads(json.dumps(config))
-        if force_new and self.config_file.exists():
-            aside = self.path.with_name(self.path.name + ".old")
-            shutil.rmtree(aside, ignore_errors=True)
-            self.path.rename(aside)
-        if self.config_file.exists():
+        if self._has_run() and not force_new:
             self._compare(config)
             return
         try:
+            if self._has_run():
+                aside = self.path.with_name(self.path.name + ".old")
+                shutil.rmtree(aside, ignore_errors=True)
+                self.path.rename(aside)
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.config_file, config)
         except OSError as error:
@@ -57,6 +57,10 @@ class Workdir:
                 f"--workdir: cannot write to {self.path}: {error.strerror}; name a "
                 "directory that you may write to"
             ) from None
+
+    def _has_run(self) -> bool:
+        # Unlike Path.exists, False and no error where a directory may not be searched.
+        return os.path.exists(self.config_file)
 
     def _compare(self, config: Mapping[str, Any]) -> None:
         theirs, ours = flatten(self.read_config()), flatten(config)
@@ -78,7 +82,7 @@ class Workdir:
         Raises:
             UserError: there is no run here.
         """
-        if not self.config_file.exists():
+        if not self._has_run():
             raise UserError(
                 f"--workdir: want the directory of a run, got {self.path}: it has no "
                 "config.json; run experiments.pretrain first"
