@@ -110,6 +110,7 @@ class _Run:
         for epoch, state, metrics in epochs:
             steps = experiment.steps_per_epoch
             check_finite((epoch - 1) * steps, metrics)
+            check_finite(epoch * steps - 1, _extremes(state))
             row = self._row(epoch, state, metrics)
             self.files.append_metrics(row)
             self.report(
@@ -171,6 +172,20 @@ class _Run:
             settings=[(config.knn_neighbours, config.knn_temperature)],
         )
         return accuracy
+
+
+def _extremes(state: TrainState) -> dict[str, np.ndarray]:
+    """The largest value of each player's arrays, as one step's metrics.
+
+    A step's metrics are from before its moves: without these, a last move to infinity
+    would be saved as good.
+    """
+    largest = jax.tree.map(lambda leaf: jnp.max(jnp.abs(leaf)), state.players)
+    fetched = jax.tree_util.tree_leaves_with_path(jax.device_get(largest))
+    return {
+        f"the largest of players{jax.tree_util.keystr(path)}": np.atleast_1d(value)
+        for path, value in fetched
+    }
 
 
 def _summary(
