@@ -1,0 +1,134 @@
+"""α-CL as a method: every importance, by its definition."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from caco_jax.losses.contrast import nt_xent
+from caco_jax.methods import alpha_cl
+from caco_jax.methods.alpha_cl import AlphaClConfig
+from caco_jax.schema import ConfigError
+from tests.methods.test_simclr import play
+
+ROWS = np.random.default_rng(0).normal(size=(2, 4, 3))
+UNIT = ROWS / np.linalg.norm(ROWS, axis=-1, keepdims=True)
+TABLE = jnp.asarray(UNIT, jnp.float32)
+FIELDS = AlphaClConfig.__dataclass_fields__
+SHAPES, NORMALISATIONS = (
+    FIELDS[name].metadata["allowed"] for name in ("importance", "normalisation")
+)
+
+
+def loss_of(**settings):
+    method = alpha_cl.make(AlphaClConfig(**settings), embedding_dim=3)
+    return play(method, TABLE)[0]
+
+
+def energy(weigh, intra_weight=0.0):
+    """The loss by its definition: `weigh` gives a row's weights from its d²."""
+    rows, losses = UNIT.reshape(8, 3), []
+    for r in range(8):
+        squared = 1 - rows @ rows[r]
+        twin = squared[(r + 4) % 8]
+        others = np.delete(squared, [r, (r + 4) % 8])
+        weights = weigh(others)
+        inter = np.sum(weights * (twin - others))
+        losses.append(inter + intra_weight * twin * weights.sum())
+    return np.mean(losses)
+
+
+def rows_sum_to_one(weights):
+    return weights / weights.sum()
+
+
+def simplex(squared, temperature):
+    """max(level - d, 0) / τ that sums to 1, the level by bisection."""
+    low, high = 0.0, 10.0
+    for _ in range(100):
+        level = (low + high) / 2
+        total = np.maximum(level - squared, 0).sum() / temperature
+        low, high = (low, level) if total > 1 else (level, high)
+    return np.maximum(level - squared, 0) / temperature
+
+
+def test_the_default_is_the_papers_direct_choice():
+    want = energy(lambda squared: rows_sum_to_one(np.exp(-(squared**2) / 0.5)))
+    np.testing.assert_allclose(loss_of(), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings, weigh",
+    [
+        (
+            {"importance": "exponential", "normalisation": "none", "power": 2.0},
+            lambda squared: np.exp(-squared / 0.5),
+        ),
+        (
+            {"importance": "inverse", "power": 2.0, "inverse_exponent": 1.5},
+            lambda squared: rows_sum_to_one((squared + 0.5) ** -1.5),
+        ),
+        (
+            {"importance": "quadratic", "normalisation": "none", "power": 2.0},
+            lambda squared: simplex(squared, 0.5),
+        ),
+        (
+            {"importance": "logistic", "normalisation": "none"},
+            lambda squared: 1 / (1 + np.exp(squared / 0.5)) / (0.5 * 6),
+        ),
+        ({"importance": "uniform"}, lambda squared: np.full(6, 1 / 6)),
+        (
+            {"importance": "uniform", "row_epsilon": 1.0},
+            lambda squared: np.full(6, 1 / 6 / 7),
+        ),
+    ],
+)
+@pytest.mark.parametrize("intra_weight", [0.0, 0.7])
+def test_each_importance_is_its_formula(settings, weigh, intra_weight):
+    got = loss_of(intra_weight=intra_weight, **settings)
+    np.testing.assert_allclose(got, energy(weigh, intra_weight), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("intra_weight", [0.0, 0.7])
+def test_infonce_is_nt_xent_with_a_pull_on_the_pairs(intra_weight):
+    got = loss_of(importance="infonce", temperature=0.4, intra_weight=intra_weight)
+    alignment = np.mean(np.sum(UNIT[0] * UNIT[1], axis=1)) / 0.4
+    want = nt_xent(*TABLE, temperature=0.4) - intra_weight * alignment
+    np.testing.assert_allclose(got, want / (1 + intra_weight), rtol=1e-5)
+
+
+PAIRS = list(itertools.product(set(SHAPES) - {"infonce"}, NORMALISATIONS))
+
+
+@pytest.mark.parametrize("importance, normalisation", sorted(PAIRS))
+def test_every_combination_ascends_the_energy_of_fixed_weights(
+    importance, normalisation
+):
+    config = AlphaClConfig(importance=importance, normalisation=normalisation, rank=2)
+    method = alpha_cl.make(config, embedding_dim=3)
+    rows = UNIT.reshape(8, 3)
+    squared = 1 - rows @ rows.T
+    off_pairs = [[c for c in range(8) if c not in (r, (r + 4) % 8)] for r in range(8)]
+    distances = np.stack([squared[r, columns] for r, columns in enumerate(off_pairs)])
+    weights = np.asarray(
+        alpha_cl.importance(config)(jnp.asarray(distances, jnp.float32))
+    )
+    assert np.isfinite(weights).all()
+    want = np.mean(
+        [
+            np.sum(weights[r] * (squared[r, (r + 4) % 8] - distances[r]))
+            for r in range(8)
+        ]
+    )
+    loss, gradient = jax.value_and_grad(lambda t: play(method, t)[0])(TABLE)
+    np.testing.assert_allclose(loss, want, rtol=1e-3, atol=1e-5)
+    assert float(jnp.abs(gradient).max()) > 1e-4
+
+
+def test_names_that_are_no_importance_are_refused():
+    with pytest.raises(ConfigError, match="importance: want one of exponential, inv"):
+        AlphaClConfig(importance="direct")
+    with pytest.raises(ConfigError, match="normalisation: want one of rows, none"):
+        AlphaClConfig(normalisation="columns")
