@@ -148,6 +148,8 @@ class PhotoView:
     ) -> Float[Array, "size_pixels size_pixels c"]:
         """One random view of the image, of the view's size."""
         crop_key, flip_key, color_key = jax.random.split(key, 3)
+        # Crops are as likely mirrored, and XLA compiles this order best.
+        image = augment.random_flip(flip_key, image, probability=self.flip_probability)
         image = augment.random_resized_crop(
             crop_key,
             image,
@@ -155,7 +157,6 @@ class PhotoView:
             scale_range=self.crop_scale,
             aspect_range=self.crop_aspect,
         )
-        image = augment.random_flip(flip_key, image, probability=self.flip_probability)
         return self.recolor(color_key, image)
 
     def recolor(

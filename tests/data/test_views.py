@@ -12,8 +12,11 @@ from caco_jax.training.mesh import make_mesh, rows
 from tests.data.photos import photos
 
 KEY = jax.random.key(3)
-SMALL = {"digits": {}, "caco": {"size_pixels": 12}}
-CHANNELS = {"digits": 1, "caco": 3}
+EVERYTHING = PhotoView(size_pixels=12, solarize_probability=0.3)
+RECIPES = {
+    "digits": views.digits(),
+    "photos": Recipe((EVERYTHING,), views.IMAGENET_MEAN, views.IMAGENET_STD),
+}
 
 
 def images(count, channels, size=16):
@@ -29,18 +32,14 @@ def patches(count, size=16):
     return np.stack([photo[y : y + size, x : x + size] for y, x in corners])
 
 
-def recipe_of(name):
-    return views.VIEWS[name](**SMALL[name])
-
-
 @pytest.fixture(scope="module")
 def compiled():
-    return {name: jax.jit(views.make_views(recipe_of(name))) for name in SMALL}
+    return {name: jax.jit(views.make_views(recipe)) for name, recipe in RECIPES.items()}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", RECIPES)
 def test_same_pixels_on_one_device_and_on_eight(name, compiled, devices):
-    batch = images(16, CHANNELS[name])
+    batch = images(16, len(RECIPES[name].mean))
     one = compiled[name](KEY, jax.device_put(batch, devices[0]))
     eight = compiled[name](KEY, jax.device_put(batch, rows(make_mesh(devices))))
     for alone, spread in zip(one, eight, strict=True):
@@ -48,10 +47,10 @@ def test_same_pixels_on_one_device_and_on_eight(name, compiled, devices):
         np.testing.assert_allclose(spread, alone, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", RECIPES)
 def test_same_pixels_under_jit_or_not(name, compiled):
-    batch = images(16, CHANNELS[name])
-    plain = views.make_views(recipe_of(name))(KEY, jnp.asarray(batch))
+    batch = images(16, len(RECIPES[name].mean))
+    plain = views.make_views(RECIPES[name])(KEY, jnp.asarray(batch))
     for eager, jitted in zip(plain, compiled[name](KEY, batch), strict=True):
         np.testing.assert_allclose(eager, jitted, atol=2e-5)
 
@@ -99,11 +98,11 @@ def test_a_plain_photo_view_is_the_image():
     np.testing.assert_allclose(made, batch / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", RECIPES)
 def test_float64_is_kept(name):
     with jax.enable_x64(True):
-        make = views.make_views(recipe_of(name), dtype=jnp.float64)
-        made = jax.eval_shape(make, KEY, images(2, CHANNELS[name]))
+        make = views.make_views(RECIPES[name], dtype=jnp.float64)
+        made = jax.eval_shape(make, KEY, images(2, len(RECIPES[name].mean)))
         assert {view.dtype for view in made} == {jnp.dtype(jnp.float64)}
 
 

@@ -1,0 +1,51 @@
+"""The augmentation benchmark runs, and both of its sides make the same kind of view."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from caco_jax.data import views
+from experiments.benchmarks import data
+from tests.data.photos import photos
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_smoke_run_writes_its_figures(tmp_path):
+    out = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmarks.data", "--smoke", "--out", out],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "times one core of Pillow" in done.stdout
+    figures = json.loads(out.read_text())
+    assert set(figures["augmentation"]) == set(data.RECIPES)
+    for compared in figures["augmentation"].values():
+        seconds = {name: one["median"] for name, one in compared["seconds"].items()}
+        ratio = seconds["pillow"] / seconds["ours"]
+        np.testing.assert_allclose(compared["times_pillow"], ratio)
+        rate = 2 * 16 / seconds["ours"]
+        np.testing.assert_allclose(compared["views_per_second"]["ours"], rate)
+
+
+def test_both_sides_make_views_of_one_distribution():
+    photo = photos()[1]
+    recipe = views.simclr(size_pixels=16)
+    batch = np.repeat(np.asarray(photo)[None], 512, axis=0)
+    ours = np.stack(data.device_views(recipe, batch)()).reshape(-1, 16 * 16, 3)
+    pillow = np.stack(data.pillow_loop(recipe, batch)()).reshape(-1, 16 * 16, 3)
+    assert ours.shape == pillow.shape == (1024, 256, 3)
+    # Moments of 1,024 views each: a mean's standard error is a thirtieth of the spread.
+    for moment in (np.mean, np.std):
+        a, b = moment(ours, axis=1), moment(pillow, axis=1)  # [1024, 3]
+        error = np.hypot(a.std(axis=0), b.std(axis=0)) / np.sqrt(1024)
+        assert np.all(np.abs(a.mean(axis=0) - b.mean(axis=0)) < 4 * error)
