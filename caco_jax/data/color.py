@@ -10,6 +10,7 @@ import itertools
 from typing import NamedTuple
 
 import dm_pix as pix
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -53,36 +54,36 @@ def _luma(planes: Float[Array, "3 h w"]) -> Float[Array, "h w"]:
 def jitter(image: Float[Array, "h w 3"], changes: Jitter) -> Float[Array, "h w 3"]:
     """Changes brightness, contrast, saturation and hue, in the order given.
 
-    The first three are one operation, ``blend``, with black, the mean grey or the grey
-    image. A batch has images of all orders, and a switch inside `jax.vmap` would do
-    every operation in each place. So blends are done in three places before the one
-    rotation of the hue and in three after it, and those that an image's order does not
-    have there get the factor 1.
+    A batch has images of all orders, and a switch inside `jax.vmap` would do every
+    operation in each place. But the first three are one operation, a blend with black,
+    the mean grey or the grey image. So there are three places for blends before the one
+    rotation of the hue and three after it, and where an image's order has nothing
+    there, the factor is 1.
     """
     one = jnp.ones_like(changes.brightness)
     factors = jnp.stack([changes.brightness, changes.contrast, changes.saturation, one])
+    factors = factors[changes.order]
     hue_place = jnp.argmax(changes.order == HUE)
-    factor_at = factors[changes.order]
+    before = jnp.where(jnp.arange(4) < hue_place, factors, one)
+    after = jnp.where(jnp.arange(4) > hue_place, factors, one)
     planes = jnp.moveaxis(image, 2, 0)  # three is a poor innermost axis
-    for place in range(3):
-        factor = jnp.where(place < hue_place, factor_at[place], one)
-        planes = _blend(planes, changes.order[place], factor)
+    # Loops keep XLA from computing the first blends again inside of each later one.
+    planes, _ = jax.lax.scan(_blend, planes, (changes.order[:3], before[:3]))
     planes = pix.adjust_hue(planes, changes.hue_turns, channel_axis=0)
-    for place in range(1, 4):
-        factor = jnp.where(place > hue_place, factor_at[place], one)
-        planes = _blend(planes, changes.order[place], factor)
+    planes, _ = jax.lax.scan(_blend, planes, (changes.order[1:], after[1:]))
     return jnp.moveaxis(planes, 0, 2)
 
 
 def _blend(
-    planes: Float[Array, "3 h w"], kind: Int[Array, ""], factor: Float[Array, ""]
-) -> Float[Array, "3 h w"]:
+    planes: Float[Array, "3 h w"], blend: tuple[Int[Array, ""], Float[Array, ""]]
+) -> tuple[Float[Array, "3 h w"], None]:
     """``factor * image + (1 - factor) * other``, clipped, as PIL.ImageEnhance."""
+    kind, factor = blend
     gray = _luma(planes)
     mean = jnp.where(kind == CONTRAST, jnp.mean(gray), 0)
     other = jnp.where(kind == SATURATION, gray, mean)
-    other = jnp.broadcast_to(other, planes.shape)
-    return jnp.clip(factor * planes + (1 - factor) * other, 0, 1)
+    mixed = factor * planes + jnp.broadcast_to((1 - factor) * other, planes.shape)
+    return jnp.clip(mixed, 0, 1), None
 
 
 def solarize(
