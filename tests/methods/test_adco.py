@@ -1,0 +1,166 @@
+"""AdCo's payoff over a linear encoder, against loops."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from caco_jax.methods import adco
+from caco_jax.schema import ConfigError
+from tests.methods.linear import DIM, Play, cross_entropy, draw, unit
+
+CONFIG = adco.AdcoConfig(bank_size=6, temperature=0.5, bank_temperature=0.25)
+BANK = draw(0, 6, DIM)
+ONLINE, TARGET = draw(1, DIM, DIM), draw(2, DIM, DIM)
+VIEWS = [draw(10 + v, 4, DIM) for v in range(4)]
+
+
+@functools.cache
+def make(**changes):
+    return adco.make(dataclasses.replace(CONFIG, **changes), embedding_dim=DIM)
+
+
+def play(views, *, symmetric=False, **changes):
+    inputs = {"bank": BANK, "online": ONLINE, "target": TARGET, **changes}
+    return Play(make(symmetric=symmetric), views, **inputs)
+
+
+def logits(query_view, key_view, temperature):
+    queries = unit(query_view @ ONLINE)
+    candidates = np.concatenate([unit(key_view @ TARGET), unit(BANK)])
+    return queries @ candidates.T / temperature
+
+
+def pair_loss(query_view, key_view):
+    return cross_entropy(logits(query_view, key_view, CONFIG.temperature), range(4))
+
+
+@pytest.mark.parametrize(
+    "num_views, symmetric, expected",
+    [
+        (2, False, [(1.0, (0, 1))]),
+        (2, True, [(0.5, (0, 1)), (0.5, (1, 0))]),
+        (4, False, [(1.0, (1, 0)), (1.0, (2, 0)), (1.0, (3, 0))]),
+        (3, True, [(0.5, (0, 1)), (0.5, (1, 0)), (0.5, (2, 0)), (0.5, (2, 1))]),
+    ],
+)
+def test_the_pairs_of_views_and_their_weights(num_views, symmetric, expected):
+    assert adco.weighted_pairs(num_views, symmetric=symmetric) == expected
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("num_views", [2, 4])
+def test_the_loss_is_the_weighted_sum_over_pairs(num_views, symmetric):
+    views = VIEWS[:num_views]
+    pairs = adco.weighted_pairs(num_views, symmetric=symmetric)
+    expected = sum(weight * pair_loss(views[q], views[k]) for weight, (q, k) in pairs)
+    found = play(views, symmetric=symmetric)
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+    query, key = pairs[0][1]
+    first = pair_loss(views[query], views[key])
+    np.testing.assert_allclose(found.metrics["cross_entropy"], first, rtol=1e-5)
+
+
+def test_where_all_candidates_are_alike_every_label_is_a_guess():
+    same = np.ones((4, DIM), np.float32)
+    eye = np.eye(DIM, dtype=np.float32)
+    bank = np.ones((6, DIM), np.float32)
+    found = play([same, same], bank=bank, online=eye, target=eye)
+    np.testing.assert_allclose(found.loss, math.log(4 + 6), rtol=1e-5)
+    np.testing.assert_allclose(found.metrics["batch_probability"], 0.4, rtol=1e-5)
+    np.testing.assert_allclose(found.metrics["embedding_std"], 0, atol=1e-6)
+
+
+def test_the_bank_ascends_the_loss_at_its_own_temperature():
+    a, b = VIEWS[:2]
+    keys, queries = unit(b @ TARGET), unit(a @ ONLINE)
+
+    def loss(bank):
+        rows = bank / jnp.linalg.norm(bank, axis=1, keepdims=True)
+        scores = queries @ jnp.concatenate([keys, rows]).T / CONFIG.bank_temperature
+        return jnp.mean(jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(scores))
+
+    found = play([a, b])
+    np.testing.assert_allclose(
+        found.gradients["bank"], jax.grad(loss)(BANK), rtol=1e-4, atol=1e-6
+    )
+    # A step along it makes the queries' task harder.
+    harder = play([a, b], bank=BANK + 0.01 * np.asarray(found.gradients["bank"]))
+    assert float(harder.loss) > float(found.loss)
+
+
+def test_the_encoder_descends_with_keys_and_bank_held_still():
+    a, b = VIEWS[:2]
+    candidates = np.concatenate([unit(b @ TARGET), unit(BANK)])
+
+    def loss(online):
+        queries = a @ online
+        queries /= jnp.linalg.norm(queries, axis=1, keepdims=True)
+        scores = queries @ candidates.T / CONFIG.temperature
+        return jnp.mean(jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(scores))
+
+    found = play([a, b]).gradients["encoder"]
+    np.testing.assert_allclose(found, jax.grad(loss)(ONLINE), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "symmetric, seen", [(False, ([0], [1])), (True, ([0, 1],) * 2)]
+)
+def test_a_network_sees_no_view_that_it_need_not(symmetric, seen):
+    outcome = play(VIEWS[:2], symmetric=symmetric).outcome
+    online, target = ([VIEWS[i].mean() for i in views] for views in seen)
+    np.testing.assert_allclose(outcome.stats, online, rtol=1e-5)
+    np.testing.assert_allclose(outcome.target.stats, target, rtol=1e-5)
+    np.testing.assert_array_equal(outcome.target.params, TARGET)
+
+
+def test_nothing_follows_a_step():
+    found = play(VIEWS[:2])
+    players, extra = found.advanced
+    assert players is found.players
+    assert extra == {}
+
+
+def test_the_bank_begins_with_random_rows_of_the_embeddings_width():
+    players, extra = make(symmetric=False).init(jax.random.key(0))
+    assert players["bank"].shape == (6, DIM)
+    assert len(np.unique(players["bank"])) == 6 * DIM
+    assert extra == {}
+
+
+def test_the_method_describes_itself():
+    method = make(symmetric=False)
+    assert method.name == "adco"
+    assert method.moves == {"encoder": "descend", "bank": "ascend"}
+    assert method.uses_target
+    assert "65,536" in adco.make(adco.AdcoConfig(), embedding_dim=2).description
+
+
+@pytest.mark.parametrize("symmetric, online", [(False, [0]), (True, [0, 1])])
+def test_start_up_fills_the_bank_with_the_last_views_keys(symmetric, online):
+    phase = make(symmetric=symmetric).start_up
+    assert (phase.examples, phase.target_momentum) == (6, None)
+    a, b = VIEWS[:2]
+    found = Play(phase.method, [a, b], bank=BANK, online=ONLINE, target=TARGET)
+    keys = unit(b @ TARGET)
+    np.testing.assert_allclose(found.outcome.arrays["keys"], keys, rtol=1e-5)
+    expected = [VIEWS[i].mean() for i in online]
+    np.testing.assert_allclose(found.outcome.stats, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"bank_size": 0}, "bank_size: want a number in [2, inf), got 0"),
+        ({"temperature": -0.1}, "temperature: want a number in (0, inf), got -0.1"),
+        ({"symmetric": 1}, "symmetric: want bool, got 1"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(ConfigError) as caught:
+        adco.AdcoConfig(**changes)
+    assert str(caught.value) == message
