@@ -11,20 +11,22 @@ from caco_jax.schema import ConfigError
 def with_variant(
     config: ConfigDict, variant: str, variants: Mapping[str, Mapping[str, Any]]
 ) -> ConfigDict:
-    """A recipe with the values of one of its variants.
+    """A recipe with the values of its variants.
 
     Args:
         config: the recipe; changed in place.
-        variant: its name; "" for the recipe as it is.
+        variant: a name, or several with colons between; "" for the recipe as it is.
         variants: for each name, dotted keys and their values.
 
     Raises:
         ConfigError: there is no such variant; the message lists those that are.
     """
-    if variant and variant not in variants:
-        known = ", ".join([*variants, "smoke"])
-        raise ConfigError(f"want one of the variants {known}, got {variant!r}")
-    config.update_from_flattened_dict(variants.get(variant, {}))
+    for name in variant.split(":") if variant else ():
+        if name not in variants:
+            known = ", ".join([*variants, "smoke"])
+            raise ConfigError(f"want one of the variants {known}, got {name!r}")
+        with config.ignore_type():  # the schema judges types
+            config.update_from_flattened_dict(variants[name])
     return config
 
 
@@ -37,6 +39,7 @@ _SMOKE = {
     "evaluation.knn_neighbours": 3,
     "optimizer.warmup_epochs": 0,
 }
+_SMOKE_SIZE_PIXELS = 16
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
@@ -44,21 +47,25 @@ def smoke(config: ConfigDict) -> ConfigDict:
 
     The method, its settings, the optimisers and the kind of views stay; the network,
     the bank or queue, the images and the schedules become as small as can be.
+
+    Args:
+        config: any recipe; it is not changed.
     """
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(_SMOKE)
     widths = [8] * len(config.encoder.projector_widths)
     config.encoder.projector_widths = tuple(widths)
-    channels = 1 if config.data.views == "digits" else 3
-    config.data.source = f"fake:16x16x{channels}x24"
-    if config.data.views != "digits":
-        with config.ignore_type():
-            config.data.view_size = 16
+    photos, size = config.data.views != "digits", _SMOKE_SIZE_PIXELS
+    config.data.source = f"fake:{size}x{size}x{3 if photos else 1}x24"
+    with config.ignore_type():
+        config.data.view_size = size if photos else None
     if config.encoder.batchnorm_group is not None:
         config.encoder.batchnorm_group = 4
-    for size in ("bank_size", "queue_size"):
-        if size in config.method:
-            config.method[size] = 32
+    for rows in ("bank_size", "queue_size"):
+        if rows in config.method:
+            config.method[rows] = 32
+    if "start_up_epochs" in config.method:
+        config.method.start_up_epochs = 0
     if "bank_optimizer" in config:
         config.bank_optimizer.warmup_epochs = 0
     return config

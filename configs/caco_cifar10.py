@@ -1,0 +1,25 @@
+"""CaCo on CIFAR-10 (ours).
+
+Paper:     arXiv:2203.14370 (the method; it has no CIFAR recipe)
+Expected:  not measured yet
+Cost:      not measured by us; needs accelerators
+Command:   python -m experiments.pretrain --config=configs/caco_cifar10.py \
+               --workdir=runs/caco_cifar10
+Variants:  cifar100, clae
+"""
+
+from ml_collections import ConfigDict
+
+from caco_jax.variants import with_variant
+from configs.base import CIFAR100, CLAE, Variants, memory_cifar10
+
+VARIANTS: Variants = {**CIFAR100, **CLAE}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe."""
+    config = memory_cifar10("caco")
+    config.method.bank_size = 4096
+    config.method.temperature = 0.1
+    config.method.bank_temperature = 0.1
+    return with_variant(config, variant, VARIANTS)

@@ -1,0 +1,24 @@
+"""CLAE over Plain on CIFAR-10: an adversary moves the pixels of view 1.
+
+Paper:     arXiv:2010.12050
+Expected:  the accuracy tables are not at hand: not measured yet
+Cost:      not measured by us; needs accelerators
+Command:   python -m experiments.pretrain --config=configs/clae_plain_cifar10.py \
+               --workdir=runs/clae_plain_cifar10
+Variants:  cifar100, tiny_imagenet
+"""
+
+from ml_collections import ConfigDict
+
+from caco_jax.variants import with_variant
+from configs.base import CIFAR100, TINY_IMAGENET, Variants, clae_instance_cifar10
+
+VARIANTS: Variants = {**CIFAR100, **TINY_IMAGENET}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe."""
+    config = clae_instance_cifar10("plain")
+    # The released code of Plain, and only that, encodes the clean view again.
+    config.adversarial.reencode_clean = True
+    return with_variant(config, variant, VARIANTS)

@@ -1,0 +1,24 @@
+"""MoCo v2 on scikit-learn's handwritten digits.
+
+Paper:     arXiv:2003.04297 (the method; digits are ours)
+Expected:  not measured yet
+Cost:      minutes on four CPU cores
+Command:   python -m experiments.pretrain --config=configs/moco_digits.py \
+               --workdir=runs/moco_digits
+Variants:  clae
+"""
+
+from ml_collections import ConfigDict
+
+from caco_jax.variants import with_variant
+from configs.base import CLAE, Variants, digits
+
+VARIANTS: Variants = CLAE
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe."""
+    config = digits("moco")
+    config.method.queue_size = 1024
+    config.method.temperature = 0.1
+    return with_variant(config, variant, VARIANTS)

@@ -1,0 +1,23 @@
+"""SimCLR on scikit-learn's handwritten digits.
+
+Paper:     arXiv:2002.05709 (the method; digits are ours)
+Expected:  not measured yet
+Cost:      minutes on four CPU cores
+Command:   python -m experiments.pretrain --config=configs/simclr_digits.py \
+               --workdir=runs/simclr_digits
+Variants:  clae
+"""
+
+from ml_collections import ConfigDict
+
+from caco_jax.variants import with_variant
+from configs.base import CLAE, Variants, digits
+
+VARIANTS: Variants = CLAE
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe."""
+    config = digits("simclr")
+    config.method.temperature = 0.5
+    return with_variant(config, variant, VARIANTS)

@@ -1,0 +1,31 @@
+"""SimCLR on ImageNet, the baseline with a large batch.
+
+Paper:     arXiv:2002.05709
+Expected:  linear about 69.1 %, of the released checkpoint
+Cost:      not measured by us; needs accelerators
+Command:   python -m experiments.pretrain --config=configs/simclr_imagenet.py \
+               --workdir=runs/simclr_imagenet
+"""
+
+from ml_collections import ConfigDict
+
+from caco_jax.variants import with_variant
+from configs.base import Variants, imagenet
+
+VARIANTS: Variants = {}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe."""
+    config = imagenet("simclr")
+    config.data.views = "simclr"
+    config.encoder.projector = "mlp"
+    config.encoder.projector_widths = (2048, 128)
+    config.optimizer.name = "lars"
+    config.optimizer.learning_rate = 0.3
+    config.optimizer.scale_with_batch = True
+    config.optimizer.warmup_epochs = 10
+    config.optimizer.weight_decay = 1e-6
+    config.training.batch_size = 4096
+    config.training.epochs = 1000
+    return with_variant(config, variant, VARIANTS)

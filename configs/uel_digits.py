@@ -1,0 +1,22 @@
+"""UEL, one of CLAE's hosts, on scikit-learn's handwritten digits.
+
+Paper:     arXiv:1904.03436 (the method; digits are ours)
+Expected:  not measured yet
+Cost:      minutes on four CPU cores
+Command:   python -m experiments.pretrain --config=configs/uel_digits.py \
+               --workdir=runs/uel_digits
+Variants:  clae
+"""
+
+from ml_collections import ConfigDict
+
+from caco_jax.variants import with_variant
+from configs.base import CLAE, Variants, digits
+
+VARIANTS: Variants = CLAE
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe."""
+    config = digits("uel")
+    return with_variant(config, variant, VARIANTS)
