@@ -67,9 +67,12 @@ def make_views(recipe: Recipe, *, dtype: Any = jnp.float32) -> ViewsFn:
         pixels = images.astype(dtype) / 255
         made: list[jax.Array] = []
         for view, indices in runs:
-            keys = jax.vmap(fold, in_axes=(0, None))(row_keys, jnp.array(indices))
-            rows = jax.vmap(view)  # over [N]
-            alike = jax.vmap(rows, in_axes=(1, None))(keys, pixels)  # [V, N, h, w, C]
+            copies = (len(indices), *pixels.shape)  # [V, N, H, W, C]
+            keys = jax.vmap(fold, in_axes=(0, None), out_axes=1)(
+                row_keys, jnp.array(indices)
+            )
+            # As copies, for a product of matrices is slow where one side has no V.
+            alike = jax.vmap(jax.vmap(view))(keys, jnp.broadcast_to(pixels, copies))
             made.extend(normalize(alike, mean=recipe.mean, std=recipe.std))
         return tuple(made)
 
