@@ -4,13 +4,13 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from caco_jax.methods.method import Network
 from caco_jax.training import assemble
@@ -67,24 +67,6 @@ def make_dispatch(
     return dispatch
 
 
-def run_steps(
-    dispatch: DispatchFn,
-    state: TrainState,
-    images: Array,
-    order: Int[np.ndarray, "s n"],
-    *,
-    at_most: int | None,
-) -> tuple[TrainState, dict[str, np.ndarray]]:
-    """Runs the steps of an order in equal dispatches; metrics come back by step."""
-    size = dispatch_size(len(order), at_most)
-    parts = []
-    for first in range(0, len(order), size):
-        state, metrics = dispatch(state, images, order[first : first + size])
-        parts.append(metrics)
-    fetched = jax.device_get(parts)
-    return state, jax.tree.map(lambda *values: np.concatenate(values), *fetched)
-
-
 def epoch_order(
     key: Array, epoch: int, *, count: int, steps: int, batch_size: int
 ) -> Int[np.ndarray, "s n"]:
@@ -126,6 +108,55 @@ class Progress:
         self.images += images
 
 
+class Pass(NamedTuple):
+    """How one phase of a run goes through the images.
+
+    Attributes:
+        dispatch: the phase's compiled steps.
+        images: all training images, on the device.
+        key: of the order of every epoch.
+        steps: in an epoch.
+        batch_size: images a step.
+        at_most: steps a dispatch, see `dispatch_size`.
+        progress: what is counted.
+    """
+
+    dispatch: DispatchFn
+    images: Array
+    key: PRNGKeyArray
+    steps: int
+    batch_size: int
+    at_most: int | None
+    progress: Progress
+
+    def run_epoch(
+        self, state: TrainState, epoch: int
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """One epoch in equal dispatches; metrics come back by step.
+
+        Raises:
+            NonFiniteError: a metric is NaN or infinite.
+        """
+        order = epoch_order(
+            self.key,
+            epoch,
+            count=len(self.images),
+            steps=self.steps,
+            batch_size=self.batch_size,
+        )
+        size = dispatch_size(self.steps, self.at_most)
+        parts = []
+        with self.progress.counting(order.size):
+            for first in range(0, self.steps, size):
+                chosen = order[first : first + size]
+                state, metrics = self.dispatch(state, self.images, chosen)
+                parts.append(metrics)
+            fetched = jax.device_get(parts)
+        joined = jax.tree.map(lambda *values: np.concatenate(values), *fetched)
+        check_finite(epoch * self.steps, joined)
+        return state, joined
+
+
 def start_up(experiment: Experiment, images: Array, progress: Progress) -> TrainState:
     """The state that training begins with: after the method's start-up, if it has one.
 
@@ -153,20 +184,17 @@ def start_up(experiment: Experiment, images: Array, progress: Progress) -> Train
     if phase.epochs == 0:
         steps = min(-(-phase.examples // config.batch_size), steps)
     warming = jax.device_put(warming, state_shardings(warming, experiment.mesh))
-    dispatch = make_dispatch(assemble.start_up_step(experiment), warming, experiment)
+    phase_pass = Pass(
+        make_dispatch(assemble.start_up_step(experiment), warming, experiment),
+        images,
+        experiment.keys.start_up_order,
+        steps,
+        config.batch_size,
+        config.steps_per_dispatch,
+        progress,
+    )
     for epoch in range(max(phase.epochs, 1)):
-        order = epoch_order(
-            experiment.keys.start_up_order,
-            epoch,
-            count=len(images),
-            steps=steps,
-            batch_size=config.batch_size,
-        )
-        with progress.counting(steps * config.batch_size):
-            warming, metrics = run_steps(
-                dispatch, warming, images, order, at_most=config.steps_per_dispatch
-            )
-        check_finite(int(warming.step) - steps, metrics)
+        warming, _ = phase_pass.run_epoch(warming, epoch)
     state = hand_over(warming, state)
     return jax.device_put(state, state_shardings(state, experiment.mesh))
 
@@ -213,20 +241,21 @@ def train_epochs(
 
     Yields:
         (epochs done, state, metrics of each of the epoch's steps).
+
+    Raises:
+        NonFiniteError: a metric became NaN or infinite.
     """
     config = experiment.config.training
     per_epoch = experiment.steps_per_epoch
-    dispatch = make_dispatch(assemble.training_step(experiment), state, experiment)
+    training = Pass(
+        make_dispatch(assemble.training_step(experiment), state, experiment),
+        images,
+        experiment.keys.order,
+        per_epoch,
+        config.batch_size,
+        config.steps_per_dispatch,
+        progress,
+    )
     for epoch in range(int(state.step) // per_epoch, config.epochs):
-        order = epoch_order(
-            experiment.keys.order,
-            epoch,
-            count=len(images),
-            steps=per_epoch,
-            batch_size=config.batch_size,
-        )
-        with progress.counting(per_epoch * config.batch_size):
-            state, metrics = run_steps(
-                dispatch, state, images, order, at_most=config.steps_per_dispatch
-            )
+        state, metrics = training.run_epoch(state, epoch)
         yield epoch + 1, state, metrics

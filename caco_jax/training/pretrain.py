@@ -109,7 +109,6 @@ class _Run:
         epochs = loop.train_epochs(experiment, state, images, progress)
         for epoch, state, metrics in epochs:
             steps = experiment.steps_per_epoch
-            check_finite((epoch - 1) * steps, metrics)
             check_finite(epoch * steps - 1, _extremes(state))
             row = self._row(epoch, state, metrics)
             self.files.append_metrics(row)
