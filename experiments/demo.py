@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/caco_digits", help="the run's place")
     parser.add_argument(
         "--fresh",
+        "--force_new",  # as experiments.pretrain and the message of a mismatch have it
         action="store_true",
         help="start over; a run already there is moved to WORKDIR.old",
     )

@@ -3,7 +3,7 @@
 from caco_jax.evaluation.knn import knn_accuracy
 from caco_jax.training.checkpoints import write_json
 from caco_jax.training.runs import load_run, make_network_features
-from experiments.command import Parser, blame, parse, run
+from experiments.command import Parser, blame, run
 
 
 def main() -> None:
@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument("--workdir", required=True, help="the run's directory")
     parser.add_argument("--k", type=int, nargs="+", default=[20], help="neighbours")
     parser.add_argument("--temperature", type=float, default=0.2, help="of the votes")
-    flags, _ = parse(parser)
+    flags = parser.parse_args()
     loaded = load_run(flags.workdir)
     train, test = make_network_features(loaded.experiment)(loaded.network)
     settings = [(k, flags.temperature) for k in flags.k]

@@ -6,7 +6,7 @@ Features once, then multinomial logistic regression to convergence.
 from caco_jax.evaluation import linear
 from caco_jax.training.checkpoints import write_json
 from caco_jax.training.runs import load_run, make_network_features
-from experiments.command import Parser, blame, parse, run
+from experiments.command import Parser, blame, run
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument(
         "--l2", type=float, default=linear.L2, help="penalty on the weights"
     )
-    flags, _ = parse(parser)
+    flags = parser.parse_args()
     loaded = load_run(flags.workdir)
     train, test = make_network_features(loaded.experiment)(loaded.network)
     with blame("--l2"):
