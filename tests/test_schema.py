@@ -86,6 +86,7 @@ def test_values_that_lose_nothing_take_the_fields_type(key, given_value, kept):
         ("name", 3, "want str, got 3"),
         ("sizes", 3, "want tuple[int, ...], got 3"),
         ("sizes", (1, 2.0), "want tuple[int, ...], got (1, 2.0)"),
+        ("sizes", (1, True), "want tuple[int, ...], got (1, True)"),
         ("sizes", (1, 0), "want a number in [1, inf), got (1, 0)"),
         ("pair", (1,), "want tuple[int, float], got (1,)"),
         ("pair", (0.5, 1), "want tuple[int, float], got (0.5, 1)"),
