@@ -85,7 +85,7 @@ def digits(method: str) -> ConfigDict:
     """Handwritten digits with a small network: minutes on a CPU."""
     config = default_config(method)
     config.encoder.backbone = "resnet_tiny"
-    config.encoder.width = 16
+    config.encoder.width = 32
     config.encoder.stem = "small"
     config.encoder.projector_widths = (128, 128, 64)
     config.optimizer.learning_rate = 0.12
@@ -93,5 +93,5 @@ def digits(method: str) -> ConfigDict:
     if "bank_optimizer" in config:
         config.method.bank_size = 1024
         config.bank_optimizer.warmup_epochs = 5
-    config.training.epochs = 120
+    config.training.epochs = 80
     return config
