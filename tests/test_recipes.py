@@ -4,15 +4,17 @@ import importlib
 import pathlib
 import runpy
 
+import jax
 import numpy as np
 import pytest
 
 from caco_jax.config import experiment_config, flatten, load_recipe
 from caco_jax.methods.registry import METHODS
 from caco_jax.schema import ConfigError
+from caco_jax.training import assemble, loop
 from caco_jax.training.assemble import view_recipe
-from caco_jax.training.checkpoints import Workdir
-from caco_jax.training.pretrain import pretrain
+from caco_jax.training.mesh import make_mesh
+from caco_jax.training.pretrain import on_device, pretrain
 from caco_jax.variants import smoke, with_variant
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -365,16 +367,37 @@ def test_a_view_size_shrinks_all_views_alike():
     assert [view.size_pixels for view in views] == [112] * 2 + [48] * 6
 
 
+def smoke_runs():
+    """One recipe for each smoke configuration: some variants come to the same."""
+    runs = {}
+    for recipe in all_recipes():
+        values = flatten(read(f"{recipe}:smoke").to_dict())
+        runs.setdefault(tuple(sorted(values.items(), key=str)), recipe)
+    return list(runs.values())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", all_recipes())
-def test_three_steps_of_every_recipe_run_on_made_up_images(recipe, tmp_path):
-    summary = pretrain(experiment_config(read(f"{recipe}:smoke")), tmp_path)
-    assert summary["steps"] == 3
-    (row,) = Workdir(tmp_path).read_metrics()
-    assert row["epoch"] == 1
-    numbers = [value for value in row.values() if isinstance(value, float)]
-    assert numbers
-    assert np.isfinite(numbers).all()
+@pytest.mark.parametrize("recipe", smoke_runs())
+def test_three_steps_of_every_recipe_run_on_made_up_images(recipe, devices):
+    experiment = assemble.assemble(experiment_config(read(f"{recipe}:smoke")))
+    experiment = experiment._replace(mesh=make_mesh(devices[:1]))
+    images = on_device(experiment.images.train_images, experiment.mesh)
+    progress = loop.Progress()
+    with jax.set_mesh(experiment.mesh):
+        state = loop.start_up(experiment, images, progress)
+        epochs = loop.train_epochs(experiment, state, images, progress)
+        ((epoch, state, metrics),) = epochs
+    assert (epoch, int(state.step)) == (1, 3)
+    for name, values in metrics.items():
+        assert values.shape == (3,), name
+        assert np.isfinite(values).all(), name
+
+
+@pytest.mark.slow
+def test_a_smoke_run_is_a_whole_run(tmp_path):
+    config = experiment_config(read("simclr_digits:clae:smoke"))
+    summary = pretrain(config, tmp_path)
+    assert (summary["epochs"], summary["steps"]) == (1, 3)
 
 
 def test_a_smoke_run_keeps_the_kind_and_shrinks_the_size():

@@ -236,8 +236,9 @@ def init_network(
 
 def new_network(experiment: Experiment) -> Network:
     """The encoder as it is before training."""
-    pixels = jnp.asarray(experiment.images.train_images[:2])
-    (example, *_) = make_views(experiment.recipe)(jax.random.key(0), pixels)
+    # Shapes alone: to draw views outside of a program compiles each operation alone.
+    (shape, *_) = view_shapes(experiment.recipe, experiment.images)
+    example = jnp.zeros((2, *shape))
     return init_network(experiment.encoder, experiment.keys.encoder, example)
 
 
