@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	$(RUN) -m experiments.demo --workdir=runs/caco_digits $(if $(FRESH),--fresh)
 
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest -n auto $(TESTS)
+	$(RUN) -m pytest -n auto --dist loadgroup $(TESTS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

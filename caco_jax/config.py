@@ -24,6 +24,7 @@ from caco_jax.schema import (
     FRACTION,
     NON_NEGATIVE,
     POSITIVE,
+    SEED,
     ConfigError,
     Range,
     build,
@@ -76,7 +77,7 @@ class DataConfig:
         "digits", doc="digits, tfds:NAME or fake:HEIGHTxWIDTHxCHANNELS[xCOUNT]"
     )
     data_dir: str | None = setting(None, doc="where prepared data sets lie")
-    split_seed: int = setting(0, allowed=NON_NEGATIVE, doc="draws the held-out part")
+    split_seed: int = setting(0, allowed=SEED, doc="draws the held-out part")
     views: str = setting("digits", allowed=tuple(VIEWS), doc="the augmentation recipe")
     view_size: int | None = setting(
         None,
@@ -219,7 +220,7 @@ class ExperimentConfig:
     adversarial: AdversarialConfig = AdversarialConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    seed: int = setting(0, allowed=NON_NEGATIVE, doc="of every random draw of the run")
+    seed: int = setting(0, allowed=SEED, doc="of every random draw of the run")
 
     def __post_init__(self) -> None:
         validate(self)

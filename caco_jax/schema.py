@@ -37,7 +37,9 @@ class Range:
     high_open: bool = False
 
     def __contains__(self, value: object) -> bool:
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not isinstance(value, int | float) or value != value:
+            return False
+        if isinstance(value, float) and math.isinf(value):
             return False
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
@@ -54,6 +56,7 @@ NON_NEGATIVE = Range(low=0)
 FRACTION = Range(low=0, high=1)
 BELOW_ONE = Range(low=0, high=1, high_open=True)
 COUNT = Range(low=1)
+SEED = Range(low=0, high=2**32 - 1)
 
 
 def setting(
@@ -97,7 +100,10 @@ def _coerce(value: Any, hint: Any) -> Any:
             raise TypeError
         return tuple(_coerce(v, arm) for v, arm in zip(value, arms, strict=True))
     if hint is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise TypeError from None
     if type(value) is not hint:
         raise TypeError
     return value

@@ -118,8 +118,8 @@ def make_fake_set(shape: str, *, seed: int = 0) -> ImageSet:
     """
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2,3}", shape):
         raise ValueError(
-            f"fake: want a shape HxWxC or HxWxCxCOUNT of numbers >= 1, such as "
-            f"32x32x3x1024, got {shape!r}"
+            "data.source: after fake: want a shape HxWxC or HxWxCxCOUNT of numbers "
+            f">= 1, such as 32x32x3x1024, got {shape!r}"
         )
     height, width, channels, count = [*map(int, shape.split("x")), FAKE_COUNT][:4]
     random = np.random.default_rng(seed)
@@ -145,7 +145,9 @@ def make_fake_set(shape: str, *, seed: int = 0) -> ImageSet:
 def _digits(rest: str, *, seed: int, data_dir: Path | None) -> ImageSet:
     del data_dir  # the images come with scikit-learn
     if rest:
-        raise ValueError(f"digits: takes nothing after its name, got {rest!r}")
+        raise ValueError(
+            f"data.source: digits takes nothing after its name, got {rest!r}"
+        )
     return load_digits_set(seed=seed)
 
 

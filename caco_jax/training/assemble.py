@@ -112,7 +112,7 @@ def assemble(config: ExperimentConfig) -> Experiment:
     recipe = view_recipe(config.data)
     method = configured_method(config, recipe)
     check_views(config.data.views, method, view_shapes(recipe, images))
-    return Experiment(
+    experiment = Experiment(
         config=config,
         images=images,
         recipe=recipe,
@@ -124,6 +124,8 @@ def assemble(config: ExperimentConfig) -> Experiment:
         keys=Keys.from_seed(config.seed),
         steps_per_epoch=count // batch_size,
     )
+    training_optimizer(experiment)  # refuses what does not fit, before anything runs
+    return experiment
 
 
 def view_recipe(config: DataConfig) -> Recipe:

@@ -103,7 +103,9 @@ class Workdir:
     def rewind_metrics(self, step: int) -> None:
         """Drops the lines after a step, which a resumed run will write again."""
         kept = [row for row in self.read_metrics() if row["step"] <= step]
-        self.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        unfinished = self.metrics_file.with_suffix(".unfinished")
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        unfinished.replace(self.metrics_file)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

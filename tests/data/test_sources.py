@@ -54,7 +54,7 @@ def test_fake_says_what_a_shape_is(shape):
 def test_unknown_source_lists_the_known():
     with pytest.raises(ValueError, match=r"data.source: want one of digits, fake"):
         sources.load("mnist")
-    with pytest.raises(ValueError, match="digits: takes nothing after its name"):
+    with pytest.raises(ValueError, match="digits takes nothing after its name"):
         sources.load("digits:7")
 
 

@@ -18,6 +18,9 @@ from experiments import command, demo, knn, linear_probe, pretrain
 from tests.training import tiny
 from tests.training.test_checkpoints import snapshot
 
+# One worker runs them all: they share what a fixture trained.
+pytestmark = pytest.mark.xdist_group("commands")
+
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "--config=configs/caco_digits.py"
 MAINS = {

@@ -14,6 +14,9 @@ from caco_jax.training.checkpoints import Checkpoints, Workdir, write_json
 from caco_jax.training.mesh import make_mesh, state_shardings
 from caco_jax.training.state import TrainState
 
+# One worker runs them all: they share what a fixture trained.
+pytestmark = pytest.mark.xdist_group("checkpoints")
+
 CONFIG = {"method": {"name": "caco", "bank_size": 8}, "widths": (8, 4), "seed": 0}
 OTHER = {"method": {"name": "caco", "bank_size": 16}, "widths": (8, 4), "epochs": 1}
 

@@ -14,6 +14,9 @@ from caco_jax.training.mesh import replicated, state_shardings
 from tests.training import tiny
 from tests.training.test_step import assert_trees_close, assert_trees_equal, describe
 
+# One worker runs them all: they share what a fixture trained.
+pytestmark = pytest.mark.xdist_group("loop")
+
 KEY = jax.random.key(5)
 
 

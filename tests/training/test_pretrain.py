@@ -18,6 +18,9 @@ from tests.training import tiny
 from tests.training.test_checkpoints import snapshot
 from tests.training.test_step import assert_trees_equal
 
+# One worker runs them all: they share what a fixture trained.
+pytestmark = pytest.mark.xdist_group("pretrain")
+
 EVERY_TWO = {"training__checkpoint_every_epochs": 2}
 
 

@@ -18,6 +18,9 @@ from caco_jax.training.state import create_state
 from caco_jax.training.step import make_encode, make_optimizer, make_train_step
 from tests.training import tiny
 
+# One worker runs them all: they share what a fixture trained.
+pytestmark = pytest.mark.xdist_group("step")
+
 RATE = 0.5
 BATCHES = np.arange(48).reshape(3, 16)
 
