@@ -278,7 +278,7 @@ def test_a_recipe_states_its_differences_from_the_defaults():
     }
     assert differences["method.bank_size"] == 1024
     assert differences["encoder.backbone"] == "resnet_tiny"
-    assert differences["training.epochs"] == 120
+    assert differences["training.epochs"] == 80
     assert "data.source" not in differences
 
 
