@@ -11,8 +11,9 @@ RUN := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/xla $(BIN)/python
 
 .PHONY: demo test lint bench clean
 
+# Fewer arenas: glibc would keep a few hundred megabytes of freed compiler memory.
 demo: $(VENV)/installed
-	$(RUN) -m experiments.demo --workdir=runs/caco_digits $(if $(FRESH),--fresh)
+	MALLOC_ARENA_MAX=2 $(RUN) -m experiments.demo --workdir=runs/caco_digits $(if $(FRESH),--fresh)
 
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest -n auto --dist loadgroup $(TESTS)
