@@ -103,6 +103,7 @@ class _Run:
     def to_the_end(self) -> dict[str, Any]:
         experiment, config = self.experiment, self.experiment.config
         images = on_device(experiment.images.train_images, experiment.mesh)
+        logger.info("%s", experiment.method.description)
         before = self._summary_so_far()
         progress = loop.Progress()
         state = self._first_state(images, progress)
