@@ -37,9 +37,12 @@ class Range:
     high_open: bool = False
 
     def __contains__(self, value: object) -> bool:
-        if not isinstance(value, int | float) or value != value:
+        if not isinstance(value, int | float):
             return False
-        if isinstance(value, float) and math.isinf(value):
+        try:
+            if not math.isfinite(value):
+                return False
+        except OverflowError:  # an integer too long for a float
             return False
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
