@@ -112,21 +112,19 @@ class Pass(NamedTuple):
     """How one phase of a run goes through the images.
 
     Attributes:
+        experiment: the run.
         dispatch: the phase's compiled steps.
         images: all training images, on the device.
         key: of the order of every epoch.
         steps: in an epoch.
-        batch_size: images a step.
-        at_most: steps a dispatch, see `dispatch_size`.
         progress: what is counted.
     """
 
+    experiment: Experiment
     dispatch: DispatchFn
     images: Array
     key: PRNGKeyArray
     steps: int
-    batch_size: int
-    at_most: int | None
     progress: Progress
 
     def run_epoch(
@@ -137,14 +135,15 @@ class Pass(NamedTuple):
         Raises:
             NonFiniteError: a metric is NaN or infinite.
         """
+        config = self.experiment.config.training
         order = epoch_order(
             self.key,
             epoch,
             count=len(self.images),
             steps=self.steps,
-            batch_size=self.batch_size,
+            batch_size=config.batch_size,
         )
-        size = dispatch_size(self.steps, self.at_most)
+        size = dispatch_size(self.steps, config.steps_per_dispatch)
         parts = []
         with self.progress.counting(order.size):
             for first in range(0, self.steps, size):
@@ -180,17 +179,17 @@ def start_up(experiment: Experiment, images: Array, progress: Progress) -> Train
         jnp.copy,
         state._replace(extra=extra, opt_state=optimizer.init(state.players)),
     )
-    config, steps = experiment.config.training, experiment.steps_per_epoch
+    steps = experiment.steps_per_epoch
     if phase.epochs == 0:
-        steps = min(-(-phase.examples // config.batch_size), steps)
+        batch_size = experiment.config.training.batch_size
+        steps = min(-(-phase.examples // batch_size), steps)
     warming = jax.device_put(warming, state_shardings(warming, experiment.mesh))
     phase_pass = Pass(
+        experiment,
         make_dispatch(assemble.start_up_step(experiment), warming, experiment),
         images,
         experiment.keys.start_up_order,
         steps,
-        config.batch_size,
-        config.steps_per_dispatch,
         progress,
     )
     for epoch in range(max(phase.epochs, 1)):
@@ -245,17 +244,15 @@ def train_epochs(
     Raises:
         NonFiniteError: a metric became NaN or infinite.
     """
-    config = experiment.config.training
     per_epoch = experiment.steps_per_epoch
     training = Pass(
+        experiment,
         make_dispatch(assemble.training_step(experiment), state, experiment),
         images,
         experiment.keys.order,
         per_epoch,
-        config.batch_size,
-        config.steps_per_dispatch,
         progress,
     )
-    for epoch in range(int(state.step) // per_epoch, config.epochs):
+    for epoch in range(int(state.step) // per_epoch, experiment.config.training.epochs):
         state, metrics = training.run_epoch(state, epoch)
         yield epoch + 1, state, metrics
