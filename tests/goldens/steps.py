@@ -351,6 +351,20 @@ def write_params(params, prefix):
     }
 
 
+def network_step(method, encoder, optimizer, target_momentum):
+    """The real step on given views, compiled; its embeddings are among its metrics."""
+    return jax.jit(
+        make_train_step(
+            observed(method),
+            encode=make_encode(encoder),
+            make_views=lambda key, images: images,
+            optimizer=optimizer,
+            target_momentum=target_momentum,
+            key=KEY,
+        )
+    )
+
+
 def network_state(method, optimizer, online, target, bank, extra):
     players = {"encoder": online.params, "bank": bank}
     return TrainState(
@@ -403,16 +417,7 @@ def bank_init(case, dtype):
     optimizer = make_optimizer(phase.method, {"encoder": transformation})
     momentum = phase.target_momentum or float(case["hp_key_momentum"])
     assert momentum == float(case["hp_key_momentum"])
-    step = jax.jit(
-        make_train_step(
-            observed(phase.method),
-            encode=make_encode(encoder),
-            make_views=lambda key, images: images,
-            optimizer=optimizer,
-            target_momentum=lambda step: momentum,
-            key=KEY,
-        )
-    )
+    step = network_step(phase.method, encoder, optimizer, lambda step: momentum)
     _, extra = phase.method.init(KEY)
     state = network_state(phase.method, optimizer, online, target, bank, extra)
     steps = min(-(-phase.examples // batches.shape[2]), len(batches))
@@ -469,16 +474,7 @@ def moco_ema(case, dtype):
     still = method._replace(moves=dict.fromkeys(method.moves, "hold"))
     optimizer = make_optimizer(still, {})
     momenta = jnp.asarray(case["hp_moco_momentum"], dtype)
-    step = jax.jit(
-        make_train_step(
-            observed(still),
-            encode=make_encode(encoder),
-            make_views=lambda key, images: images,
-            optimizer=optimizer,
-            target_momentum=lambda step: momenta[step],
-            key=KEY,
-        )
-    )
+    step = network_step(still, encoder, optimizer, lambda step: momenta[step])
     _, extra = method.init(KEY)
     state = network_state(still, optimizer, online, target, bank, extra)
     results = {}
@@ -533,16 +529,7 @@ def caco_e2e(case, dtype):
             ),
         },
     )
-    step = jax.jit(
-        make_train_step(
-            observed(method),
-            encode=make_encode(encoder),
-            make_views=lambda key, images: images,
-            optimizer=optimizer,
-            target_momentum=lambda step: momenta[step],
-            key=KEY,
-        )
-    )
+    step = network_step(method, encoder, optimizer, lambda step: momenta[step])
     _, extra = method.init(KEY)
     state = network_state(method, optimizer, online, target, bank, extra)
     batches = jnp.asarray(np.stack([case["in_x1"], case["in_x2"]], 1), dtype)
