@@ -75,23 +75,26 @@ class Experiment(NamedTuple):
         return self.config.training.epochs * self.steps_per_epoch
 
 
-def assemble(config: ExperimentConfig) -> Experiment:
+def assemble(
+    config: ExperimentConfig,
+    *,
+    mesh: Mesh | None = None,
+    images: ImageSet | None = None,
+) -> Experiment:
     """Loads the data and makes the parts; nothing is compiled or written.
 
     Args:
         config: the run's configuration.
+        mesh: the devices; None: all that there are. Those of a topology that is not
+            there do to compile for it.
+        images: a set to use instead of the configuration's source, or one whose arrays
+            are `jax.ShapeDtypeStruct`, enough to compile with.
 
     Raises:
         ConfigError: the configuration does not fit the data, the devices, or itself.
     """
-    try:
-        images = load(
-            config.data.source,
-            data_dir=config.data.data_dir,
-            seed=config.data.split_seed,
-        )
-    except ValueError as error:
-        raise ConfigError(f"config.{error}") from None
+    if images is None:
+        images = load_images(config.data)
     count = len(images.train_images)
     batch_size = config.training.batch_size
     require(
@@ -99,7 +102,7 @@ def assemble(config: ExperimentConfig) -> Experiment:
         f"config.training.batch_size: want at most {count}, the training images of "
         f"{images.name}, got {batch_size}",
     )
-    mesh = make_mesh()
+    mesh = make_mesh() if mesh is None else mesh
     sizes = {"training.batch_size": batch_size}
     for field in ("bank_size", "queue_size"):
         if hasattr(config.method, field):
@@ -126,6 +129,18 @@ def assemble(config: ExperimentConfig) -> Experiment:
     )
     training_optimizer(experiment)  # refuses what does not fit, before anything runs
     return experiment
+
+
+def load_images(config: DataConfig) -> ImageSet:
+    """The image set of a configuration.
+
+    Raises:
+        ConfigError: there is no such source, or it cannot be read.
+    """
+    try:
+        return load(config.source, data_dir=config.data_dir, seed=config.split_seed)
+    except ValueError as error:
+        raise ConfigError(f"config.{error}") from None
 
 
 def view_recipe(config: DataConfig) -> Recipe:

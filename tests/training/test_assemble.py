@@ -9,10 +9,12 @@ import pytest
 
 from caco_jax.config import default_config, experiment_config
 from caco_jax.data.recipe import PhotoView, Recipe
+from caco_jax.data.sources import ImageSet
 from caco_jax.data.views import VIEWS
 from caco_jax.schema import ConfigError
 from caco_jax.training import assemble, schedules
 from caco_jax.training.assemble import check_views, make_encoder
+from caco_jax.training.mesh import make_mesh
 from caco_jax.variants import smoke
 from tests.methods.table import small_method
 
@@ -247,3 +249,18 @@ def test_the_views_of_a_recipe_are_not_asked_for_pixels():
         assemble.assemble(small("simclr", data__source="fake:16x16x3x24")).images,
     )
     assert shapes == [(12, 12, 3), (8, 8, 3)]
+
+
+def test_shapes_and_devices_can_be_given(devices):
+    def shape(count):
+        return jax.ShapeDtypeStruct((count, 16, 16, 3), jnp.uint8)
+
+    images = ImageSet("shapes", shape(40), None, shape(8), None)
+    mesh = make_mesh(devices[:2])
+    config = small("simclr", data__source="nothing", data__views="cifar")
+    experiment = assemble.assemble(config, mesh=mesh, images=images)
+    assert experiment.images is images
+    assert experiment.mesh is mesh
+    assert experiment.steps_per_epoch == 40 // config.training.batch_size
+    state = jax.eval_shape(lambda: assemble.initial_state(experiment))
+    assert state.step.shape == ()
