@@ -6,7 +6,6 @@ References:
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import jax
@@ -121,7 +120,7 @@ def make(config: AdcoConfig, *, embedding_dim: int) -> Method:
             query_views=slice(None) if config.symmetric else slice(None, -1),
             key_views=slice(None) if config.symmetric else slice(-1, None),
         ),
-        chance_level=math.log(config.bank_size),
+        candidates=lambda batch_size: batch_size + config.bank_size,
         attack=attack_query,
         multicrop=True,
     )

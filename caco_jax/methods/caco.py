@@ -6,7 +6,6 @@ References:
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import jax
@@ -138,7 +137,7 @@ def make(config: CacoConfig, *, embedding_dim: int) -> Method:
         init=init,
         payoff=payoff,
         advance=advance,
-        chance_level=math.log(config.bank_size),
+        candidates=lambda batch_size: config.bank_size,
         attack=attack_query,
         multicrop=True,
         start_up=fill_bank(

@@ -44,6 +44,7 @@ def make_plain(config: PlainConfig, *, embedding_dim: int) -> Method:
         "plain",
         "Plain: InfoNCE of first views over the batch's second views",
         functools.partial(plain_loss, temperature=config.temperature),
+        candidates=lambda batch_size: batch_size,
     )
 
 

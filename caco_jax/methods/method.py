@@ -148,8 +148,8 @@ class Method(NamedTuple):
         payoff: (players, context, views) -> (scalar, outcome).
         advance: (players, extra, outcome) -> (players, extra), after the players moved.
         start_up: a phase before training, or None.
-        chance_level: the metric "cross_entropy" of an encoder that knows nothing: ln of
-            the number of candidates; None where it has no such metric.
+        candidates: batch size -> among how many candidates the metric "cross_entropy"
+            looks for the positive; None where it has no such metric.
         attack: number of views -> where adversarial images enter; None where they
             cannot.
         multicrop: whether there may be more than two views.
@@ -163,7 +163,7 @@ class Method(NamedTuple):
     payoff: PayoffFn
     advance: Callable[[Players, PyTree, Outcome], tuple[Players, PyTree]]
     start_up: StartUp | None = None
-    chance_level: float | None = None
+    candidates: Callable[[int], int] | None = None
     attack: Callable[[int], Attack] | None = None
     multicrop: bool = False
 

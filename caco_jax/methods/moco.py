@@ -5,7 +5,6 @@ References:
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import jax
@@ -117,6 +116,6 @@ def make(config: MocoConfig, *, embedding_dim: int) -> Method:
         init=init,
         payoff=payoff,
         advance=advance,
-        chance_level=math.log(config.queue_size + 1),
+        candidates=lambda batch_size: 1 + config.queue_size,
         attack=attack_query,
     )

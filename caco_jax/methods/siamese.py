@@ -21,13 +21,20 @@ from caco_jax.methods.method import (
 PairLoss = Callable[[Float[Array, "n d"], Float[Array, "n d"]], Float[Array, ""]]
 
 
-def siamese(name: str, description: str, loss: PairLoss) -> Method:
+def siamese(
+    name: str,
+    description: str,
+    loss: PairLoss,
+    *,
+    candidates: Callable[[int], int] | None = None,
+) -> Method:
     """The method whose encoder descends a loss of both views' unit embeddings.
 
     Args:
         name: as in the registry.
         description: one line for people.
         loss: (embeddings of view 1, of view 2) -> scalar.
+        candidates: where the loss is a cross entropy: batch size -> among how many.
     """
 
     def payoff(
@@ -36,8 +43,11 @@ def siamese(name: str, description: str, loss: PairLoss) -> Method:
         check_two_views(name, views)
         network = online_network(players, context)
         (z1, z2), online = encode_views(context.encode.online, network, views)
+        value = loss(z1, z2)
         metrics = {"embedding_std": embedding_spread(z1)}
-        return loss(z1, z2), Outcome(online.stats, None, {}, metrics)
+        if candidates is not None:
+            metrics["cross_entropy"] = value
+        return value, Outcome(online.stats, None, {}, metrics)
 
     return Method(
         name=name,
@@ -47,5 +57,6 @@ def siamese(name: str, description: str, loss: PairLoss) -> Method:
         init=lambda key: ({}, {}),
         payoff=payoff,
         advance=keep,
+        candidates=candidates,
         attack=attack_second_view,
     )

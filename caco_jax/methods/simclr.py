@@ -30,4 +30,5 @@ def make(config: SimclrConfig, *, embedding_dim: int) -> Method:
         "simclr",
         f"SimCLR: NT-Xent over both views, temperature {config.temperature:g}",
         functools.partial(nt_xent, temperature=config.temperature),
+        candidates=lambda batch_size: 2 * batch_size - 1,
     )

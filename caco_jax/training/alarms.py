@@ -47,15 +47,15 @@ def check_finite(first_step: int, metrics: Mapping[str, Float[ndarray, " s"]]) -
 
 
 def find_alarms(
-    epoch: int, metrics: Mapping[str, float], *, chance_level: float | None
+    epoch: int, metrics: Mapping[str, float], *, candidates: int | None
 ) -> dict[str, str]:
     """Warnings about an epoch's mean metrics, by alarm name.
 
     Args:
         epoch: epochs done.
         metrics: the epoch's means.
-        chance_level: cross entropy of an encoder that knows nothing, ln of the number
-            of candidates; None where the method has none.
+        candidates: among which the cross entropy looks for the positive; an encoder
+            that knows nothing is at its logarithm. None where the method has none.
     """
     alarms = {}
     if metrics.get("embedding_std", 1.0) < COLLAPSED_STD:
@@ -66,16 +66,13 @@ def find_alarms(
     if epoch < PATIENCE_EPOCHS:
         return alarms
     entropy = metrics.get("cross_entropy")
-    at_chance = (
-        entropy is not None
-        and chance_level is not None
-        and abs(entropy - chance_level) < CHANCE_MARGIN * chance_level
-    )
-    if at_chance:
-        alarms["at_chance"] = (
-            f"the cross entropy sits at {entropy:.3f}, the logarithm of the number of "
-            f"candidates ({chance_level:.3f}): nothing is being learned"
-        )
+    if entropy is not None and candidates is not None:
+        chance = math.log(candidates)
+        if abs(entropy - chance) < CHANCE_MARGIN * chance:
+            alarms["at_chance"] = (
+                f"the cross entropy sits at {entropy:.3f}, the logarithm of the number "
+                f"of candidates ({chance:.3f}): nothing is being learned"
+            )
     if metrics.get("bank_used_ever", 1.0) < UNUSED_SHARE:
         alarms["bank_unused"] = (
             f"only {metrics['bank_used_ever']:.1%} of the bank's entries were ever a "

@@ -148,8 +148,11 @@ class _Run:
         every = config.evaluation.knn_every_epochs
         if epoch % every == 0 or epoch == config.training.epochs:
             row["knn"] = self._knn(state)
+        candidates = self.experiment.method.candidates
         alarms = find_alarms(
-            epoch, means, chance_level=self.experiment.method.chance_level
+            epoch,
+            means,
+            candidates=candidates and candidates(config.training.batch_size),
         )
         if alarms:
             row["alarms"] = sorted(alarms)

@@ -164,3 +164,14 @@ def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(ConfigError) as caught:
         adco.AdcoConfig(**changes)
     assert str(caught.value) == message
+
+
+def test_where_all_embeddings_are_alike_chance_is_a_guess_among_batch_and_bank():
+    eye = np.eye(DIM, dtype=np.float32)
+    same = {"bank": np.ones_like(BANK), "online": eye, "target": eye}
+    found = play(np.ones_like(VIEWS[:2]), **same)
+    np.testing.assert_allclose(
+        found.metrics["cross_entropy"],
+        np.log(make().candidates(len(VIEWS[0]))),
+        rtol=1e-5,
+    )

@@ -104,4 +104,4 @@ def test_the_queue_starts_with_unit_rows_and_the_chance_level_counts_the_key():
     assert extra["next_row"] == 0
     flat = jnp.broadcast_to(unit(0, D), (2, N, D))
     loss, _ = play(method, flat, flat, jnp.broadcast_to(unit(0, D), (K, D)))
-    np.testing.assert_allclose(loss, method.chance_level, rtol=1e-6)
+    np.testing.assert_allclose(loss, np.log(method.candidates(N)), rtol=1e-6)

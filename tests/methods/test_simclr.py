@@ -24,6 +24,7 @@ def test_equal_embeddings_cost_the_logarithm_of_the_candidates():
     same = jnp.broadcast_to(jnp.asarray([0.6, 0.8, 0.0]), (2, 5, 3))
     loss, outcome = play(method, same)
     np.testing.assert_allclose(loss, np.log(9), rtol=1e-6)
+    assert (method.candidates(5), outcome.metrics["cross_entropy"]) == (9, loss)
     np.testing.assert_allclose(outcome.metrics["embedding_std"], 0, atol=1e-6)
     assert outcome.target is None
     assert outcome.stats == 2

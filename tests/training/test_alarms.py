@@ -10,16 +10,17 @@ from hypothesis import strategies as st
 from caco_jax.training.alarms import NonFiniteError, check_finite, find_alarms
 
 HEALTHY = {"embedding_std": 0.9, "cross_entropy": 1.0, "bank_used_ever": 0.8}
-LN_K = math.log(1024)
+K = 1024
+LN_K = math.log(K)
 
 
-def alarms(epoch=10, chance_level=LN_K, **metrics):
-    return find_alarms(epoch, {**HEALTHY, **metrics}, chance_level=chance_level)
+def alarms(epoch=10, candidates=K, **metrics):
+    return find_alarms(epoch, {**HEALTHY, **metrics}, candidates=candidates)
 
 
 def test_a_healthy_epoch_rings_nothing():
     assert alarms() == {}
-    assert find_alarms(10, {}, chance_level=None) == {}
+    assert find_alarms(10, {}, candidates=None) == {}
 
 
 @pytest.mark.parametrize("epoch", [1, 10])
@@ -47,9 +48,9 @@ def test_chance_names_both_numbers():
 
 
 def test_there_is_no_chance_without_a_level_or_an_entropy():
-    assert alarms(cross_entropy=LN_K, chance_level=None) == {}
+    assert alarms(cross_entropy=LN_K, candidates=None) == {}
     without = {"embedding_std": 0.9}
-    assert find_alarms(10, without, chance_level=LN_K) == {}
+    assert find_alarms(10, without, candidates=K) == {}
 
 
 def test_an_unused_bank_rings_below_its_share():
