@@ -7,15 +7,11 @@ import tempfile
 # Before JAX is imported: eight virtual devices, so that one process tests 1 and 8.
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Unoptimised: the suite compiles far longer than it computes. CI runs the numerical core
-# once more with XLA's own level.
-for flag, value in {
-    "xla_force_host_platform_device_count": 8,
-    "xla_backend_optimization_level": 0,
-}.items():
-    if flag not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = (
-            f"{os.environ.get('XLA_FLAGS', '')} --{flag}={value}".strip()
-        )
+# once more at XLA's own level; of a flag given twice the last counts.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    + os.environ.get("XLA_FLAGS", "")
+)
 
 import jax
 import pytest
