@@ -6,7 +6,7 @@ import tempfile
 
 # Before JAX is imported: eight virtual devices, so that one process tests 1 and 8.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Unoptimised: the suite compiles far longer than it computes. CI runs the numerical core
+# Unoptimised: the suite compiles far longer than it computes. CI runs the core of it
 # once more at XLA's own level; of a flag given twice the last counts.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
