@@ -6,6 +6,7 @@ References:
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -70,6 +71,38 @@ def _pairs(
     return [(1.0, large), (1.0, small)] if small else [(float(len(large)), large)]
 
 
+def payoff(
+    config: CacoConfig, players: Players, context: Context, views: Sequence[View]
+) -> tuple[Float[Array, ""], Outcome]:
+    """What the encoder descends and the bank ascends; see `make`."""
+    bank = players["bank"]
+    groups = _pairs(len(views), key_views(views))
+    found = encode_pairs(
+        players, context, views, [pair for _, pairs in groups for pair in pairs]
+    )
+    # One walk over the bank for the keys of both views.
+    entries = nearest_entries(interleave_rows(list(found.keys.values())), bank)
+    positives = dict(zip(found.keys, split_rows(entries, len(found.keys)), strict=True))
+
+    loss = jnp.zeros((), found.queries[0].dtype)
+    metrics: dict[str, Array] = {}
+    for weight, pairs in groups:
+        group_loss, aux = caco_loss(
+            interleave_rows([found.queries[query] for query, _ in pairs]),
+            interleave_rows([positives[key] for _, key in pairs]),
+            bank,
+            temperature=config.temperature,
+            bank_temperature=config.bank_temperature,
+        )
+        loss = loss + weight * group_loss
+        metrics.setdefault("cross_entropy", group_loss)
+        metrics.setdefault("positive_probability", aux.positive_probability.mean())
+    ages = refresh_ages(context.extra["bank_ages"], entries)
+    metrics |= {"embedding_std": embedding_spread(found.queries[0])}
+    metrics |= bank_use_metrics(ages)
+    return loss, Outcome(found.online.stats, found.target, {"bank_ages": ages}, metrics)
+
+
 def make(config: CacoConfig, *, embedding_dim: int) -> Method:
     """CaCo as pure functions, for two views or for two large and several small ones.
 
@@ -87,40 +120,6 @@ def make(config: CacoConfig, *, embedding_dim: int) -> Method:
         bank = jax.random.normal(key, (config.bank_size, embedding_dim))
         return {"bank": bank}, {"bank_ages": new_bank_ages(config.bank_size)}
 
-    def payoff(
-        players: Players, context: Context, views: Sequence[View]
-    ) -> tuple[Float[Array, ""], Outcome]:
-        bank = players["bank"]
-        groups = _pairs(len(views), key_views(views))
-        found = encode_pairs(
-            players, context, views, [pair for _, pairs in groups for pair in pairs]
-        )
-        # One walk over the bank for the keys of both views.
-        entries = nearest_entries(interleave_rows(list(found.keys.values())), bank)
-        positives = dict(
-            zip(found.keys, split_rows(entries, len(found.keys)), strict=True)
-        )
-
-        loss = jnp.zeros((), found.queries[0].dtype)
-        metrics: dict[str, Array] = {}
-        for weight, pairs in groups:
-            group_loss, aux = caco_loss(
-                interleave_rows([found.queries[query] for query, _ in pairs]),
-                interleave_rows([positives[key] for _, key in pairs]),
-                bank,
-                temperature=config.temperature,
-                bank_temperature=config.bank_temperature,
-            )
-            loss = loss + weight * group_loss
-            metrics.setdefault("cross_entropy", group_loss)
-            metrics.setdefault("positive_probability", aux.positive_probability.mean())
-        ages = refresh_ages(context.extra["bank_ages"], entries)
-        metrics |= {"embedding_std": embedding_spread(found.queries[0])}
-        metrics |= bank_use_metrics(ages)
-        return loss, Outcome(
-            found.online.stats, found.target, {"bank_ages": ages}, metrics
-        )
-
     def advance(
         players: Players, extra: PyTree, outcome: Outcome
     ) -> tuple[Players, PyTree]:
@@ -135,7 +134,7 @@ def make(config: CacoConfig, *, embedding_dim: int) -> Method:
         moves={"encoder": "descend", "bank": "ascend"},
         uses_target=True,
         init=init,
-        payoff=payoff,
+        payoff=functools.partial(payoff, config),
         advance=advance,
         candidates=lambda batch_size: config.bank_size,
         attack=attack_query,
