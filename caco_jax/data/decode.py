@@ -1,0 +1,366 @@
+"""From a stored image to pixels on the host, decoding no more than is wanted.
+
+Sequential JPEG and PNG, nearly all there is, go through OpenCV, once they have been
+checked: it is faster than Pillow, but prints on stderr what it finds wrong and goes on.
+Everything else goes through Pillow.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from caco_jax.data import jpeg
+from caco_jax.data.boxes import Box, Range, draw_box
+from caco_jax.data.records import Record
+from caco_jax.data.resize import resize
+
+Pixels = UInt8[np.ndarray, "h w c"]
+REDUCTIONS = (8, 4, 2, 1)  # what a JPEG can be decoded at, as 1 / n
+_JPEG_FLAGS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# torchvision's evaluation at 224 pixels: the shorter side becomes 256
+_SHORTER_SIDE = 256 / 224
+_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {  # by EXIF's orientation
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
+}
+
+
+class BadImageError(ValueError):
+    """A record that is no image, or a damaged one; the message begins with its name."""
+
+
+class Crop(Protocol):
+    """What is cropped for one view."""
+
+    @property
+    def size_pixels(self) -> int:
+        """Height and width of the crop."""
+
+    @property
+    def scale_range(self) -> Range:
+        """Its share of the image's area, drawn uniformly."""
+
+    @property
+    def aspect_range(self) -> Range:
+        """Its width / height, drawn log-uniformly."""
+
+
+class CropSpec(NamedTuple):
+    """The crop of one view.
+
+    Attributes:
+        size_pixels: height and width of the crop.
+        scale_range: the crop's share of the image's area, drawn uniformly.
+        aspect_range: its width / height, drawn log-uniformly.
+    """
+
+    size_pixels: int
+    scale_range: Range
+    aspect_range: Range
+
+
+class OpenImage(NamedTuple):
+    """An image whose size is known and whose pixels are not decoded yet.
+
+    Attributes:
+        height: pixels, upright.
+        width: pixels, upright.
+        reductions: the n at which 1 / n of the size can be decoded.
+        read: (rows, n) -> RGB, upright, [ceil(H / n), ceil(W / n), 3] where only the
+            first so many rows (of the full size) need be there.
+    """
+
+    height: int
+    width: int
+    reductions: tuple[int, ...]
+    read: Callable[[int, int], Pixels]
+
+
+def decode_image(
+    record: Record, *, smallest_side_pixels: int | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The image as RGB bytes, upright.
+
+    Grey images get three equal channels, transparency is dropped, and 16 bits become 8.
+
+    Args:
+        record: the image.
+        smallest_side_pixels: a JPEG is decoded at the smallest of the sizes 1, 1/2, 1/4
+            and 1/8 whose shorter side is still as long; None: at full size.
+
+    Raises:
+        BadImageError: it is no image, truncated or damaged.
+    """
+    with _blaming(record):
+        image = open_image(record)
+        n = 1
+        if smallest_side_pixels is not None:
+            shorter = min(image.height, image.width)
+            n = _reduction(image, shorter / smallest_side_pixels)
+        return np.ascontiguousarray(image.read(image.height, n))
+
+
+def random_resized_crop(
+    rng: np.random.Generator,
+    image: Record | Pixels,
+    *,
+    size_pixels: int,
+    scale_range: Range,
+    aspect_range: Range,
+) -> UInt8[np.ndarray, "size_pixels size_pixels 3"]:
+    """Cuts a random box out and resizes it to a square; see `random_resized_crops`."""
+    crop = CropSpec(size_pixels, scale_range, aspect_range)
+    return random_resized_crops(rng, image, [crop])[0]
+
+
+def random_resized_crops(
+    rng: np.random.Generator, image: Record | Pixels, crops: Sequence[Crop]
+) -> list[UInt8[np.ndarray, "s s 3"]]:
+    """Cuts random boxes out of an image that is decoded once.
+
+    The boxes are drawn first, as torchvision defines it. A JPEG is then decoded down to
+    the lowest row of any box, at the smallest of the sizes 1, 1/2, 1/4 and 1/8 from
+    which no crop must be enlarged, unless it must be already; boxes are rounded to
+    multiples of 2, 4 or 8 pixels with it. Boxes are cut before they are resized.
+
+    Args:
+        rng: of this image.
+        image: a record, or RGB or grey pixels [H, W, 3 or 1].
+        crops: what is wanted.
+
+    Raises:
+        BadImageError: it is no image, truncated or damaged. Below its boxes an image
+            is not looked at, except that its end must be there.
+    """
+    with _blaming(image):
+        opened = open_image(image)
+        boxes = [
+            draw_box(
+                rng,
+                opened.height,
+                opened.width,
+                scale_range=crop.scale_range,
+                aspect_range=crop.aspect_range,
+            )
+            for crop in crops
+        ]
+        shrink = min(
+            min(box.height, box.width) / crop.size_pixels
+            for box, crop in zip(boxes, crops, strict=True)
+        )
+        n = _reduction(opened, shrink)
+        pixels = opened.read(max(box.top + box.height for box in boxes), n)
+    return [
+        resize(_cut(pixels, box, n), crop.size_pixels, crop.size_pixels)
+        for box, crop in zip(boxes, crops, strict=True)
+    ]
+
+
+def center_crop(
+    image: Record | Pixels, *, size_pixels: int
+) -> UInt8[np.ndarray, "size_pixels size_pixels 3"]:
+    """The middle of an image, as evaluation sees it.
+
+    The shorter side is resized to 256/224 of the crop's, then the centre is cut out.
+
+    Args:
+        image: a record, or RGB or grey pixels [H, W, 3 or 1].
+        size_pixels: height and width of the crop.
+
+    Raises:
+        BadImageError: it is no image, truncated or damaged.
+    """
+    target = round(size_pixels * _SHORTER_SIDE)
+    with _blaming(image):
+        opened = open_image(image)
+        shorter = min(opened.height, opened.width)
+        pixels = opened.read(opened.height, _reduction(opened, shorter / target))
+    height = target * opened.height // shorter
+    width = target * opened.width // shorter
+    top, left = (height - size_pixels) // 2, (width - size_pixels) // 2
+    resized = resize(pixels, height, width)
+    middle = resized[top : top + size_pixels, left : left + size_pixels]
+    return np.ascontiguousarray(middle)
+
+
+@contextmanager
+def _blaming(image: Record | Pixels) -> Iterator[None]:
+    """Puts a record's name before what is wrong with it."""
+    name = image.name if isinstance(image, Record) else "an array"
+    try:
+        yield
+    except jpeg.DamagedError as error:
+        raise BadImageError(f"{name}: {error}") from None
+
+
+def _reduction(image: OpenImage, shrink: float) -> int:
+    """The largest n whose 1 / n of the size still shrinks, or 1."""
+    return next((n for n in image.reductions if n <= shrink), 1)
+
+
+def _cut(pixels: Pixels, box: Box, n: int) -> Pixels:
+    """The pixels of a box, of an image at 1 / n of its size."""
+    top, left = round(box.top / n), round(box.left / n)
+    bottom = (box.top + box.height) // n
+    right = (box.left + box.width) // n
+    return pixels[top:bottom, left:right]
+
+
+def open_image(image: Record | Pixels) -> OpenImage:
+    """Reads what an image says of itself; its pixels are read later.
+
+    Raises:
+        DamagedError: that much can be seen to be wrong.
+    """
+    encoded = image.encoded if isinstance(image, Record) else image
+    if isinstance(encoded, np.ndarray):
+        return _open_pixels(encoded)
+    if not encoded:
+        raise jpeg.DamagedError("0 bytes")
+    if encoded.startswith(b"\xff\xd8"):
+        header = jpeg.read_header(encoded)
+        if header is not None:
+            return _open_jpeg(encoded, header)
+    elif encoded.startswith(_PNG_SIGNATURE):
+        return _open_png(encoded)
+    return _open_by_pillow(encoded)
+
+
+def _upright(
+    height: int, width: int, n: tuple[int, ...], orientation: int, read: Callable
+) -> OpenImage:
+    """An image of a stored size, turned as EXIF says."""
+    if orientation == 1:
+        return OpenImage(height, width, n, read)
+    turn = _UPRIGHT[orientation]
+    if orientation >= 5:
+        height, width = width, height
+    # A row of the upright image may be a column of the stored one: all are read.
+    return OpenImage(height, width, n, lambda _, n: turn(read(max(height, width), n)))
+
+
+def _open_pixels(pixels: Pixels) -> OpenImage:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        raise jpeg.DamagedError(
+            f"want uint8 [H, W, 1 or 3], got {pixels.dtype} {pixels.shape}"
+        )
+    height, width, _ = pixels.shape
+    colours = np.broadcast_to(pixels, (height, width, 3))
+    return OpenImage(height, width, (1,), lambda rows, n: colours)
+
+
+def _open_jpeg(encoded: bytes, header: jpeg.Header) -> OpenImage:
+    def read(rows: int, n: int) -> Pixels:
+        part = jpeg.first_rows(encoded, header, min(rows, header.height))
+        pixels = _by_opencv(part, _JPEG_FLAGS[n])
+        if pixels is None:
+            raise jpeg.DamagedError("truncated or damaged: the data stop too early")
+        return pixels
+
+    return _upright(header.height, header.width, REDUCTIONS, header.orientation, read)
+
+
+def _by_opencv(encoded: bytes, flags: int) -> Pixels | None:
+    """RGB, as stored, or None."""
+    flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    except cv2.error:  # more pixels than it wants to know of
+        return None
+    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _open_png(encoded: bytes) -> OpenImage:
+    chunks = dict(_png_chunks(encoded))
+    if len(chunks.get(b"IHDR", b"")) != 13:
+        raise jpeg.DamagedError("no header")
+    width, height = struct.unpack(">II", chunks[b"IHDR"][:8])
+    orientation = jpeg.read_orientation(chunks.get(b"eXIf", b""))
+
+    def read(rows: int, n: int) -> Pixels:
+        pixels = _by_opencv(encoded, cv2.IMREAD_COLOR)
+        if pixels is None:
+            with _by_pillow(encoded) as picture:
+                pixels = _rgb(picture)
+        return pixels
+
+    return _upright(height, width, (1,), orientation, read)
+
+
+def _png_chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Names and contents up to the last, each checked by its sum."""
+    at, name = len(_PNG_SIGNATURE), b""
+    while name != b"IEND":
+        if len(encoded) < at + 12:
+            raise jpeg.DamagedError("truncated")
+        length, name = struct.unpack_from(">I4s", encoded, at)
+        end = at + 8 + length
+        if len(encoded) < end + 4:
+            raise jpeg.DamagedError("truncated")
+        (stated,) = struct.unpack_from(">I", encoded, end)
+        if zlib.crc32(encoded[at + 4 : end]) != stated:
+            raise jpeg.DamagedError(f"damaged: the sum of its chunk {name!r} is wrong")
+        yield name, encoded[at + 8 : end]
+        at = end + 4
+
+
+@contextmanager
+def _by_pillow(encoded: bytes) -> Iterator[Image.Image]:
+    try:
+        with Image.open(io.BytesIO(encoded)) as picture:
+            yield picture
+    except Image.UnidentifiedImageError:
+        raise jpeg.DamagedError("no image in a format that is known") from None
+    except jpeg.DamagedError:
+        raise
+    except Exception as error:  # Pillow's plug-ins raise whatever they stumble on
+        raise jpeg.DamagedError(f"damaged: {error}") from None
+
+
+def _open_by_pillow(encoded: bytes) -> OpenImage:
+    with _by_pillow(encoded) as picture:
+        width, height = picture.size
+        exif = picture.info.get("exif", b"")
+        orientation = jpeg.read_orientation(exif.removeprefix(b"Exif\0\0"))
+        is_jpeg = picture.format in ("JPEG", "MPO")
+
+    def read(rows: int, n: int) -> Pixels:
+        with _by_pillow(encoded) as picture:
+            if n > 1:
+                picture.draft(None, (width // n, height // n))
+            return _rgb(picture)
+
+    n = REDUCTIONS if is_jpeg else (1,)
+    return _upright(height, width, n, orientation, read)
+
+
+def _rgb(picture: Image.Image) -> Pixels:
+    if picture.mode.startswith("I;16"):
+        grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if picture.mode in ("I", "F"):
+        raise jpeg.DamagedError(
+            f"pixels of Pillow's mode {picture.mode!r} have no known range"
+        )
+    if "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # Pillow would warn
+    return np.array(picture.convert("RGB"))
