@@ -19,4 +19,6 @@ VARIANTS: Variants = CLAE
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe."""
     config = digits("adco")
+    config.optimizer.learning_rate = 0.1
+    config.target.momentum = 0.9
     return with_variant(config, variant, VARIANTS)

@@ -19,4 +19,8 @@ VARIANTS: Variants = CLAE
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe."""
     config = digits("alpha_cl")
+    config.method.temperature = 0.2
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.weight_decay = 0.0
     return with_variant(config, variant, VARIANTS)

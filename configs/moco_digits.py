@@ -20,5 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe."""
     config = digits("moco")
     config.method.queue_size = 1024
-    config.method.temperature = 0.1
+    config.method.temperature = 0.2
+    config.optimizer.learning_rate = 0.1
+    config.target.momentum = 0.97
     return with_variant(config, variant, VARIANTS)

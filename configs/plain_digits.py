@@ -19,4 +19,5 @@ VARIANTS: Variants = CLAE
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe."""
     config = digits("plain")
+    config.method.temperature = 0.2
     return with_variant(config, variant, VARIANTS)

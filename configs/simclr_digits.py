@@ -19,5 +19,5 @@ VARIANTS: Variants = CLAE
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe."""
     config = digits("simclr")
-    config.method.temperature = 0.5
+    config.method.temperature = 0.2
     return with_variant(config, variant, VARIANTS)

@@ -300,7 +300,6 @@ def test_every_method_is_on_digits():
         "encoder.width",
         "encoder.projector_widths",
         "data.views",
-        "optimizer.name",
         "training.batch_size",
         "training.epochs",
     ]
