@@ -40,7 +40,10 @@ def read_config(recipe: str, assignments: Sequence[str]) -> ExperimentConfig:
 
 def run(main: Callable[[], Any]) -> None:
     """Runs a command: a `UserError` becomes one line on stderr and status 2."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    # An imported library has given the root logger a handler of its own: by force.
+    logging.basicConfig(
+        format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
+    )
     logging.getLogger("caco_jax").setLevel(logging.INFO)
     try:
         main()
