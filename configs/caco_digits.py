@@ -26,4 +26,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.method.start_up_epochs = 30
     config.method.start_up_momentum = 0.9
     config.optimizer.learning_rate = 0.03
+    config.target.momentum = 0.9  # five steps an epoch: 0.99 would look far back
     return with_variant(config, variant, VARIANTS)

@@ -22,7 +22,7 @@ from experiments.benchmarks.timing import machine, write_json
 from experiments.command import Parser, parse, run
 
 WIDTH = 16
-BUDGETS = (15, 120)
+BUDGETS = (15, 60)
 SEEDS = (0, 1, 2)
 MEASURES = {"knn": "kNN", "linear": "linear", "few_shot_mean": "3 labels a class"}
 CONTENDERS = tuple(f"{name}{variant}" for name in METHODS for variant in ("", ":clae"))
