@@ -24,8 +24,10 @@ from caco_jax.data.resize import resize
 
 Pixels = UInt8[np.ndarray, "h w c"]
 REDUCTIONS = (8, 4, 2, 1)  # what a JPEG can be decoded at, as 1 / n
-_JPEG_FLAGS = {
-    1: cv2.IMREAD_COLOR,
+# A crop is cut from pixels that are at least so many times as dense as its own. From
+# equally dense ones it would be visibly softer or sharper than from the full image.
+DENSITY = 1.5
+_REDUCED_BGR = {
     2: cv2.IMREAD_REDUCED_COLOR_2,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
@@ -138,9 +140,9 @@ def random_resized_crops(
     """Cuts random boxes out of an image that is decoded once.
 
     The boxes are drawn first, as torchvision defines it. A JPEG is then decoded down to
-    the lowest row of any box, at the smallest of the sizes 1, 1/2, 1/4 and 1/8 from
-    which no crop must be enlarged, unless it must be already; boxes are rounded to
-    multiples of 2, 4 or 8 pixels with it. Boxes are cut before they are resized.
+    the lowest row of any box, at the smallest of the sizes 1, 1/2, 1/4 and 1/8 that is
+    `DENSITY` times as dense as any crop; at those the boxes are rounded to multiples of
+    2, 4 or 8 pixels. Boxes are cut before they are resized.
 
     Args:
         rng: of this image.
@@ -167,7 +169,7 @@ def random_resized_crops(
             min(box.height, box.width) / crop.size_pixels
             for box, crop in zip(boxes, crops, strict=True)
         )
-        n = _reduction(opened, shrink)
+        n = _reduction(opened, shrink / DENSITY)
         pixels = opened.read(max(box.top + box.height for box in boxes), n)
     return [
         resize(_cut(pixels, box, n), crop.size_pixels, crop.size_pixels)
@@ -193,7 +195,9 @@ def center_crop(
     with _blaming(image):
         opened = open_image(image)
         shorter = min(opened.height, opened.width)
-        pixels = opened.read(opened.height, _reduction(opened, shorter / target))
+        pixels = opened.read(
+            opened.height, _reduction(opened, shorter / target / DENSITY)
+        )
     height = target * opened.height // shorter
     width = target * opened.width // shorter
     top, left = (height - size_pixels) // 2, (width - size_pixels) // 2
@@ -271,7 +275,7 @@ def _open_pixels(pixels: Pixels) -> OpenImage:
 def _open_jpeg(encoded: bytes, header: jpeg.Header) -> OpenImage:
     def read(rows: int, n: int) -> Pixels:
         part = jpeg.first_rows(encoded, header, min(rows, header.height))
-        pixels = _by_opencv(part, _JPEG_FLAGS[n])
+        pixels = _by_opencv(part, n)
         if pixels is None:
             raise jpeg.DamagedError("truncated or damaged: the data stop too early")
         return pixels
@@ -279,14 +283,17 @@ def _open_jpeg(encoded: bytes, header: jpeg.Header) -> OpenImage:
     return _upright(header.height, header.width, REDUCTIONS, header.orientation, read)
 
 
-def _by_opencv(encoded: bytes, flags: int) -> Pixels | None:
-    """RGB, as stored, or None."""
-    flags |= cv2.IMREAD_IGNORE_ORIENTATION
+def _by_opencv(encoded: bytes, n: int) -> Pixels | None:
+    """RGB at 1 / n of the size, as stored; None where OpenCV cannot."""
+    color = _REDUCED_BGR.get(n, cv2.IMREAD_COLOR_RGB)
+    flags = color | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     except cv2.error:  # more pixels than it wants to know of
         return None
-    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    if pixels is None or n not in _REDUCED_BGR:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def _open_png(encoded: bytes) -> OpenImage:
@@ -297,7 +304,7 @@ def _open_png(encoded: bytes) -> OpenImage:
     orientation = jpeg.read_orientation(chunks.get(b"eXIf", b""))
 
     def read(rows: int, n: int) -> Pixels:
-        pixels = _by_opencv(encoded, cv2.IMREAD_COLOR)
+        pixels = _by_opencv(encoded, 1)
         if pixels is None:
             with _by_pillow(encoded) as picture:
                 pixels = _rgb(picture)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # others are part of the data
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = (0xC0, 0xC1)
-_START_OF_SCAN, _END_OF_IMAGE, _APP1 = 0xDA, 0xD9, 0xE1
+_START_OF_SCAN, _END_OF_IMAGE, _RESTART_INTERVAL, _APP1 = 0xDA, 0xD9, 0xDD, 0xE1
 _EXIF = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
 # libjpeg reads up to eight bytes ahead of what it decodes.
@@ -44,26 +44,31 @@ class DamagedError(ValueError):
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header, or None where the file is no sequential one-scan RGB or grey JPEG.
+    """The header of a sequential JPEG in colour or grey, with one scan.
+
+    None for every other kind, and where the data have restart markers: of those libjpeg
+    would speak on stderr if they are cut.
 
     Raises:
         DamagedError: it is one, but truncated or otherwise not as it must be.
     """
     frame: tuple[int, int, bytes] | None = None  # marker, place, content
-    orientation, at = 1, 2
+    orientation, restarts, at = 1, False, 2
     while True:
         marker, content, after = _segment(data, at)
         if marker in _START_OF_FRAME:
             frame = marker, at + 4, content
         elif marker == _APP1 and content.startswith(_EXIF):
             orientation = read_orientation(content[len(_EXIF) :])
+        elif marker == _RESTART_INTERVAL:
+            restarts = any(content)
         elif marker == _START_OF_SCAN:
             break
         at = after
     if frame is None:
         raise DamagedError("no frame header before the image's data")
     marker, place, fields = frame
-    if marker not in _SEQUENTIAL or len(fields) < 6:
+    if marker not in _SEQUENTIAL or len(fields) < 6 or restarts:
         return None
     bits, height, width, components = struct.unpack(">BHHB", fields[:6])
     if bits != 8 or components not in (1, 3) or content[:1] != fields[5:6]:

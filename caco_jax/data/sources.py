@@ -1,16 +1,29 @@
-"""Where images come from: a source's name in, arrays on the host out.
+"""Where images come from: a source's name in, a set of images on the host out.
 
-Nothing here touches an accelerator: a set is NumPy arrays of bytes, and the training
-loop decides where they live.
+A small set is NumPy arrays of bytes, a large one stays where it is and is read by the
+record. Nothing here touches an accelerator: the training loop decides where images
+live.
 """
 
+import logging
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
+
+from caco_jax.data.decode import BadImageError, decode_image
+from caco_jax.data.folders import open_folder
+from caco_jax.data.records import Records
+from caco_jax.data.tfds_sets import open_tfds
+
+logger = logging.getLogger("caco_jax")
+# Larger images are cheaper to decode small, on the host, than to keep whole.
+RESIDENT_SIDE_PIXELS = 256
+RESIDENT_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,44 @@ class ImageSet:
                     f"{self.name}: want one label for each of {len(images)} {split} "
                     f"images, got labels {labels.shape}"
                 )
+
+
+@dataclass(frozen=True)
+class RecordSet:
+    """Images of any size that are read when they are wanted.
+
+    Labels come with the records: to know all of them at once would mean to read all
+    images.
+
+    Attributes:
+        name: the source that gave them, as written in the config.
+        train: pretrained on.
+        test: held out for evaluation; None where there is nothing to evaluate by.
+        class_names: one name for each class; empty without labels.
+        labelled: what evaluation learns from, where `train` has no labels; see
+            `evaluation_train`.
+    """
+
+    name: str
+    train: Records = field(repr=False)
+    test: Records | None = field(default=None, repr=False)
+    class_names: tuple[str, ...] = ()
+    labelled: Records | None = field(default=None, repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; 0 without labels."""
+        return len(self.class_names)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are images with labels to learn from and to judge by."""
+        return bool(self.class_names) and self.test is not None
+
+    @property
+    def evaluation_train(self) -> Records:
+        """The labelled images that evaluation learns from."""
+        return self.train if self.labelled is None else self.labelled
 
 
 def load_digits_set(*, seed: int = 0, size_pixels: int = 16) -> ImageSet:
@@ -142,38 +193,190 @@ def make_fake_set(shape: str, *, seed: int = 0) -> ImageSet:
     )
 
 
-def _digits(rest: str, *, seed: int, data_dir: Path | None) -> ImageSet:
-    del data_dir  # the images come with scikit-learn
+@dataclass(frozen=True)
+class _Request:
+    """What was asked for, beside the source's name."""
+
+    data_dir: Path | None
+    seed: int
+    train_split: str | None
+    test_split: str | None
+    max_resident_bytes: int
+
+    def refuse_splits(self, source: str) -> None:
+        """Raises ValueError where a split is named of a source that has only two."""
+        for key in ("train_split", "test_split"):
+            if getattr(self, key) is not None:
+                raise ValueError(
+                    f"data.{key}: want None for {source}, got {getattr(self, key)!r}"
+                )
+
+
+def _digits(rest: str, request: _Request) -> ImageSet:
+    request.refuse_splits("digits")
     if rest:
         raise ValueError(
             f"data.source: digits takes nothing after its name, got {rest!r}"
         )
-    return load_digits_set(seed=seed)
+    return load_digits_set(seed=request.seed)
 
 
-def _fake(rest: str, *, seed: int, data_dir: Path | None) -> ImageSet:
-    del data_dir
-    return make_fake_set(rest, seed=seed)
+def _fake(rest: str, request: _Request) -> ImageSet:
+    request.refuse_splits("fake")
+    return make_fake_set(rest, seed=request.seed)
 
 
-SOURCES: dict[str, Callable[..., ImageSet]] = {"digits": _digits, "fake": _fake}
+def _tfds(rest: str, request: _Request) -> ImageSet | RecordSet:
+    splits = open_tfds(
+        rest,
+        request.data_dir,
+        train_split=request.train_split,
+        test_split=request.test_split,
+    )
+    records = RecordSet(
+        name=f"tfds:{rest}",
+        train=splits.train,
+        test=splits.test,
+        class_names=splits.class_names,
+        labelled=splits.labelled,
+    )
+    if splits.shape is None:
+        return records
+    return _in_memory(records, splits.shape[:2], request.max_resident_bytes)
 
 
-def load(source: str, *, data_dir: str | Path | None = None, seed: int = 0) -> ImageSet:
-    """Loads the image set that a config names.
+def _folder(rest: str, request: _Request) -> ImageSet | RecordSet:
+    if not rest:
+        raise ValueError("data.source: after folder: want a directory, got nothing")
+    base = Path() if request.data_dir is None else request.data_dir
+    splits = open_folder(
+        base / Path(rest).expanduser(),
+        seed=request.seed,
+        train_split=request.train_split,
+        test_split=request.test_split,
+    )
+    records = RecordSet(
+        name=f"folder:{rest}",
+        train=splits.train,
+        test=splits.test,
+        class_names=splits.class_names,
+    )
+    try:
+        height, width, _ = decode_image(splits.train[0]).shape
+    except (BadImageError, OSError):
+        return records  # who reads the records counts the bad ones
+    return _in_memory(records, (height, width), request.max_resident_bytes)
+
+
+def _in_memory(
+    records: RecordSet, size: tuple[int, int], max_resident_bytes: int
+) -> ImageSet | RecordSet:
+    """The set as arrays if all images have this size and there is room, or as it is."""
+    test = () if records.test is None else records.test
+    count = len(records.train) + len(test)
+    if (
+        records.labelled is not None
+        or max(size) > RESIDENT_SIDE_PIXELS
+        or count * size[0] * size[1] * 3 > max_resident_bytes
+    ):
+        return records
+    try:
+        train_images, train_labels = _decode_all(records.train, size)
+        test_images, test_labels = _decode_all(test, size)
+    except BadImageError as error:
+        logger.info("%s is not kept in memory: %s", records.name, error)
+        return records
+    labelled = records.has_labels
+    if labelled:
+        _check_labels(records, train_labels, test_labels)
+    return ImageSet(
+        name=records.name,
+        train_images=train_images,
+        train_labels=train_labels if labelled else None,
+        test_images=test_images,
+        test_labels=test_labels if labelled else None,
+        class_names=records.class_names,
+    )
+
+
+def _decode_all(
+    records: Records | tuple[()], size: tuple[int, int]
+) -> tuple[UInt8[np.ndarray, "m h w 3"], Int32[np.ndarray, " m"]]:
+    """All images and labels; BadImageError at the first of another size."""
+    images = np.empty((len(records), *size, 3), np.uint8)
+    labels = np.empty(len(records), np.int32)
+
+    def decode(index: int) -> None:
+        record = records[index]
+        image = decode_image(record)
+        if image.shape[:2] != size:
+            raise BadImageError(
+                f"{record.name}: {image.shape[1]}x{image.shape[0]} pixels, others have "
+                f"{size[1]}x{size[0]}"
+            )
+        images[index], labels[index] = image, record.label
+
+    with ThreadPoolExecutor() as threads:
+        # By parts, so that a stranger is found before all are decoded.
+        for first in range(0, len(records), 256):
+            list(threads.map(decode, range(first, min(first + 256, len(records)))))
+    return images, labels
+
+
+def _check_labels(
+    records: RecordSet,
+    train: Int32[np.ndarray, " m"],
+    test: Int32[np.ndarray, " t"],
+) -> None:
+    unknown = [records.class_names[label] for label in np.setdiff1d(test, train)]
+    if unknown:
+        raise ValueError(
+            f"data.source: want every class of the test split of {records.name} in the "
+            f"training split too, got {', '.join(unknown[:3])} in the test split only"
+        )
+
+
+SOURCES: dict[str, Callable[[str, _Request], ImageSet | RecordSet]] = {
+    "digits": _digits,
+    "fake": _fake,
+    "folder": _folder,
+    "tfds": _tfds,
+}
+
+
+def load(
+    source: str,
+    *,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    max_resident_bytes: int = RESIDENT_BYTES,
+) -> ImageSet | RecordSet:
+    """Loads or opens the image set that a config names.
 
     Args:
-        source: "digits" (embedded) or "fake:HxWxC[xCOUNT]" (random bytes).
-        data_dir: where prepared sets lie; embedded and fake ones need none.
+        source: "digits" (embedded), "fake:HxWxC[xCOUNT]" (random bytes),
+            "tfds:NAME[/CONFIG][:VERSION]" (prepared by `experiments.prepare_dataset`)
+            or "folder:PATH" (see `folders.open_folder`).
+        data_dir: where prepared sets lie, and what a folder's path is relative to;
+            embedded and fake ones need none.
         seed: of whatever the source draws: the held-out part, the fake bytes.
+        train_split: of TFDS, a split as TFDS writes it; of a folder, a sub-folder;
+            None: the usual one. "tfds:stl10" has its unlabelled images there, and
+            evaluation learns from the labelled ones.
+        test_split: likewise.
+        max_resident_bytes: TFDS sets and folders of images of one size, at most
+            `RESIDENT_SIDE_PIXELS` a side, become an `ImageSet` if they fit in this.
 
     Raises:
-        ValueError: no such source, or the part after its colon is not understood.
+        ValueError: one line that begins with the config's key.
     """
     kind, _, rest = source.partition(":")
     if kind not in SOURCES:
         raise ValueError(
             f"data.source: want one of {', '.join(sorted(SOURCES))}, got {source!r}"
         )
-    directory = None if data_dir is None else Path(data_dir)
-    return SOURCES[kind](rest, seed=seed, data_dir=directory)
+    directory = None if data_dir is None else Path(data_dir).expanduser()
+    request = _Request(directory, seed, train_split, test_split, max_resident_bytes)
+    return SOURCES[kind](rest, request)
