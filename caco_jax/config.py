@@ -74,15 +74,38 @@ class DataConfig:
     """Where images come from and which views are made of them."""
 
     source: str = setting(
-        "digits", doc="digits, tfds:NAME or fake:HEIGHTxWIDTHxCHANNELS[xCOUNT]"
+        "digits",
+        doc="digits, tfds:NAME, folder:PATH or fake:HEIGHTxWIDTHxCHANNELS[xCOUNT]",
     )
-    data_dir: str | None = setting(None, doc="where prepared data sets lie")
+    data_dir: str | None = setting(
+        None, doc="where prepared data sets lie, and folders if relative"
+    )
+    train_split: str | None = setting(
+        None, doc="of tfds, as TFDS writes it; of folder, a sub-folder; None: the usual"
+    )
+    test_split: str | None = setting(None, doc="likewise")
     split_seed: int = setting(0, allowed=SEED, doc="draws the held-out part")
     views: str = setting("digits", allowed=tuple(VIEWS), doc="the augmentation recipe")
     view_size: int | None = setting(
         None,
         allowed=COUNT,
         doc="pixels of the largest view, the others shrink along; None: the recipe's",
+    )
+    max_resident_bytes: int = setting(
+        2 * 2**30,
+        allowed=NON_NEGATIVE,
+        doc="training images decoded beyond this are streamed, not kept on the devices",
+    )
+    workers: int | None = setting(
+        None,
+        allowed=NON_NEGATIVE,
+        doc="processes of each host that read a streamed set; 0: threads; None: one a "
+        "core, at most 16",
+    )
+    bad_image_share: float = setting(
+        0.001,
+        allowed=FRACTION,
+        doc="of a streamed set that may be unreadable and is skipped; one image always",
     )
 
     def __post_init__(self) -> None:

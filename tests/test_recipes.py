@@ -12,9 +12,10 @@ from caco_jax.config import experiment_config, flatten, load_recipe
 from caco_jax.methods.registry import METHODS
 from caco_jax.schema import ConfigError
 from caco_jax.training import assemble, loop
-from caco_jax.training.assemble import view_recipe
+from caco_jax.training.feeds import experiment_feeds
+from caco_jax.training.inputs import view_recipe
 from caco_jax.training.mesh import make_mesh
-from caco_jax.training.pretrain import on_device, pretrain
+from caco_jax.training.pretrain import pretrain
 from caco_jax.variants import smoke, with_variant
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -380,11 +381,11 @@ def smoke_runs():
 def test_three_steps_of_every_recipe_run_on_made_up_images(recipe, devices):
     experiment = assemble.assemble(experiment_config(read(f"{recipe}:smoke")))
     experiment = experiment._replace(mesh=make_mesh(devices[:1]))
-    images = on_device(experiment.images.train_images, experiment.mesh)
+    open_feed = experiment_feeds(experiment)
     progress = loop.Progress()
     with jax.set_mesh(experiment.mesh):
-        state = loop.start_up(experiment, images, progress)
-        epochs = loop.train_epochs(experiment, state, images, progress)
+        state = loop.start_up(experiment, open_feed, progress)
+        epochs = loop.train_epochs(experiment, state, open_feed, progress)
         ((epoch, state, metrics),) = epochs
     assert (epoch, int(state.step)) == (1, 3)
     for name, values in metrics.items():

@@ -159,6 +159,14 @@ class PhotoView:
         )
         return self.recolor(color_key, image)
 
+    def finish(
+        self, key: PRNGKeyArray, crop: Float[Array, "h w c"]
+    ) -> Float[Array, "h w c"]:
+        """The view of a crop that was made elsewhere: all but cropping."""
+        _, flip_key, color_key = jax.random.split(key, 3)
+        crop = augment.random_flip(flip_key, crop, probability=self.flip_probability)
+        return self.recolor(color_key, crop)
+
     def recolor(
         self, key: PRNGKeyArray, image: Float[Array, "h w c"]
     ) -> Float[Array, "h w c"]:

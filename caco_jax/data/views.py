@@ -6,7 +6,7 @@ Each recipe's function takes what a person changes first; everything else of a
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,15 +33,20 @@ def normalize(
     return (images - offset) / scale
 
 
-ViewsFn = Callable[[PRNGKeyArray, UInt8[Array, "n h w c"]], tuple[jax.Array, ...]]
+# Images [N, H, W, C], or for each view the crops [N, h_v, w_v, C] that the host made.
+Pixels = UInt8[Array, "n h w c"] | Sequence[UInt8[Array, "n h w c"]]
+ViewsFn = Callable[[PRNGKeyArray, Pixels], tuple[jax.Array, ...]]
 
 
 def make_views(recipe: Recipe, *, dtype: Any = jnp.float32) -> ViewsFn:
-    """A function of (key, uint8 images [N, H, W, C]) that gives the recipe's views.
+    """A function of a key and uint8 images [N, H, W, C] that gives the recipe's views.
 
     Row n of view v depends on the key, on n and v and on image n alone. So the pixels
     are the same on one device and on many, inside `jax.jit` and outside, and a batch's
     first rows do not change when rows are added.
+
+    Instead of images there may be a sequence of crops, uint8 [N, h_v, w_v, C] for each
+    view: then the views are what their `finish` makes of them.
 
     Args:
         recipe: the views and their normalisation.
@@ -50,7 +55,8 @@ def make_views(recipe: Recipe, *, dtype: Any = jnp.float32) -> ViewsFn:
     Returns:
         A pure function; view v of its tuple is [N, h_v, w_v, C], normalised. It raises
         ValueError on images that are not uint8 [N, H, W, C], or whose channels are not
-        what the recipe's mean or its views are for.
+        what the recipe's mean or its views are for, and on crops that are not one for
+        each view.
     """
     # Views alike are compiled once, mapped over their keys.
     runs = [
@@ -58,37 +64,43 @@ def make_views(recipe: Recipe, *, dtype: Any = jnp.float32) -> ViewsFn:
         for view, run in itertools.groupby(enumerate(recipe.views), lambda v: v[1])
     ]
 
-    def views(
-        key: PRNGKeyArray, images: UInt8[Array, "n h w c"]
-    ) -> tuple[jax.Array, ...]:
-        _check_images(images, channels=len(recipe.mean))
+    def views(key: PRNGKeyArray, images: Pixels) -> tuple[jax.Array, ...]:
+        cropped = isinstance(images, Sequence)
+        # As copies, for a product of matrices is slow where one side has no V.
+        each = list(images) if cropped else [jnp.asarray(images)] * len(recipe.views)
+        _check_images(each, recipe)
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        row_keys = fold(key, jnp.arange(images.shape[0]))  # [N]
-        pixels = images.astype(dtype) / 255
+        row_keys = fold(key, jnp.arange(each[0].shape[0]))  # [N]
         made: list[jax.Array] = []
         for view, indices in runs:
-            copies = (len(indices), *pixels.shape)  # [V, N, H, W, C]
+            pixels = jnp.stack([each[index] for index in indices])  # [V, N, H, W, C]
             keys = jax.vmap(fold, in_axes=(0, None), out_axes=1)(
                 row_keys, jnp.array(indices)
             )
-            # As copies, for a product of matrices is slow where one side has no V.
-            alike = jax.vmap(jax.vmap(view))(keys, jnp.broadcast_to(pixels, copies))
+            make = view.finish if cropped else view
+            alike = jax.vmap(jax.vmap(make))(keys, pixels.astype(dtype) / 255)
             made.extend(normalize(alike, mean=recipe.mean, std=recipe.std))
         return tuple(made)
 
     return views
 
 
-def _check_images(images: jax.Array, *, channels: int) -> None:
-    if images.dtype != jnp.uint8 or images.ndim != 4:
+def _check_images(each: Sequence[jax.Array], recipe: Recipe) -> None:
+    if len(each) != len(recipe.views):
         raise ValueError(
-            f"images: want uint8 [N, H, W, C], got {images.dtype} {images.shape}"
+            f"images: want crops for {len(recipe.views)} views, got {len(each)}"
         )
-    if channels not in (1, images.shape[3]):
-        raise ValueError(
-            f"images: want {channels} channels, as in the recipe's mean, got "
-            f"{images.shape[3]}"
-        )
+    channels = len(recipe.mean)
+    for images in each:
+        if images.dtype != jnp.uint8 or images.ndim != 4:
+            raise ValueError(
+                f"images: want uint8 [N, H, W, C], got {images.dtype} {images.shape}"
+            )
+        if channels not in (1, images.shape[3]):
+            raise ValueError(
+                f"images: want {channels} channels, as in the recipe's mean, got "
+                f"{images.shape[3]}"
+            )
 
 
 ADCO_CROPS = {  # size in pixels: shares of the image's area

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,15 +13,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from caco_jax.config import (
-    DataConfig,
     EncoderConfig,
     ExperimentConfig,
     OptimizerConfig,
     TrainingConfig,
 )
-from caco_jax.data.recipe import PhotoView
-from caco_jax.data.sources import ImageSet, load
-from caco_jax.data.views import VIEWS, Recipe, evaluation, make_views
+from caco_jax.data.recipe import Recipe
+from caco_jax.data.views import evaluation, make_views
 from caco_jax.methods.adversarial import adversarial
 from caco_jax.methods.method import Method, Network
 from caco_jax.methods.registry import make_method
@@ -31,6 +29,15 @@ from caco_jax.nets.norm import BatchNorm
 from caco_jax.nets.resnet import BACKBONES
 from caco_jax.schema import ConfigError, require
 from caco_jax.training import optimizers, schedules
+from caco_jax.training.inputs import (
+    Images,
+    check_streamed,
+    check_views,
+    load_images,
+    train_count,
+    view_recipe,
+    view_shapes,
+)
 from caco_jax.training.mesh import make_mesh
 from caco_jax.training.state import TrainState, create_state
 from caco_jax.training.step import (
@@ -61,7 +68,7 @@ class Experiment(NamedTuple):
     """All parts of a run, nothing of its progress."""
 
     config: ExperimentConfig
-    images: ImageSet
+    images: Images
     recipe: Recipe
     encoder: Encoder
     method: Method
@@ -79,7 +86,7 @@ def assemble(
     config: ExperimentConfig,
     *,
     mesh: Mesh | None = None,
-    images: ImageSet | None = None,
+    images: Images | None = None,
 ) -> Experiment:
     """Loads the data and makes the parts; nothing is compiled or written.
 
@@ -95,7 +102,7 @@ def assemble(
     """
     if images is None:
         images = load_images(config.data)
-    count = len(images.train_images)
+    count = train_count(images)
     batch_size = config.training.batch_size
     require(
         batch_size <= count,
@@ -113,6 +120,7 @@ def assemble(
             f"config.{name}: want a multiple of the {mesh.size} devices, got {size}",
         )
     recipe = view_recipe(config.data)
+    check_streamed(config.data.views, recipe, images)
     method = configured_method(config, recipe)
     check_views(config.data.views, method, view_shapes(recipe, images))
     experiment = Experiment(
@@ -129,74 +137,6 @@ def assemble(
     )
     training_optimizer(experiment)  # refuses what does not fit, before anything runs
     return experiment
-
-
-def load_images(config: DataConfig) -> ImageSet:
-    """The image set of a configuration.
-
-    Raises:
-        ConfigError: there is no such source, or it cannot be read.
-    """
-    try:
-        return load(config.source, data_dir=config.data_dir, seed=config.split_seed)
-    except ValueError as error:
-        raise ConfigError(f"config.{error}") from None
-
-
-def view_recipe(config: DataConfig) -> Recipe:
-    """The views of a configuration, at the size that it asks for.
-
-    Raises:
-        ConfigError: a size for views that have that of the images.
-    """
-    recipe = VIEWS[config.views]()
-    if config.view_size is None:
-        return recipe
-    photos = [view for view in recipe.views if isinstance(view, PhotoView)]
-    require(
-        len(photos) == len(recipe.views),
-        f"config.data.view_size: want None, views {config.views!r} have the size of "
-        f"the images; got {config.view_size}",
-    )
-    shrink = config.view_size / max(view.size_pixels for view in photos)
-    views = tuple(
-        dataclasses.replace(view, size_pixels=max(round(view.size_pixels * shrink), 1))
-        for view in photos
-    )
-    return dataclasses.replace(recipe, views=views)
-
-
-def view_shapes(recipe: Recipe, images: ImageSet) -> list[tuple[int, ...]]:
-    """The shape of each view of one image: (height, width, channels)."""
-    pixels = jax.ShapeDtypeStruct((1, *images.train_images.shape[1:]), jnp.uint8)
-    shapes = jax.eval_shape(make_views(recipe), jax.random.key(0), pixels)
-    return [shape.shape[1:] for shape in shapes]
-
-
-def check_views(name: str, method: Method, shapes: Sequence[tuple[int, ...]]) -> None:
-    """Checks that a method can play with these views.
-
-    Args:
-        name: of the recipe of views.
-        method: the method.
-        shapes: (height, width, channels) of each view.
-
-    Raises:
-        ConfigError: a number of views that the method does not take, or a small crop
-            before or larger than a large one.
-    """
-    want = "two views or more" if method.multicrop else "two views"
-    require(
-        len(shapes) == 2 or (method.multicrop and len(shapes) > 2),
-        f"config.data.views: {method.name} wants {want}, {name!r} has {len(shapes)}",
-    )
-    heights = [shape[0] for shape in shapes]
-    falling = sorted(heights, reverse=True)
-    require(
-        heights == falling,
-        f"config.data.views: want no crop larger than those before it, {name!r} has "
-        f"heights {heights}",
-    )
 
 
 def configured_method(config: ExperimentConfig, recipe: Recipe) -> Method:

@@ -19,7 +19,8 @@ class Workdir:
     """The files of one run.
 
     ``config.json``, ``checkpoints/``, ``metrics.jsonl`` (a line an epoch, the same
-    however often the run was interrupted) and ``summary.json``.
+    however often the run was interrupted) and ``summary.json``; ``bad_images.txt`` if
+    there were any.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -27,6 +28,7 @@ class Workdir:
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
+        self.bad_images_file = self.path / "bad_images.txt"
         self.checkpoints = self.path / "checkpoints"
 
     def claim(self, config: Mapping[str, Any], *, force_new: bool = False) -> None:
@@ -103,15 +105,18 @@ class Workdir:
     def rewind_metrics(self, step: int) -> None:
         """Drops the lines after a step, which a resumed run will write again."""
         kept = [row for row in self.read_metrics() if row["step"] <= step]
-        unfinished = self.metrics_file.with_suffix(".unfinished")
-        unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        unfinished.replace(self.metrics_file)
+        write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a value to a file that is either whole or not there."""
+    write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a file that is either whole or not there."""
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(value, indent=2) + "\n")
+    unfinished.write_text(text)
     unfinished.replace(path)
 
 

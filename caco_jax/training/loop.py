@@ -4,89 +4,67 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray
+from jax.sharding import Mesh
+from jaxtyping import Array
 
-from caco_jax.methods.method import Network
+from caco_jax.methods.method import Network, StartUp
 from caco_jax.training import assemble
 from caco_jax.training.alarms import check_finite
 from caco_jax.training.assemble import Experiment
-from caco_jax.training.mesh import replicated, rows, state_shardings
+from caco_jax.training.feeds import Feed, Layout, OpenFeed
+from caco_jax.training.mesh import replicated, state_shardings
 from caco_jax.training.state import TrainState
 from caco_jax.training.step import StepFn
 
-DispatchFn = Callable[
-    [TrainState, Array, Int[np.ndarray, "s n"]], tuple[TrainState, dict[str, Array]]
-]
+# (state, what every dispatch gets, this dispatch's own) -> (state, metrics by step)
+DispatchFn = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Array]]]
 
 
 def make_dispatch(
-    train_step: StepFn, state: TrainState, experiment: Experiment
+    train_step: StepFn, state: TrainState, layout: Layout, mesh: Mesh
 ) -> DispatchFn:
-    """Several steps as one compiled call: (state, all images, rows [S, N]).
+    """Several steps as one compiled call: (state, fixed, chosen [S, ...]).
 
     The state is donated. Metrics come back stacked, [S] each.
 
     Args:
         train_step: one step.
         state: any state of the run, for its shardings.
-        experiment: the run.
+        layout: of the feed.
+        mesh: the devices.
     """
-    mesh = experiment.mesh
     shardings = state_shardings(state, mesh)
-
-    def one(images: Array, state: TrainState, chosen: Array) -> tuple[TrainState, Any]:
-        batch = jax.lax.with_sharding_constraint(images[chosen], rows(mesh))
-        return train_step(state, batch)
 
     @functools.partial(
         jax.jit,
         donate_argnums=0,
-        in_shardings=(shardings, replicated(mesh), rows(mesh, axis=1)),
+        in_shardings=(shardings, layout.fixed, layout.chosen),
         out_shardings=(shardings, replicated(mesh)),
     )
     def dispatch(
-        state: TrainState, images: Array, indices: Int[Array, "s n"]
+        state: TrainState, fixed: Any, chosen: Any
     ) -> tuple[TrainState, dict[str, Array]]:
-        step = functools.partial(one, images)
+        def step(state: TrainState, of_step: Any) -> tuple[TrainState, Any]:
+            return train_step(state, layout.batch(fixed, of_step))
+
         if jax.default_backend() != "cpu":
-            return jax.lax.scan(step, state, indices)
+            return jax.lax.scan(step, state, chosen)
         # A CPU runs the gradients of convolutions 20 to 35 times slower inside loops,
         # even of one turn (jax-ml/jax#12868): there every step is compiled by itself.
         rows_metrics = []
-        for chosen in indices:
-            state, metrics = step(state, chosen)
+        for index in range(len(jax.tree.leaves(chosen)[0])):
+            of_step = jax.tree.map(lambda leaf, index=index: leaf[index], chosen)
+            state, metrics = step(state, of_step)
             rows_metrics.append(metrics)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *rows_metrics)
 
     return dispatch
-
-
-def epoch_order(
-    key: Array, epoch: int, *, count: int, steps: int, batch_size: int
-) -> Int[np.ndarray, "s n"]:
-    """The rows of each step of an epoch: a permutation from (key, epoch) alone."""
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), count)
-    return np.asarray(order[: steps * batch_size]).reshape(steps, batch_size)
-
-
-def dispatch_size(steps: int, at_most: int | None) -> int:
-    """The largest allowed divisor of a number of steps: one compiled shape.
-
-    Args:
-        steps: to be run.
-        at_most: what is allowed; None is 16, but 1 on a CPU, where loops are unrolled
-            and a step outlasts any return to Python.
-    """
-    if at_most is None:
-        at_most = 1 if jax.default_backend() == "cpu" else 16
-    fitting = range(1, min(steps, at_most) + 1)
-    return max(size for size in fitting if steps % size == 0)
 
 
 class Progress:
@@ -100,63 +78,60 @@ class Progress:
         return self.images / self.seconds if self.seconds else 0.0
 
     @contextlib.contextmanager
-    def counting(self, images: int) -> Iterator[None]:
-        """Counts the time inside, for so many images."""
+    def counting(self) -> Iterator[None]:
+        """Counts the time inside."""
         begun = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - begun
-        self.images += images
 
 
-class Pass(NamedTuple):
-    """How one phase of a run goes through the images.
+EpochsDone = Iterator[tuple[int, TrainState, dict[str, np.ndarray]]]
 
-    Attributes:
+
+def run_phase(
+    experiment: Experiment,
+    train_step: StepFn,
+    state: TrainState,
+    feed: Feed,
+    progress: Progress,
+) -> EpochsDone:
+    """Trains on all that a feed has.
+
+    Args:
         experiment: the run.
-        dispatch: the phase's compiled steps.
-        images: all training images, on the device.
-        key: of the order of every epoch.
-        steps: in an epoch.
-        progress: what is counted.
+        train_step: the phase's step.
+        state: on the devices; donated.
+        feed: the phase's images.
+        progress: what is counted here.
+
+    Yields:
+        (epochs done, state, metrics of each step just done).
+
+    Raises:
+        NonFiniteError: a metric is NaN or infinite.
     """
-
-    experiment: Experiment
-    dispatch: DispatchFn
-    images: Array
-    key: PRNGKeyArray
-    steps: int
-    progress: Progress
-
-    def run_epoch(
-        self, state: TrainState, epoch: int
-    ) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """One epoch in equal dispatches; metrics come back by step.
-
-        Raises:
-            NonFiniteError: a metric is NaN or infinite.
-        """
-        config = self.experiment.config.training
-        order = epoch_order(
-            self.key,
-            epoch,
-            count=len(self.images),
-            steps=self.steps,
-            batch_size=config.batch_size,
-        )
-        size = dispatch_size(self.steps, config.steps_per_dispatch)
-        parts = []
-        with self.progress.counting(order.size):
-            for first in range(0, self.steps, size):
-                chosen = order[first : first + size]
-                state, metrics = self.dispatch(state, self.images, chosen)
+    dispatch = make_dispatch(train_step, state, feed.layout, experiment.mesh)
+    batch_size = experiment.config.training.batch_size
+    for epoch, inputs in feed.epochs:
+        parts: list[dict[str, Array]] = []
+        first_step = int(state.step)
+        with progress.counting():
+            for chosen in inputs:
+                state, metrics = dispatch(state, feed.fixed, chosen)
+                # One dispatch waits behind the one that runs: the devices are never
+                # idle, and a stream's batches do not pile up on them.
+                jax.block_until_ready(parts[-1:])
                 parts.append(metrics)
             fetched = jax.device_get(parts)
         joined = jax.tree.map(lambda *values: np.concatenate(values), *fetched)
-        check_finite(epoch * self.steps, joined)
-        return state, joined
+        progress.images += batch_size * len(joined["loss"])
+        check_finite(first_step, joined)
+        yield epoch + 1, state, joined
 
 
-def start_up(experiment: Experiment, images: Array, progress: Progress) -> TrainState:
+def start_up(
+    experiment: Experiment, open_feed: OpenFeed, progress: Progress
+) -> TrainState:
     """The state that training begins with: after the method's start-up, if it has one.
 
     At the end the target's parameters become the online encoder's, each keeps its own
@@ -165,37 +140,39 @@ def start_up(experiment: Experiment, images: Array, progress: Progress) -> Train
 
     Args:
         experiment: the run.
-        images: all training images, on the device.
+        open_feed: where its images come from.
         progress: what is counted here.
     """
     state = assemble.initial_state(experiment)
     phase = experiment.method.start_up
-    if phase is None:
-        return jax.device_put(state, state_shardings(state, experiment.mesh))
+    if phase is not None:
+        state = hand_over(_warm(experiment, phase, state, open_feed, progress), state)
+    return jax.device_put(state, state_shardings(state, experiment.mesh))
+
+
+def _warm(
+    experiment: Experiment,
+    phase: StartUp,
+    state: TrainState,
+    open_feed: OpenFeed,
+    progress: Progress,
+) -> TrainState:
+    """The last state of a start-up that begins with the encoder of a state."""
     optimizer = assemble.start_up_optimizer(experiment, phase.method)
     _, extra = phase.method.init(experiment.keys.players)
-    # A copy: the dispatch donates what it is given, and `state` is used again below.
-    warming = jax.tree.map(
-        jnp.copy,
-        state._replace(extra=extra, opt_state=optimizer.init(state.players)),
-    )
-    steps = experiment.steps_per_epoch
+    warming = state._replace(extra=extra, opt_state=optimizer.init(state.players))
+    # A copy: the dispatch donates what it is given, and the caller needs `state`.
+    warming = jax.tree.map(jnp.copy, warming)
+    warming = jax.device_put(warming, state_shardings(warming, experiment.mesh))
+    steps, epochs = experiment.steps_per_epoch, max(phase.epochs, 1)
     if phase.epochs == 0:
         batch_size = experiment.config.training.batch_size
         steps = min(-(-phase.examples // batch_size), steps)
-    warming = jax.device_put(warming, state_shardings(warming, experiment.mesh))
-    phase_pass = Pass(
-        experiment,
-        make_dispatch(assemble.start_up_step(experiment), warming, experiment),
-        images,
-        experiment.keys.start_up_order,
-        steps,
-        progress,
-    )
-    for epoch in range(max(phase.epochs, 1)):
-        warming, _ = phase_pass.run_epoch(warming, epoch)
-    state = hand_over(warming, state)
-    return jax.device_put(state, state_shardings(state, experiment.mesh))
+    key = experiment.keys.start_up_order
+    with open_feed(key, steps=steps, epochs=epochs) as feed:
+        step = assemble.start_up_step(experiment)
+        *_, (_, warming, _) = run_phase(experiment, step, warming, feed, progress)
+    return warming
 
 
 def hand_over(warmed: TrainState, fresh: TrainState) -> TrainState:
@@ -228,31 +205,28 @@ def restart_schedules(opt_state: optax.OptState) -> optax.OptState:
 
 
 def train_epochs(
-    experiment: Experiment, state: TrainState, images: Array, progress: Progress
-) -> Iterator[tuple[int, TrainState, dict[str, np.ndarray]]]:
-    """Trains from the state's step to the end of the run.
+    experiment: Experiment, state: TrainState, open_feed: OpenFeed, progress: Progress
+) -> EpochsDone:
+    """Trains from the state's step, of whichever epoch, to the end of the run.
 
     Args:
         experiment: the run.
         state: on the device; donated.
-        images: all training images, on the device.
+        open_feed: where the images come from.
         progress: what is counted here.
 
     Yields:
-        (epochs done, state, metrics of each of the epoch's steps).
+        (epochs done, state, metrics of each of the epoch's steps, those before the
+        first state's left out).
 
     Raises:
         NonFiniteError: a metric became NaN or infinite.
     """
-    per_epoch = experiment.steps_per_epoch
-    training = Pass(
-        experiment,
-        make_dispatch(assemble.training_step(experiment), state, experiment),
-        images,
+    with open_feed(
         experiment.keys.order,
-        per_epoch,
-        progress,
-    )
-    for epoch in range(int(state.step) // per_epoch, experiment.config.training.epochs):
-        state, metrics = training.run_epoch(state, epoch)
-        yield epoch + 1, state, metrics
+        steps=experiment.steps_per_epoch,
+        epochs=experiment.config.training.epochs,
+        first_step=int(state.step),
+    ) as feed:
+        step = assemble.training_step(experiment)
+        yield from run_phase(experiment, step, state, feed, progress)

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 AXIS = "data"
 # State under these names has one row an entry; its rows are spread over the devices.
@@ -22,6 +24,12 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 def rows(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
     """The sharding of an array whose given axis is spread over all devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+
+
+def local_rows(mesh: Mesh, count: int) -> Int[np.ndarray, " n"]:
+    """Which of so many rows are on this process's devices, rising."""
+    indices = rows(mesh).addressable_devices_indices_map((count,)).values()
+    return np.unique(np.concatenate([np.arange(count)[index] for index in indices]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

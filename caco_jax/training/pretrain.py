@@ -11,17 +11,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array
 
 from caco_jax.config import ExperimentConfig
+from caco_jax.data.pipeline import BadImagesError
 from caco_jax.evaluation.knn import knn_accuracy
 from caco_jax.methods.method import Network
+from caco_jax.schema import UserError
 from caco_jax.training import loop
 from caco_jax.training.alarms import check_finite, find_alarms
 from caco_jax.training.assemble import Experiment, assemble
-from caco_jax.training.checkpoints import Checkpoints, Workdir, write_json
-from caco_jax.training.mesh import replicated
+from caco_jax.training.checkpoints import (
+    Checkpoints,
+    Workdir,
+    write_json,
+    write_whole,
+)
+from caco_jax.training.feeds import OpenFeed, count_bad, experiment_feeds
 from caco_jax.training.runs import (
     make_network_features,
     read_summary,
@@ -65,7 +70,7 @@ def pretrain(
 
     Returns:
         The summary, as in ``summary.json``: "epochs", "steps", "pretrain_seconds",
-        "images_per_second", "peak_memory_bytes".
+        "images_per_second", "peak_memory_bytes", "bad_images" that were skipped.
 
     Raises:
         UserError: the configuration or the directory does not fit.
@@ -96,18 +101,33 @@ class _Run:
         self.experiment, self.files, self.checkpoints = experiment, files, checkpoints
         self.report = report or (lambda *args: None)
         self.warned: set[str] = set()
-        self.features = (
-            make_network_features(experiment) if experiment.images.has_labels else None
-        )
+        self.bad = count_bad(experiment)
+        self.features = None
+        if experiment.images.has_labels:
+            self.features = make_network_features(experiment, bad=self.bad)
 
     def to_the_end(self) -> dict[str, Any]:
+        try:
+            return self._train()
+        except BadImagesError as error:
+            raise UserError(
+                f"{error}; all are listed in {self.files.bad_images_file}"
+            ) from None
+        finally:
+            if self.bad:
+                lines = "".join(f"{line}\n" for line in self.bad.listing())
+                write_whole(self.files.bad_images_file, lines)
+
+    def _train(self) -> dict[str, Any]:
         experiment, config = self.experiment, self.experiment.config
-        images = on_device(experiment.images.train_images, experiment.mesh)
         logger.info("%s", experiment.method.description)
+        if self.features is None:
+            logger.info("%s has no labels: no kNN", experiment.images.name)
         before = self._summary_so_far()
         progress = loop.Progress()
-        state = self._first_state(images, progress)
-        epochs = loop.train_epochs(experiment, state, images, progress)
+        open_feed = experiment_feeds(experiment, self.bad)
+        state = self._first_state(open_feed, progress)
+        epochs = loop.train_epochs(experiment, state, open_feed, progress)
         for epoch, state, metrics in epochs:
             steps = experiment.steps_per_epoch
             check_finite(epoch * steps - 1, _extremes(state))
@@ -119,16 +139,17 @@ class _Run:
             last = epoch == config.training.epochs
             if last or epoch % config.training.checkpoint_every_epochs == 0:
                 summary = _summary(epoch, epoch * steps, before, progress)
+                summary["bad_images"] = max(len(self.bad), before.get("bad_images", 0))
                 write_json(self.files.summary_file, summary)
                 self.checkpoints.save(state)
         return summary
 
-    def _first_state(self, images: Array, progress: loop.Progress) -> TrainState:
+    def _first_state(self, open_feed: OpenFeed, progress: loop.Progress) -> TrainState:
         if self.checkpoints.latest_step() is None:
             self.files.rewind_metrics(0)
             if self.experiment.method.start_up is not None:
                 logger.info("start-up: filling the bank")
-            return loop.start_up(self.experiment, images, progress)
+            return loop.start_up(self.experiment, open_feed, progress)
         state = restore_latest(self.experiment, self.checkpoints)
         self.files.rewind_metrics(int(state.step))
         logger.info("continuing from step %d", int(state.step))
@@ -206,8 +227,3 @@ def _summary(
             before.get("peak_memory_bytes", 0), peak_memory_bytes()
         ),
     }
-
-
-def on_device(images: np.ndarray, mesh: Mesh) -> Array:
-    """A small set, whole, on every device."""
-    return jax.device_put(jnp.asarray(images), replicated(mesh))

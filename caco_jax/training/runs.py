@@ -1,8 +1,9 @@
 """A finished or unfinished run, read back from its directory."""
 
+import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from caco_jax.config import experiment_config
+from caco_jax.data.pipeline import BadImages, CenterSource, stream
+from caco_jax.data.records import Records
 from caco_jax.data.sources import ImageSet
 from caco_jax.evaluation.features import extract_features, make_features
 from caco_jax.methods.method import Network
@@ -22,6 +25,7 @@ from caco_jax.training.assemble import (
     initial_state,
 )
 from caco_jax.training.checkpoints import Checkpoints, Workdir
+from caco_jax.training.inputs import photo_sizes
 from caco_jax.training.mesh import state_shardings
 from caco_jax.training.state import TrainState
 
@@ -80,55 +84,110 @@ class Split(NamedTuple):
     labels: Int[Array, " m"]
 
 
+# Images at a time, through the decoders and through the network.
+_BATCH_ROWS = 128
+
+# Every call goes through one part of a set: uint8 images [n, H, W, C], their labels.
+Part = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
 def make_network_features(
-    experiment: Experiment,
+    experiment: Experiment, *, bad: BadImages | None = None
 ) -> Callable[[Network], tuple[Split, Split]]:
     """A function of a network: backbone features of training and held-out images.
 
-    It is compiled once, however many networks it is asked about.
+    It is compiled once, however many networks it is asked about. Unreadable images of
+    a streamed set are left out, with their labels.
 
     Args:
         experiment: the run, for its images and its encoder.
+        bad: counts the unreadable training images of a streamed set, together with
+            whoever else reads them; None: anew.
 
     Raises:
         UserError: the images have no labels to evaluate with.
     """
-    features = make_features(experiment.encoder, evaluation_view(experiment.recipe))
-
-    def of_network(network: Network) -> tuple[Split, Split]:
-        return _splits(
-            experiment.images,
-            lambda pixels: extract_features(
-                features, network.params, network.stats, pixels
-            ),
-        )
-
     if not experiment.images.has_labels:
         raise UserError(
             f"{experiment.images.name} has no labels: there is nothing to evaluate"
         )
+    features = make_features(experiment.encoder, evaluation_view(experiment.recipe))
+    parts = _parts(experiment, bad)
+
+    def of_network(network: Network) -> tuple[Split, Split]:
+        def of_pixels(pixels: np.ndarray) -> np.ndarray:
+            return extract_features(
+                features,
+                network.params,
+                network.stats,
+                pixels,
+                batch_size=_BATCH_ROWS,
+            )
+
+        train, test = (_split(part, of_pixels) for part in parts)
+        return train, test
+
     return of_network
 
 
 def pixel_features(experiment: Experiment) -> tuple[Split, Split]:
     """Raw pixels in [0, 1] as features, the floor for any encoder."""
-    return _splits(
-        experiment.images,
-        lambda pixels: (pixels / 255.0).astype(np.float32).reshape(len(pixels), -1),
-    )
 
+    def of_pixels(pixels: np.ndarray) -> np.ndarray:
+        return (pixels / 255.0).astype(np.float32).reshape(len(pixels), -1)
 
-def _splits(
-    images: ImageSet, features: Callable[[np.ndarray], np.ndarray]
-) -> tuple[Split, Split]:
-    train, test = (
-        Split(jnp.asarray(features(pixels)), jnp.asarray(labels))
-        for pixels, labels in (
-            (images.train_images, images.train_labels),
-            (images.test_images, images.test_labels),
-        )
-    )
+    train, test = (_split(part, of_pixels) for part in _parts(experiment, None))
     return train, test
+
+
+def _parts(experiment: Experiment, bad: BadImages | None) -> tuple[Part, Part]:
+    """The training and the held-out part of a labelled set."""
+    images = experiment.images
+    if isinstance(images, ImageSet):
+        return (
+            functools.partial(_whole, images.train_images, images.train_labels),
+            functools.partial(_whole, images.test_images, images.test_labels),
+        )
+    learn, judge = images.evaluation_train, images.test
+    assert judge is not None
+    share = experiment.config.data.bad_image_share
+    if bad is None or learn is not images.train:
+        bad = BadImages(images.name, count=len(learn), share=share)
+    held_out = f"{images.name}, held out"
+    size_pixels = max(photo_sizes(experiment.recipe))
+    return (
+        _streamed(learn, size_pixels, bad),
+        _streamed(
+            judge, size_pixels, BadImages(held_out, count=len(judge), share=share)
+        ),
+    )
+
+
+def _whole(
+    images: np.ndarray, labels: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    assert labels is not None
+    yield images, labels
+
+
+def _streamed(records: Records, size_pixels: int, bad: BadImages) -> Part:
+    source = CenterSource(records, size_pixels=size_pixels, part_rows=_BATCH_ROWS)
+
+    def part() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        # Threads, for they start at once: decoding and scaling do not hold the lock.
+        with stream(source) as crops:
+            for images, labels, unreadable in crops:
+                bad.add(unreadable)
+                if len(labels):
+                    yield images, labels
+
+    return part
+
+
+def _split(part: Part, features: Callable[[np.ndarray], np.ndarray]) -> Split:
+    pieces = [(features(pixels), labels) for pixels, labels in part()]
+    columns = zip(*pieces, strict=True)
+    return Split(*(jnp.asarray(np.concatenate(rows)) for rows in columns))
 
 
 def read_summary(files: Workdir) -> dict[str, Any]:

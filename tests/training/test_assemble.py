@@ -13,7 +13,8 @@ from caco_jax.data.sources import ImageSet
 from caco_jax.data.views import VIEWS
 from caco_jax.schema import ConfigError
 from caco_jax.training import assemble, schedules
-from caco_jax.training.assemble import check_views, make_encoder
+from caco_jax.training.assemble import make_encoder
+from caco_jax.training.inputs import check_views, view_shapes
 from caco_jax.training.mesh import make_mesh
 from caco_jax.variants import smoke
 from tests.methods.table import small_method
@@ -244,7 +245,7 @@ def test_every_optimiser_moves_down_a_slope(name):
 
 
 def test_the_views_of_a_recipe_are_not_asked_for_pixels():
-    shapes = assemble.view_shapes(
+    shapes = view_shapes(
         Recipe((PhotoView(size_pixels=12), PhotoView(size_pixels=8))),
         assemble.assemble(small("simclr", data__source="fake:16x16x3x24")).images,
     )

@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from caco_jax.data.views import make_views
 from caco_jax.training import assemble, loop
 from caco_jax.training.alarms import NonFiniteError
+from caco_jax.training.feeds import epoch_order, experiment_feeds
 from caco_jax.training.mesh import replicated, state_shardings
 from tests.training import tiny
 from tests.training.test_step import assert_trees_close, assert_trees_equal, describe
@@ -17,65 +16,25 @@ from tests.training.test_step import assert_trees_close, assert_trees_equal, des
 # One worker runs them all: they share what a fixture trained.
 pytestmark = pytest.mark.xdist_group("loop")
 
-KEY = jax.random.key(5)
-
-
-@settings(max_examples=20, deadline=None, derandomize=True)
-@given(
-    epoch=st.integers(0, 2**20), steps=st.integers(1, 4), batch_size=st.integers(1, 6)
-)
-def test_an_epochs_order_draws_no_row_twice(epoch, steps, batch_size):
-    order = loop.epoch_order(KEY, epoch, count=24, steps=steps, batch_size=batch_size)
-    assert order.shape == (steps, batch_size)
-    assert len(set(order.flat)) == order.size
-    assert set(order.flat) <= set(range(24))
-
-
-def test_an_order_is_a_permutation_from_key_and_epoch_alone():
-    def order(key, epoch, steps=4):
-        return loop.epoch_order(key, epoch, count=24, steps=steps, batch_size=6)
-
-    first = order(KEY, 3)
-    assert sorted(first.flat) == list(range(24))
-    np.testing.assert_array_equal(first, order(KEY, 3))
-    np.testing.assert_array_equal(first[:2], order(KEY, 3, steps=2))
-    others = [order(KEY, 4), order(jax.random.key(6), 3)]
-    assert not any(np.array_equal(first, other) for other in others)
-
-
-@settings(derandomize=True)
-@given(steps=st.integers(1, 200), at_most=st.integers(1, 200))
-def test_dispatches_are_as_large_as_may_be_and_all_equal(steps, at_most):
-    size = loop.dispatch_size(steps, at_most)
-    assert steps % size == 0
-    assert 1 <= size <= at_most
-    assert not any(steps % larger == 0 for larger in range(size + 1, at_most + 1))
-
-
-@pytest.mark.parametrize("backend, size", [("cpu", 1), ("gpu", 12), ("tpu", 12)])
-def test_a_cpu_dispatches_single_steps_by_default(monkeypatch, backend, size):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert loop.dispatch_size(36, None) == size
-
 
 def on_one_device(devices, **changes):
     experiment = tiny.experiment(devices=devices[:1], **changes)
-    return experiment, tiny.train_images(experiment)
+    return experiment, experiment_feeds(experiment)
 
 
-def start_up(experiment, images, progress=None):
+def start_up(experiment, open_feed, progress=None):
     """The state after start-up, on the host."""
     progress = loop.Progress() if progress is None else progress
     with jax.set_mesh(experiment.mesh):
-        state = loop.start_up(experiment, images, progress)
+        state = loop.start_up(experiment, open_feed, progress)
     return jax.tree.map(np.array, state)
 
 
 @pytest.fixture(scope="module")
 def started(devices):
-    """(experiment, images, the state after start-up on one device)."""
-    experiment, images = on_one_device(devices)
-    return experiment, images, start_up(experiment, images)
+    """(experiment, its feeds, the state after start-up on one device)."""
+    experiment, open_feed = on_one_device(devices)
+    return experiment, open_feed, start_up(experiment, open_feed)
 
 
 def unit(rows):
@@ -91,11 +50,12 @@ def info_nce_loss(queries, keys, bank, temperature):
 @pytest.fixture(scope="module")
 def start_up_by_hand(started):
     """CaCo's start-up written out: encoder, target, bank, both statistics, momentum."""
-    experiment, images, _ = started
+    experiment, *_ = started
+    images = tiny.train_images(experiment)
     encoder, config = experiment.encoder, experiment.config.optimizer
     network = assemble.new_network(experiment)
     views_of = make_views(experiment.recipe)
-    order = loop.epoch_order(
+    order = epoch_order(
         experiment.keys.start_up_order, 0, count=48, steps=3, batch_size=16
     )
 
@@ -200,9 +160,9 @@ def with_start_up(experiment, **changes):
 
 
 def test_a_start_up_of_epochs_writes_the_bank_anew_each_time_round(started):
-    experiment, images, once = started
+    experiment, open_feed, once = started
     progress = loop.Progress()
-    twice = start_up(with_start_up(experiment, epochs=2), images, progress)
+    twice = start_up(with_start_up(experiment, epochs=2), open_feed, progress)
     assert progress.images == 2 * 48
     # Three steps fill 16 + 16 + 8 rows; the second epoch begins at the first row.
     moved = np.abs(twice.players["bank"] - once.players["bank"]).max(axis=1)
@@ -213,9 +173,9 @@ def test_a_start_up_of_epochs_writes_the_bank_anew_each_time_round(started):
 
 
 def test_a_start_up_ends_when_the_examples_suffice(started):
-    experiment, images, once = started
+    experiment, open_feed, once = started
     progress = loop.Progress()
-    state = start_up(with_start_up(experiment, examples=17), images, progress)
+    state = start_up(with_start_up(experiment, examples=17), open_feed, progress)
     assert progress.images == 32
     bank, full = state.players["bank"], once.players["bank"]
     np.testing.assert_array_equal(bank[:32], full[:32])
@@ -224,7 +184,7 @@ def test_a_start_up_ends_when_the_examples_suffice(started):
 
 
 def test_a_start_up_that_diverges_stops_there(started):
-    experiment, images, _ = started
+    experiment, open_feed, _ = started
 
     def spoiled(state, images):
         loss = jnp.where(state.step == 1, jnp.inf, 0.0)
@@ -232,20 +192,20 @@ def test_a_start_up_that_diverges_stops_there(started):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(NonFiniteError) as caught:
         patch.setattr(loop.assemble, "start_up_step", lambda _: spoiled)
-        start_up(experiment, images)
+        start_up(experiment, open_feed)
     assert (caught.value.step, caught.value.metric) == (1, "loss")
 
 
 def test_a_method_without_a_start_up_begins_as_initialised(devices):
-    experiment, images = on_one_device(devices)
+    experiment, open_feed = on_one_device(devices)
     experiment = experiment._replace(method=experiment.method._replace(start_up=None))
     with jax.set_mesh(experiment.mesh):
-        found = loop.start_up(experiment, images, loop.Progress())
+        found = loop.start_up(experiment, open_feed, loop.Progress())
     assert_trees_equal(found, assemble.initial_state(experiment))
     assert found.step.sharding == replicated(experiment.mesh)
 
 
-def train(experiment, images, state, progress=None):
+def train(experiment, open_feed, state, progress=None):
     """All remaining epochs from a state on the host: [(epoch, state, metrics)]."""
     progress = loop.Progress() if progress is None else progress
     with jax.set_mesh(experiment.mesh):
@@ -254,7 +214,7 @@ def train(experiment, images, state, progress=None):
         return [
             (epoch, jax.tree.map(np.array, after), metrics)
             for epoch, after, metrics in loop.train_epochs(
-                experiment, placed, images, progress
+                experiment, placed, open_feed, progress
             )
         ]
 
@@ -283,9 +243,9 @@ def test_progress_counts_training_images_and_time(trained):
 
 
 def test_going_on_from_an_epoch_gives_the_same_bits(started, trained):
-    experiment, images, _ = started
+    experiment, open_feed, _ = started
     epochs, _ = trained
-    resumed = train(experiment, images, epochs[1][1])
+    resumed = train(experiment, open_feed, epochs[1][1])
     assert [epoch for epoch, _, _ in resumed] == [3, 4]
     for (_, state, metrics), (_, again, values) in zip(
         epochs[2:], resumed, strict=True
@@ -295,18 +255,18 @@ def test_going_on_from_an_epoch_gives_the_same_bits(started, trained):
 
 
 def test_several_steps_a_dispatch_are_the_same_steps(started, trained, devices):
-    experiment, images = on_one_device(
+    experiment, open_feed = on_one_device(
         devices, training__steps_per_dispatch=3, training__epochs=4
     )
     epochs, _ = trained
-    _, state, metrics = train(experiment, images, epochs[2][1])[-1]
+    _, state, metrics = train(experiment, open_feed, epochs[2][1])[-1]
     _, expected, values = epochs[-1]
     assert_trees_close(metrics, values, rtol=1e-4, atol=1e-5)
     assert_trees_close(state, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_an_epoch_trains_on_the_rows_of_its_order(started, monkeypatch):
-    experiment, images, state = started
+    experiment, open_feed, state = started
     seen = []
     monkeypatch.setattr(
         loop,
@@ -318,7 +278,7 @@ def test_an_epoch_trains_on_the_rows_of_its_order(started, monkeypatch):
             )
         ),
     )
-    list(loop.train_epochs(experiment, state, images, loop.Progress()))
+    list(loop.train_epochs(experiment, state, open_feed, loop.Progress()))
     for epoch in range(4):
         expected = jax.random.permutation(
             jax.random.fold_in(experiment.keys.order, epoch), 48

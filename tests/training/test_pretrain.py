@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from caco_jax.schema import UserError
-from caco_jax.training import assemble, loop, pretrain, runs
+from caco_jax.training import assemble, inputs, loop, pretrain, runs
 from caco_jax.training.alarms import NonFiniteError
 from caco_jax.training.checkpoints import Checkpoints, Workdir
 from caco_jax.training.mesh import make_mesh
@@ -228,11 +228,11 @@ def test_an_alarm_is_in_every_line_and_warned_of_once(tmp_path, caplog):
 
 
 def test_images_without_labels_are_trained_on_not_judged(whole, tmp_path, monkeypatch):
-    whole_set = assemble.load("fake:8x8x1x48")
+    whole_set = inputs.load("fake:8x8x1x48")
     bare = dataclasses.replace(
         whole_set, train_labels=None, test_labels=None, class_names=()
     )
-    monkeypatch.setattr(assemble, "load", lambda *_, **__: bare)
+    monkeypatch.setattr(inputs, "load", lambda *_, **__: bare)
     pretrain.pretrain(tiny.config(**EVERY_TWO), tmp_path)
     rows = Workdir(tmp_path).read_metrics()
     assert [row.get("knn") for row in rows] == [None] * 4

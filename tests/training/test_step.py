@@ -13,6 +13,7 @@ from caco_jax.data.views import make_views
 from caco_jax.methods.method import Context, Encode, Method, Network, Outcome, View
 from caco_jax.training import assemble, loop, optimizers
 from caco_jax.training.assemble import Experiment
+from caco_jax.training.feeds import resident_layout
 from caco_jax.training.mesh import make_mesh, state_shardings
 from caco_jax.training.state import create_state
 from caco_jax.training.step import make_encode, make_optimizer, make_train_step
@@ -217,7 +218,9 @@ def spread(steps, devices):
     with jax.set_mesh(experiment.mesh):
         state = jax.tree.map(np.array, steps.states[0])
         state = jax.device_put(state, state_shardings(state, experiment.mesh))
-        dispatch = loop.make_dispatch(counted, state, experiment)
+        dispatch = loop.make_dispatch(
+            counted, state, resident_layout(experiment.mesh), experiment.mesh
+        )
         for rows in BATCHES:
             given.append(state)
             state, metrics = dispatch(state, images, rows[None])

@@ -1,0 +1,345 @@
+"""Large sets on the host: records are read, decoded and cropped ahead of the step.
+
+What a step gets follows from the seed, the epoch and the step alone: the order of an
+epoch is one permutation of the whole set, and each example's crops are drawn from a
+generator of its own, seeded with its place in that order. So neither the number of
+workers nor that of hosts changes a pixel, and a stream can begin at any step.
+
+Workers are new interpreters (Grain spawns them), never forks of a process in which an
+accelerator is in use. What they import here knows nothing of devices.
+"""
+
+import contextlib
+import functools
+import itertools
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Int, Int32, UInt8
+
+from caco_jax.data.decode import (
+    BadImageError,
+    CropSpec,
+    center_crop,
+    random_resized_crops,
+)
+from caco_jax.data.records import Records
+from caco_jax.schema import UserError
+
+logger = logging.getLogger("caco_jax")
+
+# What a worker makes at once. A whole batch at once would hold memory for one batch
+# or two in each worker.
+CHUNK_ROWS = 32
+MOST_WORKERS = 16
+MOST_SUBSTITUTES = 100
+_LISTED = 3  # bad images named in a message
+
+T = TypeVar("T", covariant=True)
+
+
+class Bad(NamedTuple):
+    """A record that is no image, by its number in the set."""
+
+    row: int
+    reason: str
+
+
+class Crops(NamedTuple):
+    """A part of a batch.
+
+    Attributes:
+        views: uint8 [n, size, size, 3] for each view; none if no record was readable.
+        bad: the records that others took the place of.
+    """
+
+    views: tuple[UInt8[np.ndarray, "n h w 3"], ...]
+    bad: tuple[Bad, ...]
+
+
+class Centers(NamedTuple):
+    """A part of a set as evaluation sees it.
+
+    Attributes:
+        images: uint8 [n, size, size, 3], of readable records only.
+        labels: int32 [n], theirs; -1 without one.
+        bad: the records left out.
+    """
+
+    images: UInt8[np.ndarray, "n h w 3"]
+    labels: Int32[np.ndarray, " n"]
+    bad: tuple[Bad, ...]
+
+
+class Source(Protocol[T]):
+    """Parts in order, each a pure function of its number; picklable."""
+
+    def __len__(self) -> int:
+        """How many parts."""
+
+    def __getitem__(self, index: Any) -> T:
+        """A part."""
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(
+    seed: tuple[int, ...], epoch: int, count: int
+) -> Int[np.ndarray, " count"]:
+    """The records of an epoch: a permutation from (seed, epoch) alone."""
+    return np.random.default_rng((*seed, epoch)).permutation(count)
+
+
+class CropSource:
+    """The crops of all steps of some epochs, in parts of a batch.
+
+    Args:
+        records: the whole set.
+        specs: what is cropped for each view.
+        seed: non-negative integers, of orders and crops.
+        batch_size: examples a step, of all hosts together.
+        steps: in an epoch.
+        epochs: how many.
+        rows: of the batch that this host reads; None: all.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        specs: Sequence[CropSpec],
+        *,
+        seed: tuple[int, ...],
+        batch_size: int,
+        steps: int,
+        epochs: int,
+        rows: Int[np.ndarray, " n"] | None = None,
+    ) -> None:
+        self._records, self._specs, self._seed = records, tuple(specs), seed
+        self._batch_size, self._steps, self._epochs = batch_size, steps, epochs
+        rows = np.arange(batch_size) if rows is None else rows
+        self._parts = np.array_split(rows, -(-len(rows) // CHUNK_ROWS))
+
+    @property
+    def parts_per_step(self) -> int:
+        """How many parts make this host's rows of a batch."""
+        return len(self._parts)
+
+    def __len__(self) -> int:
+        return self._epochs * self._steps * len(self._parts)
+
+    def __getitem__(self, index: Any) -> Crops:
+        step, part = divmod(int(index), len(self._parts))
+        epoch, step = divmod(step, self._steps)
+        order = epoch_order(self._seed, epoch, len(self._records))
+        examples, bad = [], []
+        for place in step * self._batch_size + self._parts[part]:
+            crops, failed = self._example(epoch, int(place), int(order[place]))
+            examples.append(crops)
+            bad.extend(failed)
+        if not all(examples):
+            return Crops((), tuple(bad))
+        views = (np.stack(crops) for crops in zip(*examples, strict=True))
+        return Crops(tuple(views), tuple(bad))
+
+    def _example(
+        self, epoch: int, place: int, index: int
+    ) -> tuple[list[np.ndarray], list[Bad]]:
+        """The crops of a record, or of the next one that is an image."""
+        bad: list[Bad] = []
+        count = len(self._records)
+        for attempt in range(min(count, MOST_SUBSTITUTES)):
+            at = (index + attempt) % count
+            rng = np.random.default_rng((*self._seed, epoch, place, attempt))
+            try:
+                return random_resized_crops(rng, self._records[at], self._specs), bad
+            except (BadImageError, OSError) as error:
+                bad.append(Bad(at, str(error)))
+        return [], bad
+
+
+class CenterSource:
+    """All records of a set in order, as evaluation sees them, in parts.
+
+    Args:
+        records: the set.
+        size_pixels: height and width of the crops.
+        part_rows: records in a part.
+    """
+
+    def __init__(self, records: Records, *, size_pixels: int, part_rows: int) -> None:
+        self._records, self._size_pixels = records, size_pixels
+        self._part_rows = part_rows
+
+    def __len__(self) -> int:
+        return -(-len(self._records) // self._part_rows)
+
+    def __getitem__(self, index: Any) -> Centers:
+        first = int(index) * self._part_rows
+        size = self._size_pixels
+        images, labels = [], []
+        bad: list[Bad] = []
+        for row in range(first, min(first + self._part_rows, len(self._records))):
+            try:
+                record = self._records[row]
+                images.append(center_crop(record, size_pixels=size))
+            except (BadImageError, OSError) as error:
+                bad.append(Bad(row, str(error)))
+            else:
+                labels.append(record.label)
+        pixels = np.array(images, np.uint8).reshape(-1, size, size, 3)
+        return Centers(pixels, np.array(labels, np.int32), tuple(bad))
+
+
+class BadImagesError(UserError):
+    """More images of a set are unreadable than the configuration allows."""
+
+
+class BadImages:
+    """Counts records that are no images, and stops where there are too many.
+
+    At most `share` of the set may be bad, but always one. Each record counts once, in
+    however many epochs it is met: so it does not matter in which order they come, and
+    a set that is good enough at the end does not stop a run at its beginning.
+
+    Args:
+        name: of the set, for messages.
+        count: records in the set.
+        share: of them that may be bad.
+    """
+
+    def __init__(self, name: str, *, count: int, share: float) -> None:
+        self._name, self._count, self._share = name, count, share
+        self.allowed = max(1, int(share * count + 1e-9))  # 0.29 * 100 is below 29
+        self.reasons: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def add(self, bad: Iterable[Bad]) -> None:
+        """Counts records, and logs each the first time.
+
+        Raises:
+            BadImagesError: there are now more than allowed.
+        """
+        for row, reason in bad:
+            if row not in self.reasons:
+                self.reasons[row] = reason
+                logger.warning("skipped: %s", reason)
+        if len(self) > self.allowed:
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends a run that cannot go on with these images.
+
+        Raises:
+            BadImagesError: always.
+        """
+        listed = "; ".join(self.listing()[:_LISTED])
+        more = len(self) - _LISTED
+        raise BadImagesError(
+            f"config.data.bad_image_share: want at most {self.allowed} of the "
+            f"{self._count} images of {self._name} unreadable (a share of "
+            f"{self._share:g}), got {len(self)} so far: {listed}"
+            f"{f'; and {more} more' if more > 0 else ''}; mend or remove them, or "
+            "allow a larger share"
+        )
+
+    def listing(self) -> list[str]:
+        """Why each was skipped, in the set's order."""
+        return [self.reasons[row] for row in sorted(self.reasons)]
+
+
+def worker_count(workers: int | None) -> int:
+    """The number of worker processes; None: one a core, at most 16."""
+    return min(_cores(), MOST_WORKERS) if workers is None else workers
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def stream(
+    source: Source[T], *, workers: int = 0, first: int = 0
+) -> Iterator[Iterator[T]]:
+    """The parts of a source from the first on, in order, made ahead.
+
+    Args:
+        source: what is made; workers get a copy of it.
+        workers: processes; 0: threads of this one.
+        first: the number of the first part.
+
+    Yields:
+        An iterator over parts. The workers begin at once, and end with the block.
+    """
+    threads = min(_cores(), MOST_WORKERS) if workers == 0 else 0
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    parts = grain.MapDataset.source(source)[first:].to_iter_dataset(read)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain asks for its own, and fails without
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
+        parts = parts.mp_prefetch(options, worker_init_fn=_start_worker)
+    iterator = iter(parts)
+    iterator.start_prefetch()
+    # Not Grain's own: one that is still held when Python ends complains.
+    handed_out = (part for part in iterator)
+    try:
+        yield handed_out
+    finally:
+        handed_out.close()
+        iterator.close()
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Leaves the other cores to the other workers, and ends when the parent does."""
+    del index, count
+    cv2.setNumThreads(1)
+    # The parent gets a terminal's Ctrl-C as well, and ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Where it is killed it cannot: workers would wait for ever to hand over images.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def join_steps(
+    parts: Iterator[Crops], count: int, *, steps: int, bad: BadImages
+) -> tuple[UInt8[np.ndarray, "s n h w 3"], ...]:
+    """The next parts as the batches of some steps.
+
+    Args:
+        parts: of a `CropSource`.
+        count: how many parts.
+        steps: that they are for.
+        bad: counts what was skipped.
+
+    Returns:
+        For each view, uint8 [S, n, size, size, 3].
+
+    Raises:
+        BadImagesError: too many images are bad.
+    """
+    views = []
+    for part in itertools.islice(parts, count):
+        bad.add(part.bad)
+        if not part.views:
+            bad.stop()
+        views.append(part.views)
+    joined = (np.concatenate(alike) for alike in zip(*views, strict=True))
+    return tuple(view.reshape(steps, -1, *view.shape[1:]) for view in joined)
