@@ -62,6 +62,7 @@ class BatchNorm(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
+    @jax.named_scope("batchnorm")
     def __call__(
         self, x: Float[Array, "n *space c"], *, train: bool, branch: str = CLEAN
     ) -> Float[Array, "n *space c"]:

@@ -109,7 +109,8 @@ def make_train_step(
 
     def train_step(state: TrainState, images: Any) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
-        views = [View(view) for view in make_views(step_key, images)]
+        with jax.named_scope("views"):
+            views = [View(view) for view in make_views(step_key, images)]
         target = state.target
         if target is not None:
             params = ema_update(
@@ -127,10 +128,16 @@ def make_train_step(
         context = Context(state.stats, target, state.extra, encode_now)
 
         (loss, outcome), gradients = jax.value_and_grad(
-            lambda players: method.payoff(players, context, views), has_aux=True
+            jax.named_scope("payoff")(
+                lambda players: method.payoff(players, context, views)
+            ),
+            has_aux=True,
         )(state.players)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.players)
-        players = optax.apply_updates(state.players, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(
+                gradients, state.opt_state, state.players
+            )
+            players = optax.apply_updates(state.players, updates)
         players, extra = method.advance(players, state.extra, outcome)
         state = TrainState(
             state.step + 1, players, outcome.stats, outcome.target, extra, opt_state
