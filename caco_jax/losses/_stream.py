@@ -219,10 +219,16 @@ def block_rows(count: int, num_queries: int, block_size: int | None) -> int:
     """Rows a step: those asked for, or even shares of about the measured best size."""
     if block_size is not None:
         return min(block_size, count)
-    scores = _SCORES_PER_BLOCK.get(jax.default_backend(), _SCORES_PER_BLOCK_ELSEWHERE)
+    scores = _SCORES_PER_BLOCK.get(_platform(), _SCORES_PER_BLOCK_ELSEWHERE)
     steps = -(-count // max(scores // num_queries, _ALIGNMENT))
     share = -(-count // steps)
     return min(-(-share // _ALIGNMENT) * _ALIGNMENT, count)
+
+
+def _platform() -> str:
+    """What is compiled for: the mesh's devices, which need not be this machine's."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
