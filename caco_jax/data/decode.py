@@ -206,6 +206,17 @@ def center_crop(
     return np.ascontiguousarray(middle)
 
 
+def image_size(record: Record) -> tuple[int, int]:
+    """Height and width of an image, upright, without decoding it.
+
+    Raises:
+        BadImageError: it is no image, or that much can be seen to be wrong.
+    """
+    with _blaming(record):
+        image = open_image(record)
+    return image.height, image.width
+
+
 @contextmanager
 def _blaming(image: Record | Pixels) -> Iterator[None]:
     """Puts a record's name before what is wrong with it."""

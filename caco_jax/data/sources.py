@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from caco_jax.data.decode import BadImageError, decode_image
+from caco_jax.data.decode import BadImageError, decode_image, image_size
 from caco_jax.data.folders import open_folder
 from caco_jax.data.records import Records
 from caco_jax.data.tfds_sets import open_tfds
@@ -92,7 +92,7 @@ class RecordSet:
     name: str
     train: Records = field(repr=False)
     test: Records | None = field(default=None, repr=False)
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = field(default=(), repr=False)
     labelled: Records | None = field(default=None, repr=False)
 
     @property
@@ -262,10 +262,10 @@ def _folder(rest: str, request: _Request) -> ImageSet | RecordSet:
         class_names=splits.class_names,
     )
     try:
-        height, width, _ = decode_image(splits.train[0]).shape
+        size = image_size(splits.train[0])
     except (BadImageError, OSError):
         return records  # who reads the records counts the bad ones
-    return _in_memory(records, (height, width), request.max_resident_bytes)
+    return _in_memory(records, size, request.max_resident_bytes)
 
 
 def _in_memory(

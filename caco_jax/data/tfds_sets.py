@@ -78,11 +78,10 @@ def open_tfds(
         ValueError: it is not there, not readable, not in ArrayRecord, or has no images.
     """
     directory = find_directory(name, data_dir)
-    builder = _builder(directory, name, data_dir)
-    image_key, label_key = _keys(builder, name)
+    builder = read_builder(directory, name, data_dir)
+    image_key, label_key = find_keys(builder, name)
     features, sizes = builder.info.features, builder.info.splits
-    base = name.partition(":")[0].partition("/")[0]
-    usual = KNOWN_SPLITS.get(base) or Splits(
+    usual = KNOWN_SPLITS.get(base_name(name)) or Splits(
         "train", next((s for s in ("test", "validation") if s in sizes), None)
     )
     labelled = usual.labelled if train_split in (None, usual.train) else None
@@ -107,37 +106,28 @@ def open_tfds(
     )
 
 
+def base_name(name: str) -> str:
+    """A set's name without its config and version."""
+    return name.partition(":")[0].partition("/")[0]
+
+
 def find_directory(name: str, data_dir: Path | None) -> Path:
     """Where a prepared set's files are; the newest version if none is named.
 
     Raises:
         ValueError: it is not there, or has several configs and none is named.
     """
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise ValueError(
-            "data.source: after tfds: want NAME, NAME/CONFIG or either with :1.2.3 "
-            f"behind it, got {name!r}"
-        )
     if data_dir is None:
         raise ValueError(
             f"data.data_dir: want the directory where tfds:{name} was prepared, got "
             f"None; to prepare it: {prepare_command(name, None)}"
         )
-    base, config, version = match.groups()
-    try:
-        found = _prepared(data_dir / base)
-    except PermissionError:
-        raise ValueError(
-            f"data.data_dir: no permission to read {data_dir / base}"
-        ) from None
-    fitting = [
-        row
-        for row in found
-        if config in (None, row.config) and version in (None, row.version)
-    ]
+    fitting = _fitting(name, data_dir)
     if not fitting:
-        there = ", ".join(str(row.path.relative_to(data_dir)) for row in found)
+        there = ", ".join(
+            str(row.path.relative_to(data_dir))
+            for row in _prepared(data_dir / base_name(name))
+        )
         raise ValueError(
             f"data.source: tfds:{name} is not in {data_dir}"
             f"{f' (there is {there})' if there else ''}; to prepare it: "
@@ -147,15 +137,42 @@ def find_directory(name: str, data_dir: Path | None) -> Path:
     if len(configs) > 1:
         raise ValueError(
             f"data.source: want one config of tfds:{name}, as in "
-            f"tfds:{base}/{configs[0]}; {data_dir} has {', '.join(configs)}"
+            f"tfds:{base_name(name)}/{configs[0]}; {data_dir} has {', '.join(configs)}"
         )
     return max(fitting, key=lambda row: [*map(int, row.version.split("."))]).path
+
+
+def is_prepared(name: str, data_dir: Path) -> bool:
+    """Whether a set, in the config and version that are named, is there."""
+    return bool(_fitting(name, data_dir))
 
 
 class _Prepared(NamedTuple):
     config: str | None
     version: str
     path: Path
+
+
+def _fitting(name: str, data_dir: Path) -> list[_Prepared]:
+    """What is there of a set, in the config and version that are named."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(
+            "data.source: after tfds: want NAME, NAME/CONFIG or either with :1.2.3 "
+            f"behind it, got {name!r}"
+        )
+    base, config, version = match.groups()
+    try:
+        found = _prepared(data_dir / base)
+    except PermissionError:
+        raise ValueError(
+            f"data.data_dir: no permission to read {data_dir / base}"
+        ) from None
+    return [
+        row
+        for row in found
+        if config in (None, row.config) and version in (None, row.version)
+    ]
 
 
 def _prepared(root: Path) -> list[_Prepared]:
@@ -182,8 +199,12 @@ def _directories(root: Path) -> list[Path]:
         return []
 
 
-def _builder(directory: Path, name: str, data_dir: Path | None) -> Any:
-    """Reads the description; the images themselves are opened by who reads them."""
+def read_builder(directory: Path, name: str, data_dir: Path | None) -> Any:
+    """What TFDS knows of a prepared set; its images are opened by who reads them.
+
+    Raises:
+        ValueError: it is in another format than ArrayRecord.
+    """
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(directory)
@@ -197,8 +218,12 @@ def _builder(directory: Path, name: str, data_dir: Path | None) -> Any:
     return builder
 
 
-def _keys(builder: Any, name: str) -> tuple[str, str | None]:
-    """The features that are the image and its class; no class: None."""
+def find_keys(builder: Any, name: str) -> tuple[str, str | None]:
+    """The features that are the image and its class; no class: None.
+
+    Raises:
+        ValueError: no feature is an image.
+    """
     import tensorflow_datasets as tfds
 
     features = builder.info.features

@@ -1,0 +1,205 @@
+"""Downloads a TFDS image set and writes it as ArrayRecord.
+
+TensorFlow is used here and nowhere else: TFDS needs it to build a set, not to read one.
+"""
+
+import errno
+import importlib.util
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caco_jax.data.decode import BadImageError, image_size
+from caco_jax.data.records import TfdsRecords
+from caco_jax.data.tfds_sets import (
+    KNOWN_SPLITS,
+    base_name,
+    find_directory,
+    find_keys,
+    is_prepared,
+    read_builder,
+)
+from caco_jax.schema import UserError
+
+logger = logging.getLogger("caco_jax")
+SUMMARY_FILE = "summary.json"
+_LOOKED_AT = 256  # images of each split whose size is read
+
+
+def prepare(
+    dataset: str, data_dir: Path, *, manual_dir: Path | None = None
+) -> dict[str, Any]:
+    """Downloads a set and builds it, unless it is there; then describes it.
+
+    Args:
+        dataset: "tfds:NAME", "tfds:NAME/CONFIG", either with ":1.2.3" behind it.
+        data_dir: where prepared sets lie; the set gets a directory of its own there.
+        manual_dir: where the files are that a person has to get; ImageNet's tar files.
+
+    Returns:
+        The summary, which is also saved as `SUMMARY_FILE` beside the data.
+
+    Raises:
+        UserError: no such set, no TensorFlow, no network, no room, no files.
+    """
+    kind, _, name = dataset.partition(":")
+    if kind != "tfds" or not name:
+        raise UserError(f"--dataset: want tfds:NAME as in tfds:cifar10, got {dataset}")
+    with _explained(name, data_dir):
+        if not is_prepared(name, data_dir):
+            _require_tensorflow()
+            _build(name, data_dir, manual_dir)
+        summary = summarize(name, data_dir)
+        file = Path(summary["directory"]) / SUMMARY_FILE
+        file.write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _require_tensorflow() -> None:
+    # Before TensorFlow is imported; it would speak of its optimisations.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            "TensorFlow is needed to prepare a set, and only there: "
+            "pip install 'caco_jax[prepare]'"
+        )
+
+
+def _build(name: str, data_dir: Path, manual_dir: Path | None) -> None:
+    """Lets TFDS build a set."""
+    import tensorflow_datasets as tfds
+
+    data_dir.mkdir(parents=True, exist_ok=True)
+    builder = tfds.builder(name, data_dir=str(data_dir), file_format="array_record")
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+            manual_dir=None if manual_dir is None else str(manual_dir),
+            try_download_gcs=False,  # has TFRecord only
+        )
+    )
+    usual = filter(None, KNOWN_SPLITS.get(base_name(name), ()))
+    wanted = {part for split in usual for part in split.split("+")}
+    for part in sorted(wanted - set(builder.info.splits)):
+        logger.warning("%s has no split %s: its files were missing", name, part)
+
+
+@contextmanager
+def _explained(name: str, data_dir: Path) -> Iterator[None]:
+    """One line for each way in which a download or a build fails."""
+    import requests
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import download_manager, extractor, util
+
+    not_downloaded = (
+        requests.RequestException,
+        util.DownloadError,
+        download_manager.NonMatchingChecksumError,
+        extractor.ExtractError,
+    )
+    try:
+        yield
+    except tfds.core.DatasetNotFoundError:
+        raise UserError(f"--dataset: TFDS knows no set {name!r}") from None
+    except not_downloaded as error:
+        raise UserError(
+            f"tfds:{name} cannot be downloaded; is there a network? {_line(error)}"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC or "disk space" in str(error):
+            what = f"want more room on the disk of {data_dir}"
+        else:
+            what = f"cannot write to {data_dir}"
+        raise UserError(f"--data_dir: {what}: {_line(error)}") from None
+    except AssertionError as error:  # how TFDS says that files are missing
+        flag = "--manual_dir" if "manual" in str(error).lower() else "--dataset"
+        raise UserError(f"{flag}: {_line(error)}") from None
+    except ValueError as error:
+        raise UserError(f"--dataset: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def summarize(name: str, data_dir: Path) -> dict[str, Any]:
+    """What a prepared set holds: splits, classes, image sizes, bytes.
+
+    Args:
+        name: of the set.
+        data_dir: where prepared sets lie.
+
+    Returns:
+        For JSON. Heights and widths are (smallest, median, largest) of at most
+        `_LOOKED_AT` images of a split.
+    """
+    directory = find_directory(name, data_dir)
+    builder = read_builder(directory, name, data_dir)
+    image_key, label_key = find_keys(builder, name)
+    splits = {}
+    for split, info in builder.info.splits.items():
+        records = TfdsRecords(
+            directory, split, count=info.num_examples, image_key=image_key
+        )
+        splits[split] = {
+            "images": info.num_examples,
+            "bytes": info.num_bytes,
+            **_sizes(records),
+        }
+    names = builder.info.features[label_key].names if label_key else []
+    return {
+        "dataset": f"tfds:{name}",
+        "version": str(builder.info.version),
+        "directory": str(directory),
+        "classes": len(names),
+        "bytes": sum(row["bytes"] for row in splits.values()),
+        "splits": splits,
+    }
+
+
+def _sizes(records: TfdsRecords) -> dict[str, Any]:
+    """Heights and widths of images that are spread evenly over a split."""
+    count = min(len(records), _LOOKED_AT)
+    rows = np.linspace(0, len(records) - 1, count).astype(int)
+    sizes, unreadable = [], 0
+    for row in rows:
+        try:
+            sizes.append(image_size(records[row]))
+        except BadImageError:
+            unreadable += 1
+    heights, widths = np.array(sizes, int).reshape(-1, 2).T
+    return {
+        "height": _spread(heights),
+        "width": _spread(widths),
+        "looked_at": len(rows),
+        "unreadable": unreadable,
+    }
+
+
+def _spread(values: np.ndarray) -> list[int]:
+    quantiles = (0, 0.5, 1) if len(values) else ()
+    return np.quantile(values, quantiles, method="nearest").astype(int).tolist()
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """The summary for people."""
+    lines = [
+        f"{summary['dataset']} {summary['version']} in {summary['directory']}: "
+        f"{summary['classes']} classes, {summary['bytes'] / 1e6:,.1f} MB"
+    ]
+    for split, row in summary["splits"].items():
+        sizes = ", ".join(
+            f"{side} {'/'.join(map(str, row[side]))}" for side in ("height", "width")
+        )
+        bad = f", {row['unreadable']} unreadable" if row["unreadable"] else ""
+        lines.append(
+            f"  {split}: {row['images']:,} images, {row['bytes'] / 1e6:,.1f} MB; "
+            f"{sizes} pixels (least/median/most of {row['looked_at']}){bad}"
+        )
+    return "\n".join(lines)
