@@ -16,10 +16,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from caco_jax.data import color, geometry
+from caco_jax.data.boxes import ATTEMPTS, Range, central_box
 
-Range = tuple[float, float]
 NO_BLUR_PIXELS = 0.01  # so narrow that its matrix is the identity
-CROP_ATTEMPTS = 10  # torchvision's
 
 
 def _between(share: Float[Array, "*s"], limits: Range) -> Float[Array, "*s"]:
@@ -83,7 +82,7 @@ def draw_crop(
         int32 [4]: top, left, height, width.
     """
     # One call for all: each compiles a generator of its own.
-    shares = jax.random.uniform(key, (2, CROP_ATTEMPTS + 1))
+    shares = jax.random.uniform(key, (2, ATTEMPTS + 1))
     area = _between(shares[0, 1:], scale_range) * (height * width)
     low, high = aspect_range
     aspect = jnp.exp(_between(shares[1, 1:], (math.log(low), math.log(high))))
@@ -95,26 +94,8 @@ def draw_crop(
     top = _integer(shares[0, 0], height - crop_height + 1)
     left = _integer(shares[1, 0], width - crop_width + 1)
     drawn = jnp.stack([top, left, crop_height, crop_width])
-    central = np.array(_central_crop(height, width, aspect_range), np.int32)
+    central = np.array(central_box(height, width, aspect_range), np.int32)
     return jnp.where(jnp.any(fits), drawn, central)
-
-
-def _central_crop(
-    height: int, width: int, aspect_range: Range
-) -> tuple[int, int, int, int]:
-    """The largest central box whose aspect is allowed: top, left, height, width."""
-    low, high = aspect_range
-    crop_height, crop_width = height, width
-    if width / height < low:
-        crop_height = min(height, round(width / low))
-    elif width / height > high:
-        crop_width = min(width, round(height * high))
-    return (
-        (height - crop_height) // 2,
-        (width - crop_width) // 2,
-        crop_height,
-        crop_width,
-    )
 
 
 def random_resized_crop(
