@@ -94,8 +94,8 @@ def assemble(
         config: the run's configuration.
         mesh: the devices; None: all that there are. Those of a topology that is not
             there do to compile for it.
-        images: a set to use instead of the configuration's source, or one whose arrays
-            are `jax.ShapeDtypeStruct`, enough to compile with.
+        images: a set to use instead of the configuration's source. To compile with,
+            `jax.ShapeDtypeStruct` as its arrays is enough, or a length as its records.
 
     Raises:
         ConfigError: the configuration does not fit the data, the devices, or itself.

@@ -98,6 +98,19 @@ def test_a_plain_photo_view_is_the_image():
     np.testing.assert_allclose(made, batch / 255, atol=1e-6)
 
 
+def test_crops_made_elsewhere_get_the_rest_of_the_view():
+    # A crop of everything: so the views of the images are those of them as crops.
+    whole = {"crop_scale": (1.0, 1.0), "crop_aspect": (1.0, 1.0)}
+    view = dataclasses.replace(EVERYTHING, size_pixels=16, **whole)
+    make = views.make_views(Recipe((view, view), (0.4,), (0.3,)))
+    batch = patches(8)
+    from_images = jax.jit(make)(KEY, batch)
+    from_crops = jax.jit(make)(KEY, (batch, batch[::-1]))
+    np.testing.assert_allclose(from_crops[0], from_images[0], atol=2e-5)
+    swapped = jax.jit(make)(KEY, batch[::-1])
+    np.testing.assert_allclose(from_crops[1], swapped[1], atol=2e-5)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_float64_is_kept(name):
     with jax.enable_x64(True):
@@ -208,6 +221,8 @@ def test_bad_images_are_refused():
         make(KEY, jnp.zeros((2, 8, 8, 3)))
     with pytest.raises(ValueError, match="images: want 3 channels, as in the recipe"):
         make(KEY, jnp.zeros((2, 8, 8, 1), jnp.uint8))
+    with pytest.raises(ValueError, match="images: want crops for 2 views, got 1"):
+        make(KEY, (jnp.zeros((2, 8, 8, 3), jnp.uint8),))
     colored = Recipe(views.cifar().views)
     with pytest.raises(ValueError, match="want 0 for images of 1 channels"):
         jax.eval_shape(views.make_views(colored), KEY, images(2, 1))

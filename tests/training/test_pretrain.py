@@ -14,6 +14,7 @@ from caco_jax.training import assemble, inputs, loop, pretrain, runs
 from caco_jax.training.alarms import NonFiniteError
 from caco_jax.training.checkpoints import Checkpoints, Workdir
 from caco_jax.training.mesh import make_mesh
+from tests.data.pictures import write_pictures
 from tests.training import tiny
 from tests.training.test_checkpoints import snapshot
 from tests.training.test_step import assert_trees_equal
@@ -239,6 +240,69 @@ def test_images_without_labels_are_trained_on_not_judged(whole, tmp_path, monkey
     judged = whole.files.read_metrics()
     assert [row["loss"] for row in rows] == [row["loss"] for row in judged]
     loaded = runs.load_run(tmp_path)
+    with pytest.raises(UserError, match="no labels: there is nothing to evaluate"):
+        runs.make_network_features(loaded.experiment)
+
+
+STREAMED = {
+    "data__views": "cifar",
+    "data__view_size": 8,
+    "data__workers": 0,
+    "training__epochs": 2,
+    "training__batch_size": 8,
+}
+
+
+def folder_of(path, *, broken=(), classes=("cat", "dog")):
+    for name in classes:
+        write_pictures(path / name, 12, broken=broken if name == classes[0] else ())
+    return f"folder:{path}"
+
+
+def test_a_streamed_run_skips_a_broken_picture_and_lists_it(tmp_path, caplog):
+    source = folder_of(tmp_path / "pictures", broken=[5])
+    config = tiny.config(**STREAMED, data__source=source, data__split_seed=1)
+    with caplog.at_level(logging.INFO, "caco_jax"):
+        summary = pretrain.pretrain(config, tmp_path / "run")
+    broken = f"{tmp_path}/pictures/cat/5.jpg"
+    skipped = [line for line in caplog.messages if line.startswith("skipped: ")]
+    assert [line.split(": ")[1] for line in skipped] == [broken]
+    assert summary["bad_images"] == 1
+    files = Workdir(tmp_path / "run")
+    assert files.bad_images_file.read_text() == skipped[0][len("skipped: ") :] + "\n"
+    assert [row.get("knn") is None for row in files.read_metrics()] == [True, False]
+    loaded = runs.load_run(tmp_path / "run")
+    train, test = runs.make_network_features(loaded.experiment)(loaded.network)
+    # A tenth of each class is held out; the broken one is in the training part.
+    assert train.features.shape == (21, 8)
+    np.testing.assert_array_equal(train.labels, [0] * 10 + [1] * 11)
+    np.testing.assert_array_equal(test.labels, [0, 1])
+
+
+def test_too_many_broken_pictures_stop_a_run_with_the_list(tmp_path):
+    source = folder_of(tmp_path / "pictures", broken=[2, 5, 7, 8])
+    config = tiny.config(**STREAMED, data__source=source)
+    with pytest.raises(UserError) as caught:
+        pretrain.pretrain(config, tmp_path / "run")
+    listing = Workdir(tmp_path / "run").bad_images_file
+    message = str(caught.value)
+    assert message.startswith("config.data.bad_image_share: want at most 1 of the 22")
+    assert message.endswith(f"; all are listed in {listing}")
+    assert len(listing.read_text().splitlines()) > 1
+    assert "\n" not in message
+
+
+def test_pictures_without_labels_are_streamed_and_not_judged(tmp_path, caplog):
+    source = folder_of(tmp_path / "pictures", classes=["all"])
+    config = tiny.config(
+        **STREAMED | {"training__epochs": 1}, data__source=f"{source}/all"
+    )
+    with caplog.at_level(logging.INFO, "caco_jax"):
+        pretrain.pretrain(config, tmp_path / "run")
+    assert caplog.messages.count(f"{source}/all has no labels: no kNN") == 1
+    (row,) = Workdir(tmp_path / "run").read_metrics()
+    assert row.get("knn") is None
+    loaded = runs.load_run(tmp_path / "run")
     with pytest.raises(UserError, match="no labels: there is nothing to evaluate"):
         runs.make_network_features(loaded.experiment)
 
