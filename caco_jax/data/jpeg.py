@@ -2,7 +2,8 @@
 
 libjpeg complains about damaged files on stderr and decodes them nonetheless. So what
 is given to it here is checked before, and ends without the marker that ends a file:
-an image whose data stop too early then fails, and nothing is printed.
+an image whose data stop too early then fails, and nothing is printed. One complaint is
+left, of a code that is in no table: a line for each image that is so damaged.
 """
 
 import re
