@@ -254,4 +254,4 @@ def _named(root: Path, name: str | None, folders: Sequence[str], key: str) -> Pa
 def natural_key(path: str) -> list[tuple[int, int, str]]:
     """Sorts as people count: cat2 before cat10."""
     pieces = re.split(r"(\d+)", path)
-    return [(1, int(p), p) if p.isdecimal() else (0, 0, p) for p in pieces if p]
+    return [(0, int(p), p) if p.isdecimal() else (1, 0, p) for p in pieces if p]
