@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -32,6 +32,7 @@ _MODULES = [
 ]
 
 Path = tuple[str, ...]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def to_torch(
@@ -56,7 +57,7 @@ def to_torch(
         name = prefix + _torch_name(path)
         state[name] = _to_torch_layout(np.asarray(leaf))
         if path[-1].endswith("mean"):
-            counter = name.removesuffix("running_mean") + _COUNTER
+            counter = name.removesuffix("running_mean") + COUNTER
             state[counter] = np.zeros((), np.int64)
     return state
 
@@ -77,32 +78,46 @@ def from_torch(
         NumPy arrays in the template's structure, shapes and dtypes.
 
     Raises:
-        ValueError: names are missing or unexpected (all are listed), or an array does
-            not have the template's shape (the first is named).
+        ValueError: the names or shapes are of another network. The first such name is
+            given with both shapes: one whose shapes differ, or else one that is
+            missing, or else one that is not expected.
     """
     given = {
-        name.removeprefix(prefix): array
+        name.removeprefix(prefix): np.asarray(array)
         for name, array in state_dict.items()
-        if name.startswith(prefix) and not name.endswith(_COUNTER)
+        if name.startswith(prefix) and not name.endswith(COUNTER)
     }
-    wanted = {_torch_name(path): path for path in _flatten(template)}
-    missing, unexpected = sorted(wanted.keys() - given), sorted(given.keys() - wanted)
-    if missing or unexpected:
-        raise ValueError(
-            "the state dict is of another network: "
-            f"missing {missing}, unexpected {unexpected}"
-        )
     leaves = _flatten(template)
-    filled = {}
-    for name, path in wanted.items():
-        array, leaf = np.asarray(given[name]), leaves[path]
-        shape = _torch_shape(leaf.shape)
-        if array.shape != shape:
-            raise ValueError(
-                f"{prefix}{name}: the network has {shape}, the state dict {array.shape}"
-            )
-        filled[path] = _from_torch_layout(array).astype(leaf.dtype)
+    _check_shapes(
+        {n: a.shape for n, a in given.items()}, torch_shapes(template), prefix
+    )
+    filled = {
+        path: _from_torch_layout(given[_torch_name(path)]).astype(leaf.dtype)
+        for path, leaf in leaves.items()
+    }
     return traverse_util.unflatten_dict(filled)
+
+
+def torch_shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a state dict of these variables, or of their shapes.
+
+    Counts of batches are left out.
+    """
+    leaves = _flatten(variables).items()
+    return {_torch_name(path): _torch_shape(leaf.shape) for path, leaf in leaves}
+
+
+def _check_shapes(given: Shapes, wanted: Shapes, prefix: str) -> None:
+    other = [n for n in given if n in wanted and given[n] != wanted[n]]
+    missing = [n for n in wanted if n not in given]
+    unexpected = [n for n in given if n not in wanted]
+    if not (names := other + missing + unexpected):
+        return
+    first, *more = names
+    raise ValueError(
+        f"{prefix}{first}: the network has {wanted.get(first, 'none')}, the state dict "
+        f"{given.get(first, 'none')}" + (f"; {len(more)} more differ" if more else "")
+    )
 
 
 def _flatten(variables: Mapping[str, Any]) -> dict[Path, Any]:

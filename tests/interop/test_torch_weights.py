@@ -16,6 +16,7 @@ from caco_jax.nets import (
     mlp_projector,
     resnet_tiny,
 )
+from tests.interop import torch_oracle
 
 IMAGES = jnp.zeros((1, 8, 8, 3))
 
@@ -105,30 +106,45 @@ def test_twin_has_its_own_names():
     assert state["fc.1_adv.running_var"].shape == (8,)
 
 
-def test_missing_and_unexpected_names_are_all_listed(variables):
-    state = to_torch(variables)
-    del state["fc.6.weight"], state["bn1.bias"]
-    state["fc.7.weight"] = np.zeros((2, 2))
-    with pytest.raises(
-        ValueError,
-        match=r"missing \['bn1.bias', 'fc.6.weight'\], unexpected \['fc.7.weight'\]",
-    ):
-        from_torch(state, variables)
+KERNEL = "layer1.0.conv1.weight"
 
 
-def test_first_wrong_shape_is_named(variables):
-    state = to_torch(variables)
-    state["layer1.0.conv1.weight"] = np.zeros((4, 4, 1, 1))
-    message = (
-        r"layer1.0.conv1.weight: the network has \(4, 4, 3, 3\), "
-        r"the state dict \(4, 4, 1, 1\)"
-    )
-    with pytest.raises(ValueError, match=message):
-        from_torch(state, variables)
+@pytest.mark.parametrize(
+    "without, extra, message",
+    [
+        (
+            ["fc.6.weight"],
+            {KERNEL: (4, 4, 1, 1), "fc.7.weight": (2, 2)},
+            f"{KERNEL}: the network has (4, 4, 3, 3), the state dict (4, 4, 1, 1); "
+            "2 more differ",
+        ),
+        (
+            ["fc.6.weight"],
+            {"fc.7.weight": (2, 2)},
+            "fc.6.weight: the network has (3, 8), the state dict none; 1 more differ",
+        ),
+        (
+            [],
+            {"fc.7.weight": (2, 2)},
+            "fc.7.weight: the network has none, the state dict (2, 2)",
+        ),
+    ],
+    ids=["another shape", "missing", "unexpected"],
+)
+def test_the_first_difference_is_named_with_both_shapes(
+    variables, without, extra, message
+):
+    state = to_torch(variables, prefix="encoder.")
+    state |= {f"encoder.{name}": np.zeros(shape) for name, shape in extra.items()}
+    for name in without:
+        del state[f"encoder.{name}"]
+    with pytest.raises(ValueError) as caught:
+        from_torch(state, variables, prefix="encoder.")
+    assert str(caught.value) == f"encoder.{message}"
 
 
 def test_takes_and_gives_pytorch_tensors(variables):
-    torch = pytest.importorskip("torch")
+    torch = torch_oracle.require_torch()
     tensors = {name: torch.from_numpy(a) for name, a in to_torch(variables).items()}
     jax.tree.map(
         np.testing.assert_array_equal, from_torch(tensors, variables), variables

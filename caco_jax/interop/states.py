@@ -1,0 +1,182 @@
+"""Arrays under PyTorch's names into a train state, and out of it."""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from caco_jax.interop import layouts
+from caco_jax.interop.layouts import Arrays, Weights
+from caco_jax.interop.torch_weights import from_torch, to_torch, torch_shapes
+from caco_jax.methods.method import Network
+from caco_jax.schema import UserError
+from caco_jax.training.state import TrainState
+
+BACKBONE, PROJECTOR, BANK, TWINS = PARTS = ("backbone", "projector", "bank", "twins")
+_QUEUE, _TARGET = "queue", "target encoder"
+_REMEDIES = {
+    BACKBONE: "name the recipe of this network, or change --config.encoder",
+    PROJECTOR: "set --config.encoder.projector and projector_widths to the file's, or "
+    "leave it out by --parts=backbone",
+}
+
+
+def fill_state(
+    state: TrainState, weights: Weights, parts: Collection[str] | None = None
+) -> tuple[TrainState, list[str]]:
+    """A state with the arrays of a file; what the file does not have stays.
+
+    Without a target encoder of its own the file's online encoder is taken, and without
+    adversarial twins of norms the clean ones.
+
+    Args:
+        state: arrays or their shapes.
+        weights: the file's.
+        parts: "backbone" (always), "projector", "bank" (or queue). None: all that is
+            there.
+
+    Returns:
+        The state, and what was taken, of `contents`.
+
+    Raises:
+        ValueError: a part is not of the state's shape, or was asked for in vain.
+    """
+    wanted = {BACKBONE, *(PARTS if parts is None else parts)}
+    online = Network(state.players["encoder"], state.stats)
+    network, taken = _fill_network(online, weights, weights.online, wanted)
+    players = {**state.players, "encoder": network.params}
+    filled = state._replace(players=players, stats=network.stats)
+    if state.target is not None:
+        own = weights.target or weights.online
+        target, _ = _fill_network(state.target, weights, own, wanted)
+        filled = filled._replace(target=target)
+        taken += [_TARGET] * bool(weights.target)
+    if BANK in wanted:
+        filled, memory = _fill_memory(filled, weights.memory)
+        taken += memory
+    there = {BANK if name == _QUEUE else name for name in taken}
+    for part in sorted(set(parts or ()) - there):
+        raise ValueError(f"it has no {part} for this run: leave that out of --parts")
+    return filled, taken
+
+
+def contents(state: TrainState) -> list[str]:
+    """What a file of weights can give a state, by name."""
+    parts = {
+        _TARGET: state.target is not None,
+        BANK: BANK in state.players,
+        _QUEUE: _QUEUE in state.extra,
+    }
+    return [BACKBONE, PROJECTOR, *(name for name, there in parts.items() if there)]
+
+
+def state_arrays(state: TrainState, parts: Collection[str]) -> Arrays:
+    """Parts of a state under PyTorch's names, the encoder being the online one.
+
+    Args:
+        state: of any run.
+        parts: any of `PARTS`; "twins" are the adversarial branches of norms.
+
+    Raises:
+        UserError: the state has no such part.
+    """
+    network = Network(state.players["encoder"], state.stats)
+    arrays: Arrays = {}
+    for part in (BACKBONE, PROJECTOR):
+        if part in parts:
+            arrays |= to_torch(_variables(network, part))
+    twins = {name for name in arrays if "_adv." in name}
+    if TWINS in parts and not twins:
+        raise UserError("--parts: want no twins, this run has no adversarial norms")
+    if TWINS not in parts:
+        arrays = {n: a for n, a in arrays.items() if n not in twins}
+    return arrays | (_memory_arrays(state) if BANK in parts else {})
+
+
+def _fill_network(
+    network: Network, weights: Weights, arrays: Arrays, wanted: Collection[str]
+) -> tuple[Network, list[str]]:
+    given = {
+        BACKBONE: {n: a for n, a in arrays.items() if not n.startswith("fc.")},
+        PROJECTOR: _head(network, weights, arrays) if PROJECTOR in wanted else {},
+    }
+    taken = [part for part in given if part == BACKBONE or given[part]]
+    for part in taken:
+        filled = _fill_part(_variables(network, part), given[part], _REMEDIES[part])
+        network = Network(
+            {**network.params, **filled["params"]},
+            {**network.stats, **filled.get("batch_stats", {})},
+        )
+    return network, taken
+
+
+def _variables(network: Network, part: str) -> dict[str, Any]:
+    """The variables of the backbone or of the projector alone."""
+    collections = {"params": network.params, "batch_stats": network.stats}
+    return {
+        name: {part: tree[part]} for name, tree in collections.items() if part in tree
+    }
+
+
+def _fill_part(template: Any, arrays: Arrays, remedy: str) -> dict[str, Any]:
+    if not any("_adv." in name for name in arrays):
+        for twin in torch_shapes(template):
+            clean = twin.replace("_adv.", ".")
+            if twin != clean and clean in arrays:
+                arrays = {**arrays, twin: arrays[clean]}
+    try:
+        return from_torch(arrays, template)
+    except ValueError as error:
+        raise ValueError(f"{error}; {remedy}") from None
+
+
+def _head(network: Network, weights: Weights, arrays: Arrays) -> Arrays:
+    """The projector's arrays, or none where the head is a classifier."""
+    head = {n: a for n, a in arrays.items() if n.startswith("fc.")}
+    if head.keys() != {"fc.weight", "fc.bias"}:
+        return head
+    # One layer: MoCo's first version has it as a projector, torchvision to classify.
+    layer = {name.replace("fc.", "fc.0."): array for name, array in head.items()}
+    shapes = torch_shapes(_variables(network, PROJECTOR))
+    if {name: array.shape for name, array in layer.items()} == shapes:
+        return layer
+    return head if weights.is_checkpoint else {}
+
+
+def _fill_memory(state: TrainState, memory: Arrays) -> tuple[TrainState, list[str]]:
+    """The state with the file's bank or queue, if it has one of this kind."""
+    if BANK in state.players and layouts.BANK in memory:
+        bank = _rows(memory, layouts.BANK, state.players[BANK], "bank_size")
+        return state._replace(players={**state.players, BANK: bank}), [BANK]
+    if _QUEUE in state.extra and layouts.QUEUE in memory:
+        queue = _rows(memory, layouts.QUEUE, state.extra[_QUEUE], "queue_size")
+        place = memory.get(layouts.QUEUE_PLACE, np.zeros(1, np.int64))
+        if place.size != 1 or place.dtype.kind != "i":
+            raise ValueError(f"{layouts.QUEUE_PLACE}: want one integer")
+        extra = {_QUEUE: queue, "next_row": np.int32(place.item() % len(queue))}
+        return state._replace(extra=extra), [_QUEUE]
+    return state, []
+
+
+def _rows(memory: Arrays, name: str, like: Any, size: str) -> np.ndarray:
+    """Entries as rows [K, D], from a file's columns [D, K]."""
+    columns, wanted = memory[name], like.shape[::-1]
+    if columns.shape != wanted:
+        raise ValueError(
+            f"{name}: the run has {wanted}, the file {columns.shape}; set "
+            f"--config.method.{size} to the file's, or leave it out by --parts"
+        )
+    return np.ascontiguousarray(columns.T, like.dtype)
+
+
+def _memory_arrays(state: TrainState) -> Arrays:
+    def columns(rows: Any) -> np.ndarray:
+        return np.ascontiguousarray(np.asarray(rows).T)
+
+    if BANK in state.players:
+        return {layouts.BANK: columns(state.players[BANK])}
+    if _QUEUE in state.extra:
+        place = np.asarray(state.extra["next_row"], np.int64).reshape(1)
+        queue = columns(state.extra[_QUEUE])
+        return {layouts.QUEUE: queue, layouts.QUEUE_PLACE: place}
+    raise UserError("--parts: want no bank, this run has neither a bank nor a queue")

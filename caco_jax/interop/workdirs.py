@@ -1,0 +1,184 @@
+"""Runs from files of weights, and files of weights from runs."""
+
+import os
+import pathlib
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import numpy as np
+
+from caco_jax.config import ExperimentConfig, experiment_config
+from caco_jax.data.sources import ImageSet
+from caco_jax.interop import files, layouts
+from caco_jax.interop.states import BACKBONE, contents, fill_state, state_arrays
+from caco_jax.methods.method import Network
+from caco_jax.schema import UserError
+from caco_jax.training.assemble import (
+    Experiment,
+    assemble,
+    initial_state,
+    new_network,
+    training_optimizer,
+)
+from caco_jax.training.checkpoints import Checkpoints, Workdir, write_json
+from caco_jax.training.inputs import photo_sizes, view_recipe
+from caco_jax.training.mesh import make_mesh, state_shardings
+from caco_jax.training.pretrain import config_values
+from caco_jax.training.runs import restore_latest
+from caco_jax.training.state import TrainState, create_state
+
+# A run that continues from here counts from it.
+_NO_TRAINING = {
+    "epochs": 0,
+    "steps": 0,
+    "images": 0,
+    "pretrain_seconds": 0.0,
+    "images_per_second": 0.0,
+    "peak_memory_bytes": 0,
+}
+
+
+def import_run(
+    file: str | os.PathLike,
+    config: ExperimentConfig,
+    workdir: str | os.PathLike,
+    *,
+    parts: Collection[str] | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Makes a run of a file of weights, which every command then accepts.
+
+    The run is at step 0 of its configuration: training it starts from these weights,
+    with fresh optimisers and schedules and without a start-up. What the file does not
+    have is as in a new run, but the target encoder, and adversarial twins of norms,
+    are copies of what it has. Photographs need not be there yet.
+
+    Args:
+        file: of `caco_jax.interop.files.read_weights`; `caco_jax.interop.layouts` says
+            which names are read.
+        config: the run, whose network and bank must be the file's.
+        workdir: the run's directory; there must be no run yet.
+        parts: "backbone" (always), "projector", "bank": what is taken. None: all that
+            is there.
+        force: move a run that is there aside, to ``<workdir>.old``.
+
+    Returns:
+        What ``imported.json`` in the workdir says: "file", and which parts are
+        "imported" and which "fresh".
+
+    Raises:
+        UserError: the file cannot be read, is of another network, or lacks a part that
+            was asked for; or the directory holds a run. Nothing was written.
+    """
+    place = Workdir(workdir)
+    _check_free(place, force=force)
+    content = files.read_weights(file)
+    experiment = _assemble(config)
+    template = jax.eval_shape(lambda: initial_state(experiment))
+    try:
+        state, imported = fill_state(template, layouts.parse(content), parts)
+    except ValueError as error:
+        raise UserError(f"--file: {file}: {error}") from None
+    state = _complete(state, experiment)
+    place.claim(config_values(experiment), force_new=force)
+    with Checkpoints(place) as checkpoints:
+        checkpoints.save(state)
+    fresh = [name for name in contents(template) if name not in imported]
+    report = {"file": str(file), "imported": imported, "fresh": fresh}
+    write_json(place.summary_file, _NO_TRAINING)
+    write_json(place.path / "imported.json", report)
+    return report
+
+
+def export_run(
+    workdir: str | os.PathLike,
+    file: str | os.PathLike,
+    *,
+    parts: Collection[str] = (BACKBONE,),
+    force: bool = False,
+) -> dict[str, Any]:
+    """Writes a run's online encoder, and what else is asked for, to a file.
+
+    Names are torchvision's; a projector's begin with "fc.". A bank is "Memory_Bank.W",
+    a queue "queue" with "queue_ptr", both with an entry a column.
+
+    Args:
+        workdir: the run's directory; its images need not be there if they are
+            photographs.
+        file: of `caco_jax.interop.files.write_weights`; its ending says which kind.
+        parts: any of `caco_jax.interop.states.PARTS`.
+        force: replace a file that is there.
+
+    Returns:
+        "step" of the run, "arrays" and "numbers" that were written.
+
+    Raises:
+        UserError: there is no run, it lacks a part, detectron2 has no place for it, or
+            the file is there already.
+    """
+    files.check_writable(file, force=force)
+    if pathlib.Path(file).suffix == files.DETECTRON2 and set(parts) != {BACKBONE}:
+        raise UserError("--parts: want backbone alone for detectron2's .pkl")
+    state = _restore(Workdir(workdir))
+    arrays = state_arrays(state, parts)
+    files.write_weights(file, arrays, force=force)
+    return {
+        "step": int(state.step),
+        "arrays": len(arrays),
+        "numbers": sum(array.size for array in arrays.values()),
+    }
+
+
+def _check_free(place: Workdir, *, force: bool) -> None:
+    is_run = os.path.exists(place.config_file)
+    if (is_run and not force) or (os.path.exists(place.checkpoints) and not is_run):
+        aside = ", or --force to move it aside" if is_run else ""
+        raise UserError(
+            f"--workdir: {place.path} holds a run; use another workdir{aside}"
+        )
+
+
+def _assemble(config: ExperimentConfig) -> Experiment:
+    """The parts of a run on one device, whether or not its photographs are there."""
+    recipe = view_recipe(config.data)
+    sizes, images = photo_sizes(recipe), None
+    if len(sizes) == len(recipe.views):  # photographs have three channels
+        shape = (config.training.batch_size, max(sizes), max(sizes), 3)
+        pixels: Any = jax.ShapeDtypeStruct(shape, np.uint8)
+        images = ImageSet(config.data.source, pixels, None, pixels, None)
+    return assemble(config, mesh=make_mesh(jax.devices()[:1]), images=images)
+
+
+def _restore(place: Workdir) -> TrainState:
+    experiment = _assemble(experiment_config(place.read_config()))
+    if not place.checkpoints.is_dir():
+        raise UserError(
+            f"--workdir: {place.path} has no checkpoint yet; let experiments.pretrain "
+            "run to its first one"
+        )
+    with Checkpoints(place) as checkpoints:
+        return restore_latest(experiment, checkpoints)
+
+
+def _complete(state: TrainState, experiment: Experiment) -> TrainState:
+    """The state with fresh arrays where there are only shapes."""
+    network = Network(state.players["encoder"], state.stats)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(network)):
+        network = _merge(network, new_network(experiment))  # a draw is compiled first
+    fresh = create_state(
+        experiment.keys.players,
+        experiment.method,
+        network,
+        training_optimizer(experiment),
+    )
+    state = _merge(state, fresh)
+    return jax.device_put(state, state_shardings(state, experiment.mesh))
+
+
+def _merge(tree: Any, fresh: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, new: new if isinstance(leaf, jax.ShapeDtypeStruct) else leaf,
+        tree,
+        fresh,
+    )

@@ -1,0 +1,219 @@
+"""Files of weights: exact round trips, and files that are damaged, hostile or taken."""
+
+import os
+import pathlib
+import pickle
+import sys
+
+import numpy as np
+import pytest
+
+from caco_jax.interop.files import check_writable, read_weights, write_weights
+from caco_jax.schema import UserError
+from tests.interop import torch_oracle
+
+ARRAYS = {
+    "conv1.weight": np.arange(12, dtype=np.float32).reshape(1, 3, 2, 2) / 7,
+    "bn1.weight": np.array([np.pi], np.float32),
+    "bn1.num_batches_tracked": np.zeros((), np.int64),
+}
+KINDS = [".pth", ".pt", ".pth.tar", ".safetensors"]
+
+
+def need(suffix):
+    torch_oracle.require("safetensors" if suffix == ".safetensors" else "torch")
+
+
+def refused(action, *args, **options):
+    with pytest.raises(UserError) as caught:
+        action(*args, **options)
+    message = str(caught.value)
+    assert message.startswith("--file: ") and "\n" not in message
+    return message.removeprefix("--file: ")
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_what_is_written_is_read_bit_for_bit(tmp_path, suffix):
+    need(suffix)
+    path = tmp_path / "new" / f"weights{suffix}"
+    write_weights(path, ARRAYS)
+    again = read_weights(path)
+    assert set(again) == set(ARRAYS)
+    for name, array in ARRAYS.items():
+        read = np.asarray(again[name])
+        assert (read.dtype, read.shape) == (array.dtype, array.shape)
+        assert read.tobytes() == array.tobytes()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_safetensors_says_that_it_is_pytorchs(tmp_path):
+    safetensors = torch_oracle.require("safetensors")
+    write_weights(tmp_path / "w.safetensors", ARRAYS)
+    with safetensors.safe_open(tmp_path / "w.safetensors", "numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+class OnlyArrays(pickle.Unpickler):
+    """Reads what any NumPy has: no name of NumPy's inside is used."""
+
+    def find_class(self, module, name):
+        assert (module, name) in {("numpy", "ndarray"), ("builtins", "bytearray")}
+        return super().find_class(module, name)
+
+
+def test_detectron2s_pickle(tmp_path):
+    write_weights(tmp_path / "d2.pkl", ARRAYS)
+    with (tmp_path / "d2.pkl").open("rb") as file:
+        content = OnlyArrays(file).load()
+    assert set(content) == {"model", "__author__", "matching_heuristics"}
+    assert content["__author__"] == "caco_jax"
+    assert content["matching_heuristics"] is True
+    names = dict(
+        zip(
+            ARRAYS,
+            [
+                "stem.conv1.weight",
+                "stem.conv1.norm.weight",
+                "stem.conv1.norm.num_batches_tracked",
+            ],
+            strict=True,
+        )
+    )
+    assert set(content["model"]) == set(names.values())
+    for name, array in ARRAYS.items():
+        read = content["model"][names[name]]
+        np.testing.assert_array_equal(read, array)
+        assert read.dtype == array.dtype and read.flags.writeable
+
+
+class Evil:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("format_", ["zip", "legacy", "plain pickle"])
+def test_a_file_with_code_is_not_run(tmp_path, format_):
+    torch = torch_oracle.require_torch()
+    path, trace = tmp_path / "evil.pth.tar", tmp_path / "trace"
+    content = {"state_dict": {"conv1.weight": Evil(trace)}}
+    if format_ == "plain pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=format_ == "zip")
+    message = refused(read_weights, path)
+    assert not trace.exists()
+    assert str(path) in message
+    # It would have run, if read otherwise.
+    if format_ == "plain pickle":
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert trace.exists()
+
+
+def test_what_a_hostile_file_asked_for_is_named(tmp_path):
+    torch = torch_oracle.require_torch()
+    path = tmp_path / "evil.pth"
+
+    class Shell:
+        def __reduce__(self):
+            return os.system, ("exit 1",)
+
+    torch.save(Shell(), path)
+    assert refused(read_weights, path) == (
+        f"{path} holds {os.name}.system, which is no array: nothing in it was run; "
+        "want a file of weights alone"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", "legacy.pth"])
+def test_a_truncated_file_is_one_line(tmp_path, suffix):
+    need(suffix.removeprefix("legacy"))
+    path = tmp_path / f"w{suffix}"
+    if suffix == "legacy.pth":
+        torch = torch_oracle.require_torch()
+        tensors = {name: torch.from_numpy(a.copy()) for name, a in ARRAYS.items()}
+        torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    else:
+        write_weights(path, ARRAYS)
+    whole = path.read_bytes()
+    for length in [0, 1, 7, 60, *range(100, len(whole), 97), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        message = refused(read_weights, path)
+        assert message.startswith(f"{path} is damaged or no file of weights (")
+        assert message.endswith("); fetch or save it again")
+    path.write_bytes(b"<html>not found</html>")
+    assert "is damaged or no file of weights" in refused(read_weights, path)
+
+
+def test_a_place_that_cannot_be_read_or_written(tmp_path):
+    torch_oracle.require_torch()
+    missing = tmp_path / "none.pth"
+    assert refused(read_weights, missing) == (
+        f"cannot read {missing}: No such file or directory"
+    )
+    (tmp_path / "folder.pth").mkdir()
+    assert refused(read_weights, tmp_path / "folder.pth").endswith(": Is a directory")
+    (tmp_path / "file").write_text("")
+    inside = tmp_path / "file" / "w.pkl"
+    assert refused(write_weights, inside, ARRAYS) == (
+        f"cannot write {inside}: Not a directory"
+    )
+    folder = tmp_path / "folder.pkl"
+    folder.mkdir()
+    assert refused(write_weights, folder, ARRAYS, force=True) == (
+        f"cannot write {folder}: Is a directory"
+    )
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_nothing_is_overwritten_unasked(tmp_path):
+    path = tmp_path / "w.pkl"
+    path.write_bytes(b"mine")
+    assert refused(write_weights, path, ARRAYS) == (
+        f"{path} is there already; name another file, or --force to replace it"
+    )
+    assert path.read_bytes() == b"mine"
+    write_weights(path, ARRAYS, force=True)
+    assert path.read_bytes() != b"mine"
+
+
+def test_endings():
+    assert refused(check_writable, "w.npz") == (
+        "want a name that ends in .pth, .pt, .tar, .safetensors, .pkl, got w.npz: no "
+        "other can be written"
+    )
+    # A plain pickle cannot be read without running what is in it.
+    assert refused(read_weights, "w.pkl") == (
+        "want a name that ends in .pth, .pt, .tar, .safetensors, got w.pkl: no other "
+        "can be read"
+    )
+
+
+@pytest.mark.parametrize(
+    "suffix, package",
+    [(".pth", "torch"), (".safetensors", "safetensors")],
+)
+@pytest.mark.parametrize("action", [read_weights, check_writable])
+def test_a_missing_package_says_how_to_get_it(monkeypatch, action, suffix, package):
+    for name in (package, f"{package}.numpy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert refused(action, f"w{suffix}") == (
+        f"{suffix} needs {package}, which is not installed: "
+        "pip install 'caco_jax[torch]'"
+    )
+
+
+@pytest.mark.parametrize("in_ci", [True, False])
+def test_in_ci_a_missing_package_is_a_failure(monkeypatch, in_ci):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(sys, "version_info", (3, 11, 9))
+    monkeypatch.setenv("CI", "true" if in_ci else "")
+    outcome = pytest.fail.Exception if in_ci else pytest.skip.Exception
+    with pytest.raises(outcome, match="torch"):
+        torch_oracle.require_torch()
