@@ -1,8 +1,13 @@
+import logging
+
+import cv2
 import numpy as np
 import pytest
 from sklearn import datasets
 
 from caco_jax.data import sources
+from caco_jax.data.decode import decode_image
+from tests.data.tfds_files import write_set
 
 
 def test_digits_are_stratified_bytes():
@@ -52,7 +57,7 @@ def test_fake_says_what_a_shape_is(shape):
 
 
 def test_unknown_source_lists_the_known():
-    with pytest.raises(ValueError, match=r"data.source: want one of digits, fake"):
+    with pytest.raises(ValueError, match=r"data.source: want one of digits, fake, f"):
         sources.load("mnist")
     with pytest.raises(ValueError, match="digits takes nothing after its name"):
         sources.load("digits:7")
@@ -71,3 +76,126 @@ def test_a_set_checks_its_arrays():
             train_labels=None,
             test_labels=None,
         )
+
+
+def png(height, width, value):
+    image = np.full((height, width, 3), value, np.uint8)
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def squares(count, size=8):
+    """Grey PNGs whose value is their number, of two classes."""
+    return [(png(size, size, index), index % 2) for index in range(count)]
+
+
+def write_folder(root, pairs):
+    for index, (encoded, label) in enumerate(pairs):
+        path = root / f"class {label}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded)
+    return root
+
+
+def test_a_small_tfds_set_is_read_into_memory(tmp_path):
+    splits = {"train": squares(6), "test": squares(3)}
+    write_set(tmp_path, "own", splits, class_names=["a", "b"], shape=(8, 8, 3))
+    images = sources.load("tfds:own", data_dir=tmp_path)
+    assert isinstance(images, sources.ImageSet)
+    assert images.class_names == ("a", "b")
+    values = np.arange(6, dtype=np.uint8)[:, None, None, None]
+    np.testing.assert_array_equal(
+        images.train_images, np.broadcast_to(values, (6, 8, 8, 3))
+    )
+    np.testing.assert_array_equal(images.train_labels, [0, 1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(images.test_labels, [0, 1, 0])
+    part = sources.load("tfds:own", data_dir=tmp_path, train_split="train[4:]")
+    np.testing.assert_array_equal(part.train_images[:, 0, 0, 0], [4, 5])
+
+
+@pytest.mark.parametrize(
+    ("size", "options"), [(8, {"max_resident_bytes": 9 * 8 * 8 * 3 - 1}), (257, {})]
+)
+def test_a_large_tfds_set_is_read_by_the_record(tmp_path, size, options):
+    splits = {"train": squares(6, size), "test": squares(3, size)}
+    write_set(tmp_path, "own", splits, class_names=["a", "b"], shape=(size, size, 3))
+    images = sources.load("tfds:own", data_dir=tmp_path, **options)
+    assert isinstance(images, sources.RecordSet)
+    assert (len(images.train), len(images.test)) == (6, 3)
+    assert images.has_labels
+    assert images.num_classes == 2
+    assert images.evaluation_train is images.train
+    assert decode_image(images.train[4]).max() == 4
+    assert images.train[5].label == 1
+
+
+def test_stl10_learns_from_unlabelled_images(tmp_path):
+    unlabelled = [(encoded, -1) for encoded, _ in squares(8)]
+    splits = {"train": squares(4), "test": squares(2), "unlabelled": unlabelled}
+    shape = {"class_names": ["a", "b"], "shape": (8, 8, 3)}
+    write_set(tmp_path, "stl10", splits, **shape)
+    images = sources.load("tfds:stl10", data_dir=tmp_path)
+    assert len(images.train) == 8
+    assert images.train[3].label == -1
+    assert len(images.evaluation_train) == 4
+    assert images.evaluation_train[3].label == 1
+    assert images.has_labels
+    labelled = sources.load("tfds:stl10", data_dir=tmp_path, train_split="train")
+    assert isinstance(labelled, sources.ImageSet)
+    np.testing.assert_array_equal(labelled.train_labels, [0, 1, 0, 1])
+
+
+def test_a_set_without_labels_is_pretrained_on(tmp_path):
+    write_set(tmp_path, "own", {"train": squares(3)}, shape=(8, 8, 3))
+    images = sources.load("tfds:own", data_dir=tmp_path)
+    assert images.train_images.shape == (3, 8, 8, 3)
+    assert images.test_images.shape == (0, 8, 8, 3)
+    assert not images.has_labels
+    records = sources.load("tfds:own", data_dir=tmp_path, max_resident_bytes=0)
+    assert records.test is None
+    assert not records.has_labels
+
+
+def test_a_folder_of_one_size_is_read_into_memory(tmp_path):
+    write_folder(tmp_path / "own", squares(30))
+    images = sources.load("folder:own", data_dir=tmp_path, seed=1)
+    assert isinstance(images, sources.ImageSet)
+    assert images.train_images.shape == (26, 8, 8, 3)  # two of each fifteen held out
+    assert images.test_images.shape == (4, 8, 8, 3)
+    assert images.class_names == ("class 0", "class 1")
+    for part in ("train", "test"):
+        values = getattr(images, f"{part}_images")[:, 0, 0, 0]
+        np.testing.assert_array_equal(getattr(images, f"{part}_labels"), values % 2)
+
+
+@pytest.mark.parametrize("stranger", [png(8, 9, 1), b"no image", b""])
+@pytest.mark.parametrize("index", [0, 29])
+def test_a_folder_with_a_stranger_is_read_by_the_record(
+    tmp_path, caplog, stranger, index
+):
+    pairs = squares(30)
+    pairs[index] = (stranger, pairs[index][1])
+    write_folder(tmp_path, pairs)
+    with caplog.at_level(logging.INFO, logger="caco_jax"):
+        images = sources.load(f"folder:{tmp_path}")
+    assert isinstance(images, sources.RecordSet)
+    assert (len(images.train), len(images.test)) == (26, 4)
+    if index or stranger.startswith(b"\x89"):
+        assert "is not kept in memory: " in caplog.text
+
+
+def test_a_class_that_is_only_tested_is_one_line(tmp_path):
+    splits = {"train": squares(6)[::2], "test": squares(3)}
+    write_set(tmp_path, "own", splits, class_names=["a", "b"], shape=(8, 8, 3))
+    with pytest.raises(ValueError, match=r"^data.source: .* got b in the test split o"):
+        sources.load("tfds:own", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("source", ["digits", "fake:8x8x3"])
+def test_sources_of_two_splits_take_no_names(source):
+    with pytest.raises(ValueError, match=r"^data.test_split: want None .* got 'val'"):
+        sources.load(source, test_split="val")
+
+
+def test_folder_wants_a_directory():
+    with pytest.raises(ValueError, match=r"^data.source: after folder: want a direct"):
+        sources.load("folder:")
