@@ -61,6 +61,9 @@ class EncoderConfig:
         allowed=("float32", "bfloat16"),
         doc="of the computation; parameters and losses are float32",
     )
+    remat: bool = setting(
+        False, doc="keep activations between stages only, compute the rest once more"
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -209,6 +212,15 @@ class TrainingConfig:
         allowed=COUNT,
         doc="steps run without a return to Python; None: 16, on a CPU 1",
     )
+    microbatches: int = setting(
+        1,
+        allowed=COUNT,
+        doc="parts of the batch that are encoded one after the other, contrasted once",
+    )
+    shard_encoder: bool = setting(
+        False,
+        doc="spread the encoders' parameters and optimiser state over the devices",
+    )
     checkpoint_every_epochs: int = setting(10, allowed=COUNT, doc="epochs")
     keep_checkpoints: int = setting(2, allowed=COUNT, doc="newest ones kept")
 
@@ -260,6 +272,13 @@ class ExperimentConfig:
             group is None or batch_size % group == 0,
             f"encoder.batchnorm_group: want a divisor of training.batch_size "
             f"({batch_size}), got {group}",
+        )
+        parts = self.training.microbatches
+        require(
+            batch_size % (parts * (group or 1)) == 0,
+            "training.microbatches: want parts of training.batch_size "
+            f"({batch_size}) that hold whole groups of encoder.batchnorm_group "
+            f"({group}), got {parts}",
         )
         require(
             group is not None or not self.target.shuffle_keys,

@@ -21,7 +21,7 @@ from caco_jax.config import (
 from caco_jax.data.recipe import Recipe
 from caco_jax.data.views import evaluation, make_views
 from caco_jax.methods.adversarial import adversarial
-from caco_jax.methods.method import Method, Network
+from caco_jax.methods.method import Encode, Method, Network
 from caco_jax.methods.registry import make_method
 from caco_jax.nets.encoder import Encoder
 from caco_jax.nets.heads import caco_projector, mlp_projector
@@ -38,7 +38,8 @@ from caco_jax.training.inputs import (
     view_recipe,
     view_shapes,
 )
-from caco_jax.training.mesh import make_mesh
+from caco_jax.training.mesh import make_mesh, on_cpu, place, replicated, state_shardings
+from caco_jax.training.microbatches import microbatched
 from caco_jax.training.state import TrainState, create_state
 from caco_jax.training.step import (
     StepFn,
@@ -119,6 +120,13 @@ def assemble(
             size % mesh.size == 0,
             f"config.{name}: want a multiple of the {mesh.size} devices, got {size}",
         )
+    per_pass = batch_size // config.training.microbatches
+    require(
+        per_pass % mesh.size == 0,
+        "config.training.microbatches: want parts of the batch that the "
+        f"{mesh.size} devices share evenly, got {config.training.microbatches} parts "
+        f"of {per_pass} images",
+    )
     recipe = view_recipe(config.data)
     check_streamed(config.data.views, recipe, images)
     method = configured_method(config, recipe)
@@ -163,7 +171,9 @@ def make_encoder(config: EncoderConfig, *, adversarial_branch: bool = False) -> 
         ),
         "dtype": jnp.dtype(config.dtype),
     }
-    backbone = BACKBONES[config.backbone](width=config.width, stem=config.stem, **parts)
+    backbone = BACKBONES[config.backbone](
+        width=config.width, stem=config.stem, remat=config.remat, **parts
+    )
     *hidden, dim = config.projector_widths
     if config.projector == "caco":
         require(
@@ -268,6 +278,23 @@ def start_up_optimizer(
     return make_optimizer(method, {"encoder": _transformation(section, rate)})
 
 
+def experiment_encode(experiment: Experiment) -> Encode:
+    """How the run's networks encode: whole batches or microbatches."""
+    mesh, training = experiment.mesh, experiment.config.training
+    gather = None
+    if training.shard_encoder:
+        gather = functools.partial(
+            jax.lax.with_sharding_constraint, shardings=replicated(mesh)
+        )
+    encode = microbatched(
+        make_encode(experiment.encoder, gather=gather).online,
+        training.microbatches,
+        group_size=experiment.config.encoder.batchnorm_group,
+        unroll=on_cpu(mesh),
+    )
+    return Encode(encode, encode)
+
+
 def training_step(experiment: Experiment) -> StepFn:
     """The run's train step."""
     target = experiment.config.target
@@ -280,7 +307,7 @@ def training_step(experiment: Experiment) -> StepFn:
         )
     return make_train_step(
         experiment.method,
-        encode=make_encode(experiment.encoder),
+        encode=experiment_encode(experiment),
         make_views=make_views(experiment.recipe),
         optimizer=training_optimizer(experiment),
         target_momentum=momentum,
@@ -298,7 +325,7 @@ def start_up_step(experiment: Experiment) -> StepFn:
         momentum = experiment.config.target.momentum
     return make_train_step(
         start_up.method,
-        encode=make_encode(experiment.encoder),
+        encode=experiment_encode(experiment),
         make_views=make_views(experiment.recipe),
         optimizer=start_up_optimizer(experiment, start_up.method),
         target_momentum=optax.constant_schedule(momentum),
@@ -315,6 +342,20 @@ def initial_state(experiment: Experiment) -> TrainState:
         new_network(experiment),
         training_optimizer(experiment),
     )
+
+
+def experiment_shardings(experiment: Experiment, state: TrainState) -> TrainState:
+    """Where each array of a run's state is, see `state_shardings`."""
+    return state_shardings(
+        state,
+        experiment.mesh,
+        shard_encoder=experiment.config.training.shard_encoder,
+    )
+
+
+def place_state(experiment: Experiment, state: TrainState) -> TrainState:
+    """A state that every process has whole, on the run's devices."""
+    return place(state, experiment_shardings(experiment, state))
 
 
 def evaluation_view(

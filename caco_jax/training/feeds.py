@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int, PRNGKeyArray, UInt8
@@ -23,7 +22,7 @@ from caco_jax.data.records import Records
 from caco_jax.data.sources import ImageSet
 from caco_jax.training.assemble import Experiment
 from caco_jax.training.inputs import train_count
-from caco_jax.training.mesh import local_rows, replicated, rows
+from caco_jax.training.mesh import local_rows, place, replicated, rows
 
 
 class Layout(NamedTuple):
@@ -144,7 +143,8 @@ def resident_feeds(
         batch_size: images a step.
         steps_per_dispatch: at most, see `dispatch_size`.
     """
-    on_device = jax.device_put(jnp.asarray(images), replicated(mesh))
+    layout = resident_layout(mesh)
+    on_device = place(images, layout.fixed)
     shape = {"count": len(images), "batch_size": batch_size}
 
     @contextlib.contextmanager
@@ -155,13 +155,13 @@ def resident_feeds(
             functools.partial(epoch_order, key, steps=steps, **shape)
         )
         inputs = _epochs(
-            lambda epoch, first, last: order(epoch)[first:last],
+            lambda epoch, *span: place(order(epoch)[slice(*span)], layout.chosen),
             steps=steps,
             epochs=epochs,
             first_step=first_step,
             size=dispatch_size(steps, steps_per_dispatch),
         )
-        yield Feed(resident_layout(mesh), on_device, inputs)
+        yield Feed(layout, on_device, inputs)
 
     return open_feed
 

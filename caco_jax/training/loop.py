@@ -18,7 +18,7 @@ from caco_jax.training import assemble
 from caco_jax.training.alarms import check_finite
 from caco_jax.training.assemble import Experiment
 from caco_jax.training.feeds import Feed, Layout, OpenFeed
-from caco_jax.training.mesh import replicated, state_shardings
+from caco_jax.training.mesh import on_cpu, replicated, state_shardings
 from caco_jax.training.state import TrainState
 from caco_jax.training.step import StepFn
 
@@ -27,7 +27,12 @@ DispatchFn = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Array]
 
 
 def make_dispatch(
-    train_step: StepFn, state: TrainState, layout: Layout, mesh: Mesh
+    train_step: StepFn,
+    state: TrainState,
+    layout: Layout,
+    mesh: Mesh,
+    *,
+    shard_encoder: bool = False,
 ) -> DispatchFn:
     """Several steps as one compiled call: (state, fixed, chosen [S, ...]).
 
@@ -38,8 +43,9 @@ def make_dispatch(
         state: any state of the run, for its shardings.
         layout: of the feed.
         mesh: the devices.
+        shard_encoder: as of `state_shardings`.
     """
-    shardings = state_shardings(state, mesh)
+    shardings = state_shardings(state, mesh, shard_encoder=shard_encoder)
 
     @functools.partial(
         jax.jit,
@@ -53,10 +59,8 @@ def make_dispatch(
         def step(state: TrainState, of_step: Any) -> tuple[TrainState, Any]:
             return train_step(state, layout.batch(fixed, of_step))
 
-        if jax.default_backend() != "cpu":
+        if not on_cpu(mesh):
             return jax.lax.scan(step, state, chosen)
-        # A CPU runs the gradients of convolutions 20 to 35 times slower inside loops,
-        # even of one turn (jax-ml/jax#12868): there every step is compiled by itself.
         rows_metrics = []
         for index in range(len(jax.tree.leaves(chosen)[0])):
             of_step = jax.tree.map(lambda leaf, index=index: leaf[index], chosen)
@@ -110,7 +114,13 @@ def run_phase(
     Raises:
         NonFiniteError: a metric is NaN or infinite.
     """
-    dispatch = make_dispatch(train_step, state, feed.layout, experiment.mesh)
+    dispatch = make_dispatch(
+        train_step,
+        state,
+        feed.layout,
+        experiment.mesh,
+        shard_encoder=experiment.config.training.shard_encoder,
+    )
     batch_size = experiment.config.training.batch_size
     for epoch, inputs in feed.epochs:
         parts: list[dict[str, Array]] = []
@@ -147,7 +157,7 @@ def start_up(
     phase = experiment.method.start_up
     if phase is not None:
         state = hand_over(_warm(experiment, phase, state, open_feed, progress), state)
-    return jax.device_put(state, state_shardings(state, experiment.mesh))
+    return assemble.place_state(experiment, state)
 
 
 def _warm(
@@ -163,7 +173,7 @@ def _warm(
     warming = state._replace(extra=extra, opt_state=optimizer.init(state.players))
     # A copy: the dispatch donates what it is given, and the caller needs `state`.
     warming = jax.tree.map(jnp.copy, warming)
-    warming = jax.device_put(warming, state_shardings(warming, experiment.mesh))
+    warming = assemble.place_state(experiment, warming)
     steps, epochs = experiment.steps_per_epoch, max(phase.epochs, 1)
     if phase.epochs == 0:
         batch_size = experiment.config.training.batch_size

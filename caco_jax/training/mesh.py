@@ -1,6 +1,7 @@
 """One mesh over all devices: batch rows and bank rows are sharded over it."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Int
 
 AXIS = "data"
 # State under these names has one row an entry; its rows are spread over the devices.
-_ROW_SHARDED = ("bank", "bank_ages", "queue")
+_ROW_SHARDED = {"bank", "bank_ages", "queue"}
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -37,20 +38,95 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def _name(entry: Any) -> Any:
-    return getattr(entry, "key", getattr(entry, "name", None))
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether the devices are CPUs, there or not.
+
+    A CPU runs the gradients of convolutions 20 to 35 times slower inside loops, even of
+    one turn (jax-ml/jax#12868): there loops around a network are unrolled.
+    """
+    return mesh.devices.flat[0].platform == "cpu"
 
 
-def state_shardings(state: Any, mesh: Mesh) -> Any:
+def _names(path: tuple[Any, ...]) -> set[Any]:
+    return {getattr(entry, "key", getattr(entry, "name", None)) for entry in path}
+
+
+def _of_encoder(names: set[Any]) -> bool:
+    """Whether they lead to an encoder's parameters or to what its optimiser keeps."""
+    return "encoder" in names or {"target", "params"} <= names
+
+
+def _longest_axis(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Spread along the longest axis that the devices divide; whole if none is."""
+    fitting = [axis for axis, size in enumerate(shape) if size % mesh.size == 0]
+    if not fitting:
+        return replicated(mesh)
+    return rows(mesh, axis=max(fitting, key=lambda axis: shape[axis]))
+
+
+def state_shardings(state: Any, mesh: Mesh, *, shard_encoder: bool = False) -> Any:
     """A sharding for each leaf: rows of banks and queues are spread, the rest copied.
 
     Args:
         state: a train state, of arrays or of their shapes.
         mesh: the mesh.
+        shard_encoder: spread the parameters of both encoders and what the optimiser
+            keeps of them, too, each along its longest axis that the devices divide.
     """
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        spread = leaf.ndim > 0 and any(_name(entry) in _ROW_SHARDED for entry in path)
-        return rows(mesh) if spread else replicated(mesh)
+        names = _names(path)
+        if leaf.ndim > 0 and names & _ROW_SHARDED:
+            return rows(mesh)
+        if shard_encoder and _of_encoder(names):
+            return _longest_axis(mesh, leaf.shape)
+        return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Arrays that every process has whole, on the devices of all.
+
+    Args:
+        tree: the arrays; those that are already where they shall be stay there.
+        shardings: as of `jax.device_put`: one for each array, or for all of a branch.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(
+            host.shape, sharding, lambda index: host[index]
+        )
+
+    return jax.tree.map(
+        lambda sharding, branch: jax.tree.map(lambda leaf: put(leaf, sharding), branch),
+        shardings,
+        tree,
+    )
+
+
+@contextlib.contextmanager
+def alone(tree: Any, mesh: Mesh) -> Iterator[Any]:
+    """A block that computes on this process's own devices; all processes must enter it.
+
+    Where there is but one process, everything stays as it is.
+
+    Args:
+        tree: arrays on the mesh's devices.
+        mesh: of all processes.
+
+    Yields:
+        The arrays, whole, on the devices of this process.
+    """
+    if jax.process_count() == 1:
+        yield tree
+        return
+    whole = jax.jit(lambda leaves: leaves, out_shardings=replicated(mesh))(tree)
+    local = make_mesh(jax.local_devices())
+    with jax.set_mesh(local):
+        yield jax.device_put(jax.device_get(whole), replicated(local))

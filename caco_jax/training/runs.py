@@ -22,11 +22,11 @@ from caco_jax.training.assemble import (
     Experiment,
     assemble,
     evaluation_view,
+    experiment_shardings,
     initial_state,
 )
 from caco_jax.training.checkpoints import Checkpoints, Workdir
 from caco_jax.training.inputs import photo_sizes
-from caco_jax.training.mesh import state_shardings
 from caco_jax.training.state import TrainState
 
 
@@ -72,7 +72,7 @@ def restore_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainSta
                 leaf.shape, leaf.dtype, sharding=sharding
             ),
             like,
-            state_shardings(like, experiment.mesh),
+            experiment_shardings(experiment, like),
         )
     )
 

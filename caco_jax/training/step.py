@@ -18,6 +18,7 @@ from caco_jax.methods.method import (
     Method,
     Move,
     Network,
+    PyTree,
     View,
 )
 from caco_jax.training.optimizers import ascend, ema_update
@@ -29,17 +30,21 @@ StepFn = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 _SHUFFLE = 2**32 - 1  # folded into a step's key for the order of the target's rows
 
 
-def make_encode(encoder: nn.Module) -> Encode:
+def make_encode(
+    encoder: nn.Module, *, gather: Callable[[PyTree], PyTree] | None = None
+) -> Encode:
     """How an encoder module turns a view into unit embeddings, in train mode.
 
     Args:
         encoder: a flax module called as ``encoder(images, train=..., branch=...)``,
             with BatchNorm statistics in the collection "batch_stats".
+        gather: of sharded parameters, makes what the encoder needs: all of each.
     """
 
     def encode(network: Network, view: View) -> tuple[Float[Array, "n d"], Network]:
+        params = network.params if gather is None else gather(network.params)
         embeddings, updated = encoder.apply(
-            {"params": network.params, "batch_stats": network.stats},
+            {"params": params, "batch_stats": network.stats},
             view.images,
             train=True,
             branch=view.branch,

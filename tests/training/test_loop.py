@@ -271,7 +271,7 @@ def test_an_epoch_trains_on_the_rows_of_its_order(started, monkeypatch):
     monkeypatch.setattr(
         loop,
         "make_dispatch",
-        lambda *_: (
+        lambda *_, **__: (
             lambda state, images, order: (
                 seen.append(order) or state,
                 {"loss": jnp.zeros(len(order))},
