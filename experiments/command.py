@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from caco_jax.config import ExperimentConfig, experiment_config, load_recipe, override
 from caco_jax.schema import UserError
+from caco_jax.training.distributed import AgreedError, leads, leave
 
 PREFIX = "--config."
 
@@ -39,7 +40,10 @@ def read_config(recipe: str, assignments: Sequence[str]) -> ExperimentConfig:
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Runs a command: a `UserError` becomes one line on stderr and status 2."""
+    """Runs a command: a `UserError` becomes one line on stderr and status 2.
+
+    One line in all, of many processes that know of it.
+    """
     # An imported library has given the root logger a handler of its own: by force.
     logging.basicConfig(
         format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
@@ -47,11 +51,16 @@ def run(main: Callable[[], Any]) -> None:
     logging.getLogger("caco_jax").setLevel(logging.INFO)
     try:
         main()
+    except AgreedError as error:
+        if error.ours:
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        leave(2)
     except FloatingPointError as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        if leads():  # all have the same figures
+            print(f"stopped: {error}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -1,5 +1,14 @@
 """Pretrains an encoder: python -m experiments.pretrain --config=... --workdir=..."""
 
+import argparse
+
+from caco_jax.schema import UserError
+from caco_jax.training.distributed import (
+    TIMEOUT_SECONDS,
+    initialize,
+    leads,
+    together,
+)
 from caco_jax.training.pretrain import pretrain
 from experiments.command import Parser, ProgressBar, parse, read_config, run
 
@@ -17,16 +26,54 @@ def main() -> None:
         action="store_true",
         help="start over; a run already there is moved to WORKDIR.old",
     )
+    add_distributed_flags(parser)
     flags, assignments = parse(parser)
-    config = read_config(flags.config, assignments)
+    join_others(flags)
+    config = together(lambda: read_config(flags.config, assignments))
     summary = pretrain(
-        config, flags.workdir, force_new=flags.force_new, report=ProgressBar()
+        config,
+        flags.workdir,
+        force_new=flags.force_new,
+        report=ProgressBar() if leads() else None,
     )
-    print(
-        f"The run in {flags.workdir} is complete: {summary['epochs']} epochs, "
-        f"{summary['pretrain_seconds']:.0f} s, "
-        f"{summary['images_per_second']:,.0f} images/s."
+    if leads():
+        print(
+            f"The run in {flags.workdir} is complete: {summary['epochs']} epochs, "
+            f"{summary['pretrain_seconds']:.0f} s, "
+            f"{summary['images_per_second']:,.0f} images/s."
+        )
+
+
+def add_distributed_flags(parser: Parser) -> None:
+    """Flags of a run of many processes."""
+    group = parser.add_argument_group("a run of many processes")
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="join the other processes of this run; SLURM, GKE and TPU say the rest",
     )
+    group.add_argument("--coordinator_address", help="HOST:PORT of process 0")
+    group.add_argument("--num_processes", type=int, help="of the whole run")
+    group.add_argument("--process_id", type=int, help="of this one, from 0")
+    group.add_argument(
+        "--initialization_timeout",
+        type=int,
+        default=TIMEOUT_SECONDS,
+        metavar="SECONDS",
+        help="how long processes wait for each other (default: %(default)s)",
+    )
+
+
+def join_others(flags: argparse.Namespace) -> None:
+    """Joins this process to those of its run, if there are any."""
+    names = ("coordinator_address", "num_processes", "process_id")
+    values = {name: getattr(flags, name) for name in names}
+    if flags.distributed:
+        initialize(**values, timeout_seconds=flags.initialization_timeout)
+        return
+    for name, value in values.items():
+        if value is not None:
+            raise UserError(f"--{name}: want --distributed with it")
 
 
 if __name__ == "__main__":

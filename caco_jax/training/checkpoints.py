@@ -12,11 +12,12 @@ import orbax.checkpoint as ocp
 
 from caco_jax.config import flatten
 from caco_jax.schema import UserError
+from caco_jax.training.distributed import leads
 from caco_jax.training.state import TrainState
 
 
 class Workdir:
-    """The files of one run.
+    """The files of one run, where of many processes the first one writes.
 
     ``config.json``, ``checkpoints/``, ``metrics.jsonl`` (a line an epoch, the same
     however often the run was interrupted) and ``summary.json``; ``bad_images.txt`` if
@@ -99,8 +100,9 @@ class Workdir:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Adds a line."""
-        with self.metrics_file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        if leads():
+            with self.metrics_file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
     def rewind_metrics(self, step: int) -> None:
         """Drops the lines after a step, which a resumed run will write again."""
@@ -114,10 +116,11 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is either whole or not there."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)
+    """Writes a file that is either whole or not there; the first process does."""
+    if leads():
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(text)
+        unfinished.replace(path)
 
 
 class Checkpoints:

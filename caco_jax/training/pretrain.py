@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caco_jax.config import ExperimentConfig
+from caco_jax.config import ExperimentConfig, flatten
 from caco_jax.data.pipeline import BadImagesError
 from caco_jax.evaluation.knn import knn_accuracy
 from caco_jax.methods.method import Network
@@ -26,7 +26,9 @@ from caco_jax.training.checkpoints import (
     write_json,
     write_whole,
 )
+from caco_jax.training.distributed import leads, require_same, together
 from caco_jax.training.feeds import OpenFeed, count_bad, experiment_feeds
+from caco_jax.training.mesh import alone
 from caco_jax.training.runs import (
     make_network_features,
     read_summary,
@@ -76,9 +78,19 @@ def pretrain(
         UserError: the configuration or the directory does not fit.
         NonFiniteError: a metric became NaN or infinite.
     """
-    experiment = assemble(config)
     files = Workdir(workdir)
-    files.claim(config_values(experiment), force_new=force_new)
+    require_same(
+        {
+            **flatten(dataclasses.asdict(config)),
+            "method": type(config.method).__name__,
+            "--workdir": str(files.path),
+            "--force_new": force_new,
+            "the version of JAX": jax.__version__,
+        }
+    )
+    experiment = together(lambda: assemble(config))
+    values = config_values(experiment)
+    together(lambda: files.claim(values, force_new=force_new) if leads() else None)
     with (
         jax.set_mesh(experiment.mesh),
         Checkpoints(files, keep=config.training.keep_checkpoints) as checkpoints,
@@ -187,14 +199,15 @@ class _Run:
         if self.features is None:
             return None
         network = Network(state.players["encoder"], state.stats)
-        train, test = self.features(network)
         config = self.experiment.config.evaluation
-        (accuracy,) = knn_accuracy(
-            *test,
-            *train,
-            num_classes=self.experiment.images.num_classes,
-            settings=[(config.knn_neighbours, config.knn_temperature)],
-        )
+        with alone(network, self.experiment.mesh) as network:
+            train, test = self.features(network)
+            (accuracy,) = knn_accuracy(
+                *test,
+                *train,
+                num_classes=self.experiment.images.num_classes,
+                settings=[(config.knn_neighbours, config.knn_temperature)],
+            )
         return accuracy
 
 
