@@ -9,14 +9,21 @@ VENV := .venv/$(VERSION)
 BIN := $(VENV)/bin
 RUN := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/xla $(BIN)/python
 
-.PHONY: demo test lint bench clean
+# TensorFlow builds data sets and nothing else: it has an environment of its own.
+PREPARE := $(VENV)-prepare
+
+.PHONY: demo test prepare lint bench clean
 
 # Fewer arenas: glibc would keep a few hundred megabytes of freed compiler memory.
 demo: $(VENV)/installed
 	MALLOC_ARENA_MAX=2 $(RUN) -m experiments.demo --workdir=runs/caco_digits $(if $(FRESH),--fresh)
 
 test: $(VENV)/installed-dev
+	$(if $(wildcard $(PREPARE)/installed),CACO_PREPARE_PYTHON=$(CURDIR)/$(PREPARE)/bin/python) \
 	$(RUN) -m pytest -n auto --dist loadgroup $(TESTS)
+
+prepare: $(PREPARE)/installed
+	@echo "$(PREPARE)/bin/python -m experiments.prepare_dataset prepares data sets"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -34,6 +41,11 @@ $(VENV)/installed: setup.cfg pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(PREPARE)/installed: setup.cfg
+	$(PYTHON) -m venv $(PREPARE)
+	$(PREPARE)/bin/pip install --quiet --disable-pip-version-check --editable '.[prepare]'
 	touch $@
 
 clean:
