@@ -30,7 +30,7 @@ VARIANTS: Variants = {
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe."""
     config = moco_imagenet("adco")
-    config.encoder.projector_widths = (2048, 2048, 128)
+    config.encoder.projector_widths = (2048, 128)  # two layers in the released code
     config.optimizer.final_learning_rate = 0.0006
     # The bank's own settings; the released code gives it the encoder's momentum.
     config.bank_optimizer.momentum = config.optimizer.momentum

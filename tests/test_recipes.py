@@ -62,7 +62,7 @@ ADCO = {
     "method.bank_temperature": 0.02,
     "method.symmetric": False,
     "encoder.projector": "mlp",
-    "encoder.projector_widths": (2048, 2048, 128),
+    "encoder.projector_widths": (2048, 128),
     "data.views": "moco_v2",
     "optimizer.learning_rate": 0.03,
     "optimizer.final_learning_rate": 0.0006,
@@ -409,7 +409,7 @@ def test_a_smoke_run_keeps_the_kind_and_shrinks_the_size():
         assert flatten(shrunk.to_dict())[key] == flatten(whole.to_dict())[key]
     assert shrunk.training.batch_size == 8
     assert shrunk.data.source == "fake:16x16x3x24"
-    assert len(shrunk.encoder.projector_widths) == 3
+    assert len(shrunk.encoder.projector_widths) == 2
 
 
 @pytest.mark.parametrize("stem", FILES)

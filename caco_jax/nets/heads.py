@@ -96,8 +96,8 @@ def mlp_projector(
 ) -> Projector:
     """Linear layers with biases and no norm.
 
-    ``mlp_projector(2048, 128)`` is MoCo v2's (arXiv:2003.04297) and, at other widths,
-    SimCLR's (arXiv:2002.05709); ``mlp_projector(2048, 2048, 128)`` is AdCo's
-    (arXiv:2011.08435); ``mlp_projector(128)`` is a single linear layer.
+    ``mlp_projector(2048, 128)`` is MoCo v2's (arXiv:2003.04297) and AdCo's
+    (arXiv:2011.08435) and, at other widths, SimCLR's (arXiv:2002.05709);
+    ``mlp_projector(128)`` is a single linear layer.
     """
     return Projector(widths, None, True, dtype, param_dtype)
