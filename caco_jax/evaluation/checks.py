@@ -20,8 +20,22 @@ def labelled(
         Features as floats of at least 32 bits, labels as integers.
 
     Raises:
-        ValueError: there is no row, a shape does not fit, a feature is not finite, a
-            label is no class, or there are fewer than two classes.
+        ValueError: a feature is not finite, or as in `fitting_labels`.
+    """
+    known = fitting_labels(features, labels, num_classes=num_classes)
+    return finite_floats(features), jnp.asarray(known)
+
+
+def fitting_labels(
+    features: Float[Array, "m f"], labels: Int[Array, " m"], *, num_classes: int
+) -> Int[np.ndarray, " m"]:
+    """The labels on the host, once they are known to fit the features.
+
+    The features' numbers are not looked at.
+
+    Raises:
+        ValueError: there is no row, a shape does not fit, a label is no class, or there
+            are fewer than two classes.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes: want at least 2, got {num_classes}")
@@ -43,10 +57,24 @@ def labelled(
             f"labels: want classes 0 to {num_classes - 1}, got {known.min()} to "
             f"{known.max()}"
         )
+    return known
+
+
+def finite_floats(features: Float[Array, "m f"]) -> Float[Array, "m f"]:
+    """The features as floats of at least 32 bits on the device, all of them finite.
+
+    Raises:
+        ValueError: one is not.
+    """
     values = as_floats(features)
-    if not _all_finite(values):
+    require_finite(_all_finite(values))
+    return values
+
+
+def require_finite(finite: jax.typing.ArrayLike) -> None:
+    """Checks that what was found of some features is that they are finite."""
+    if not np.asarray(finite).all():
         raise ValueError("features: want finite numbers, got NaN or infinity")
-    return values, jnp.asarray(known)
 
 
 def as_floats(features: Float[Array, "m f"]) -> Float[Array, "m f"]:

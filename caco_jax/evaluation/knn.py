@@ -1,9 +1,4 @@
-"""k nearest neighbours among frozen features, by cosine and weighted votes.
-
-The bank of features is walked in blocks with a running top k, and so are the queries:
-the matrix of all similarities is never stored. Rows are used as given, so hand in unit
-rows (`losses.contrast.l2_normalize`) for cosines.
-"""
+"""k nearest neighbours among frozen features, by cosine and weighted votes."""
 
 import functools
 from collections.abc import Sequence
@@ -14,60 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from caco_jax.evaluation import checks
-from caco_jax.losses.contrast import l2_normalize
-
-BLOCK = 4096  # rows of the bank scored at once
-QUERIES = 1024  # queries scored at once
-
-Found = tuple[jax.Array, jax.Array]  # similarities and indices
-
-
-def nearest_neighbours(
-    features: Float[Array, "b f"],
-    bank_features: Float[Array, "m f"],
-    *,
-    k: int,
-    block_size: int | None = None,
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-    """The k rows of the bank with the largest dot product, best first.
-
-    Equal similarities come in the order of the bank. Sums are at least float32.
-
-    Args:
-        features: [B, F] queries; unit rows for cosines.
-        bank_features: [M, F] rows to search.
-        k: number of neighbours, of 1 to M.
-        block_size: rows of the bank scored at once; 4096 where None.
-
-    Returns:
-        Similarities [B, k] and indices into the bank [B, k] (int32).
-
-    Raises:
-        ValueError: the shapes do not fit, or k or `block_size` is out of range.
-    """
-    if (
-        features.ndim != 2
-        or bank_features.ndim != 2
-        or features.shape[1] != bank_features.shape[1]
-    ):
-        raise ValueError(
-            "want features [B, F] and bank_features [M, F], got "
-            f"{features.shape} and {bank_features.shape}"
-        )
-    if not 1 <= k <= len(bank_features):
-        raise ValueError(
-            f"k: want 1 to {len(bank_features)}, the rows of the bank, got {k}"
-        )
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size: want at least 1, got {block_size}")
-    block = min(block_size or BLOCK, len(bank_features))
-    return _search(
-        jnp.asarray(features),
-        jnp.asarray(bank_features),
-        k=k,
-        block=block,
-        queries=min(QUERIES, max(len(features), 1)),
-    )
+from caco_jax.evaluation.neighbours import QUERY_ROWS, nearest_neighbours
 
 
 def neighbour_votes(
@@ -123,17 +65,16 @@ def knn_votes(
     The monitors' default is k 20 at temperature 0.2; InstDisc has k 200 at 0.07. See
     `nearest_neighbours` and `neighbour_votes` for arguments and errors.
     """
-    bank_features, bank_labels = checks.labelled(
-        bank_features, bank_labels, num_classes=num_classes
-    )
-    similarity, index = nearest_neighbours(
-        features, bank_features, k=k, block_size=block_size
+    similarity, votes = _neighbours(
+        features,
+        bank_features,
+        bank_labels,
+        num_classes=num_classes,
+        k=k,
+        block_size=block_size,
     )
     return neighbour_votes(
-        similarity,
-        bank_labels[index],
-        num_classes=num_classes,
-        temperature=temperature,
+        similarity, votes, num_classes=num_classes, temperature=temperature
     )
 
 
@@ -152,13 +93,15 @@ def knn_predict(
     Finite at any temperature: the votes of a row are scaled by its best neighbour's.
     See `knn_votes` for arguments and errors.
     """
-    bank_features, bank_labels = checks.labelled(
-        bank_features, bank_labels, num_classes=num_classes
+    similarity, votes = _neighbours(
+        features,
+        bank_features,
+        bank_labels,
+        num_classes=num_classes,
+        k=k,
+        block_size=block_size,
     )
-    similarity, index = nearest_neighbours(
-        features, bank_features, k=k, block_size=block_size
-    )
-    return _winners(similarity, bank_labels[index], num_classes, temperature)
+    return _winners(similarity, votes, num_classes, temperature)
 
 
 def knn_accuracy(
@@ -193,25 +136,42 @@ def knn_accuracy(
     """
     if not settings:
         raise ValueError("settings: want at least one pair (k, temperature)")
-    features, labels = checks.labelled(features, labels, num_classes=num_classes)
-    bank_features, bank_labels = checks.labelled(
-        bank_features, bank_labels, num_classes=num_classes
-    )
-    similarity, index = nearest_neighbours(
-        l2_normalize(features),
-        l2_normalize(bank_features),
+    wanted = checks.fitting_labels(features, labels, num_classes=num_classes)
+    similarity, votes = _neighbours(
+        features,
+        bank_features,
+        bank_labels,
+        num_classes=num_classes,
         k=max(k for k, _ in settings),
         block_size=block_size,
+        cosine=True,
     )
-    votes = bank_labels[index]
 
     def accuracy(k: int, temperature: float | None) -> float:
         if k < 1:
             raise ValueError(f"k: want at least 1, got {k}")
         won = _winners(similarity[:, :k], votes[:, :k], num_classes, temperature)
-        return float(np.mean(np.asarray(won == labels)))
+        return float(np.mean(np.asarray(won) == wanted))
 
     return [accuracy(k, temperature) for k, temperature in settings]
+
+
+def _neighbours(
+    features: jax.Array,
+    bank_features: jax.Array,
+    bank_labels: jax.Array,
+    *,
+    num_classes: int,
+    k: int,
+    block_size: int | None,
+    cosine: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Similarities and classes of the nearest rows."""
+    labels = checks.fitting_labels(bank_features, bank_labels, num_classes=num_classes)
+    similarity, index = nearest_neighbours(
+        features, bank_features, k=k, cosine=cosine, block_size=block_size
+    )
+    return similarity, jnp.asarray(labels)[index]
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "temperature"))
@@ -223,57 +183,13 @@ def _winners(
 ) -> jax.Array:
     if temperature is not None:  # a common factor for the row: exp cannot overflow
         similarity = similarity - similarity[:, :1]
-    votes = neighbour_votes(
-        similarity, labels, num_classes=num_classes, temperature=temperature
-    )
-    return jnp.argmax(votes, axis=1)
 
-
-@functools.partial(jax.jit, static_argnames=("k", "block", "queries"))
-def _search(
-    features: jax.Array, bank: jax.Array, *, k: int, block: int, queries: int
-) -> Found:
-    accumulate = jnp.result_type(features, bank, jnp.float32)
-    rows = len(bank)
-    blocks = _in_blocks(bank, block)
-    starts = jnp.arange(len(blocks), dtype=jnp.int32) * block
-
-    def search(few: jax.Array) -> Found:
-        def merge(
-            best: Found, piece: tuple[jax.Array, jax.Array]
-        ) -> tuple[Found, None]:
-            values, start = piece  # [M', F] rows and the index of the first
-            index = start + jnp.arange(block, dtype=jnp.int32)
-            scores = jnp.einsum(
-                "qf,mf->qm",
-                few,
-                values,
-                precision="highest",
-                preferred_element_type=accumulate,
-            )
-            scores = jnp.where(index[None] < rows, scores, -jnp.inf)
-            # The best so far come first: top_k prefers them in a tie, as they are
-            # the earlier rows.
-            pool = jnp.concatenate([best[0], scores], axis=1)
-            names = jnp.concatenate(
-                [best[1], jnp.broadcast_to(index[None], scores.shape)], axis=1
-            )
-            top, place = jax.lax.top_k(pool, k)
-            return (top, jnp.take_along_axis(names, place, axis=1)), None
-
-        nothing = (
-            jnp.full((len(few), k), -jnp.inf, accumulate),
-            jnp.full((len(few), k), rows, jnp.int32),
+    def of_query(row: tuple[jax.Array, jax.Array]) -> jax.Array:
+        weights, classes = (part[None] for part in row)
+        votes = neighbour_votes(
+            weights, classes, num_classes=num_classes, temperature=temperature
         )
-        return jax.lax.scan(merge, nothing, (blocks, starts))[0]
+        return jnp.argmax(votes[0])
 
-    found = jax.lax.map(search, _in_blocks(features, queries))
-    similarity, index = (part.reshape(-1, k)[: len(features)] for part in found)
-    return similarity, index
-
-
-def _in_blocks(rows: jax.Array, size: int) -> jax.Array:
-    """[ceil(n / size), size, ...], the last block filled up with zeros."""
-    missing = -len(rows) % size
-    filled = jnp.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))
-    return filled.reshape(-1, size, *rows.shape[1:])
+    # In parts, for all votes at once may be larger than all neighbours.
+    return jax.lax.map(of_query, (similarity, labels), batch_size=QUERY_ROWS)

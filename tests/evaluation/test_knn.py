@@ -4,11 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
-from caco_jax.evaluation import knn
+from caco_jax.evaluation import knn, neighbours
 
 CLASSES = 4
 
@@ -74,36 +72,6 @@ def test_scikit_learn_votes_the_same(arrays):
     np.testing.assert_allclose(shares, theirs.predict_proba(queries), rtol=1e-4)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(1, 14), st.sampled_from([1, 4]), st.integers(0, 1000))
-def test_blocks_and_ties_keep_the_order_of_the_bank(block, k, seed):
-    rng = np.random.default_rng(seed)  # few different rows: many ties
-    bank = rng.integers(-1, 2, (13, 2)).astype(np.float32)
-    queries = rng.integers(-1, 2, (5, 2)).astype(np.float32)
-    scores = queries @ bank.T
-    want = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    similarity, index = knn.nearest_neighbours(queries, bank, k=k, block_size=block)
-    np.testing.assert_array_equal(index, want)
-    np.testing.assert_array_equal(similarity, np.take_along_axis(scores, want, axis=1))
-
-
-def test_queries_are_walked_in_blocks_too(arrays, monkeypatch):
-    queries, bank, *_ = arrays
-    whole = knn.nearest_neighbours(queries, bank, k=3)
-    monkeypatch.setattr(knn, "QUERIES", 4)
-    for part, all_at_once in zip(
-        knn.nearest_neighbours(queries, bank, k=3), whole, strict=True
-    ):
-        assert part.shape == (9, 3)
-        np.testing.assert_allclose(part, all_at_once, rtol=1e-6)
-
-
-def test_the_matrix_of_similarities_is_never_stored():
-    queries, bank = jnp.ones((2000, 2)), jnp.ones((9000, 2))
-    compiled = knn._search.lower(queries, bank, k=1, block=500, queries=100).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 2000 * 9000 * 4 / 10
-
-
 def test_several_settings_agree_with_one_at_a_time(arrays):
     queries, bank, labels, wanted = arrays
     pairs = [(3, None), (20, 0.2), (1, 0.07)]
@@ -142,7 +110,7 @@ def test_low_temperatures_still_vote(arrays, dtype):
     won = knn.knn_predict(
         queries, bank, labels, num_classes=CLASSES, k=10, temperature=1e-3
     )
-    similarity, nearest = knn.nearest_neighbours(queries, bank, k=1)
+    similarity, nearest = neighbours.nearest_neighbours(queries, bank, k=1)
     assert similarity.dtype == np.float32
     np.testing.assert_array_equal(won, labels[nearest[:, 0]])
 
