@@ -1,0 +1,128 @@
+"""Compiling a run's real train step for chips that are not there."""
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from caco_jax.config import DataConfig, ExperimentConfig
+from caco_jax.data.sources import ImageSet, RecordSet
+from caco_jax.pod.topology import Slice
+from caco_jax.training import assemble
+from caco_jax.training.assemble import Experiment
+from caco_jax.training.feeds import resident_layout, streamed_layout
+from caco_jax.training.inputs import Images, step_images, train_count
+from caco_jax.training.loop import make_dispatch
+from caco_jax.training.mesh import make_mesh
+
+# Prepared sets that are kept on the devices: (training images, height and width). All
+# others are streamed, as if they were ImageNet's training images.
+_RESIDENT = {"tfds:cifar10": (50_000, 32), "tfds:cifar100": (50_000, 32)}
+_STREAMED_COUNT = 1_281_167
+_EMBEDDED = ("digits", "fake")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class Compiled(NamedTuple):
+    """What the compiler made of a train step.
+
+    Attributes:
+        text: the optimised program; None where it does not fit into memory.
+        memory: bytes on each chip, by use; where it does not fit, what the compiler
+            says it would need.
+        cost: XLA's own analysis of the work; it counts the body of a loop once.
+        seconds: that compiling took.
+    """
+
+    text: str | None
+    memory: Mapping[str, int]
+    cost: Mapping[str, float]
+    seconds: float
+
+
+def compile_step(config: ExperimentConfig, where: Slice) -> Compiled:
+    """Compiles one train step for a slice: no data set and no TPU are needed.
+
+    Args:
+        config: the run's configuration.
+        where: the slice.
+
+    Raises:
+        ConfigError: the configuration does not fit the slice, or itself.
+    """
+    experiment = assemble.assemble(
+        config, mesh=make_mesh(where.devices), images=stand_in(config.data)
+    )
+    # What is compiled without a device cannot be read back from the cache.
+    cached = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    absent = where.devices[0] not in jax.devices()
+    jax.config.update("jax_enable_compilation_cache", cached and not absent)
+    try:
+        lowered = lower_step(experiment)
+        begun = time.perf_counter()
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        needed = _needed(str(error))
+        return Compiled(None, {"total": needed}, {}, time.perf_counter() - begun)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cached)
+    seconds = time.perf_counter() - begun
+    cost = compiled.cost_analysis() or {}
+    return Compiled(compiled.as_text(), _memory(compiled), cost, seconds)
+
+
+def stand_in(config: DataConfig) -> Images | None:
+    """The shape of a data set in its place; None for those that need no files."""
+    if config.source.partition(":")[0] in _EMBEDDED:
+        return None
+    if config.source not in _RESIDENT:
+        records: Any = range(_STREAMED_COUNT)
+        return RecordSet(config.source, records)
+    count, size = _RESIDENT[config.source]
+    images: Any = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
+    return ImageSet(config.source, images, None, images, None)
+
+
+def lower_step(experiment: Experiment) -> jax.stages.Lowered:
+    """The loop's dispatch of one step, traced for the experiment's mesh."""
+    mesh, images = experiment.mesh, experiment.images
+    batch_size = experiment.config.training.batch_size
+    resident = isinstance(images, ImageSet)
+    layout = (resident_layout if resident else streamed_layout)(mesh)
+    fixed: Any = ()
+    batch: Any = step_images(experiment.recipe, images, batch_size)
+    if isinstance(images, ImageSet):
+        shape = (train_count(images), *images.train_images.shape[1:])
+        fixed = jax.ShapeDtypeStruct(shape, jnp.uint8)
+        batch = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    chosen = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), batch
+    )
+    with jax.set_mesh(mesh):
+        state = jax.eval_shape(lambda: assemble.initial_state(experiment))
+        step = assemble.training_step(experiment)
+        dispatch: Any = make_dispatch(step, state, layout, mesh)
+        return dispatch.lower(state, fixed, chosen)
+
+
+def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes on each chip while the step runs: what is donated counts once."""
+    stats: Any = compiled.memory_analysis()
+    uses = {
+        "arguments": stats.argument_size_in_bytes,
+        "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+        "code": stats.generated_code_size_in_bytes,
+    }
+    return {**uses, "total": sum(uses.values())}
+
+
+def _needed(message: str) -> int:
+    """Bytes that a program which does not fit would need; 0 if it is not said."""
+    said = re.search(r"Used ([\d.]+)([KMG]?) of", message)
+    return round(float(said[1]) * _UNITS[said[2]]) if said else 0

@@ -1,0 +1,145 @@
+"""The command as a person runs it; with a compiler for TPUs, where there is one."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+RECIPE = "--config=configs/caco_imagenet.py"
+# An interpreter whose environment has the extra [tpu]; `make tpu` makes one.
+TPU_PYTHON = os.environ.get("CACO_TPU_PYTHON")
+needs_libtpu = pytest.mark.skipif(
+    TPU_PYTHON is None,
+    reason="no compiler for TPUs: run `make tpu` and set CACO_TPU_PYTHON to its python",
+)
+
+
+def run(*flags, python=sys.executable):
+    """The command in a process of its own, on no TPU."""
+    hidden = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR")
+    return subprocess.run(
+        [python, "-m", "experiments.compile_for_pod", *flags],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name not in hidden},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+
+
+def refusal(*flags, python=sys.executable):
+    done = run(*flags, python=python)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    return done.stderr.strip()
+
+
+def test_help():
+    done = run("--help")
+    assert done.returncode == 0
+    assert "--sweep_topologies" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (
+            (RECIPE,),
+            "error: one of the arguments --topology --sweep_topologies is required; "
+            "see --help",
+        ),
+        (
+            (RECIPE, "--topology=v5e:4x4", "--scale_batch"),
+            "error: --scale_batch: want --sweep_topologies, got --topology",
+        ),
+        (
+            ("--config=absent.py", "--topology=v5e:4x4"),
+            "error: --config: want the path of a recipe such as "
+            "configs/caco_digits.py, got absent.py: no such file",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(flags, line):
+    assert refusal(*flags) == line
+
+
+@pytest.mark.skipif(TPU_PYTHON == sys.executable, reason="this environment has libtpu")
+def test_libtpu_missing():
+    assert refusal(RECIPE, "--topology=v5e:4x4") == (
+        "error: --topology: want libtpu, which compiles for TPUs, got an environment "
+        "without it; pip install 'caco_jax[tpu]'"
+    )
+
+
+@needs_libtpu
+def test_a_slice_that_libtpu_does_not_know():
+    line = refusal(RECIPE, "--sweep_topologies=v5e:4x4,v5e:3x5", python=TPU_PYTHON)
+    start, _, known = line.partition("one of ")
+    assert start == "error: --sweep_topologies: want CHIP:SHAPE, "
+    known, _, got = known.partition("; ")
+    assert got == "got 'v5e:3x5'"
+    assert {"v4:4x4x4", "v5e:4x4", "v5e:16x16", "v5p:2x2x1", "v6e:8x8"} <= set(
+        known.split(", ")
+    )
+
+
+@needs_libtpu
+def test_a_batch_that_the_slice_does_not_divide():
+    flags = ("--topology=v5e:8x8", "--config.training.batch_size=100")
+    assert refusal(RECIPE, *flags, python=TPU_PYTHON) == (
+        "error: config.training.batch_size: want a multiple of the 64 devices, got 100"
+    )
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_the_imagenet_recipe_with_a_large_bank_on_sixteen_chips(tmp_path):
+    """A million entries fit, and the bank game's traffic does not know of them."""
+    out = tmp_path / "report.json"
+    batch, bank, dim = 2048, 1_048_576, 256
+    done = run(
+        RECIPE,
+        "--topology=v5e:4x4",
+        f"--config.training.batch_size={batch}",
+        f"--config.method.bank_size={bank}",
+        "--config.encoder.dtype=bfloat16",
+        f"--out={out}",
+        python=TPU_PYTHON,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert (report["topology"], report["chips"]) == ("v5e:4x4", 16)
+    assert (report["batch_size"], report["bank_size"]) == (batch, bank)
+    assert report["embedding_dim"] == dim
+
+    assert report["fits"]
+    assert report["memory_bytes"]["total"] < 16 * 2**30
+    assert report["loops_of_unknown_length"] == []
+    # Queries and keys of both views: four matrices of [N, D] float32.
+    four_views = 4 * batch * dim * 4
+    assert 1.4 * four_views < report["sent_bytes"]["game"] <= 2.5 * four_views
+    assert all(bank // 16 not in row["shape"] for row in report["collectives"])
+    # All weights of the encoder and its projector, once.
+    weights = sum(
+        row["payload_bytes"]
+        for row in report["collectives"]
+        if row["part"] == "encoder gradient"
+    )
+    assert 4 * 32.3e6 < weights < 4 * 32.4e6
+    # ResNet-50: 4.1 GFLOP an image forward, twice that for each multiplication with
+    # its addition; the online encoder goes forward and back, the target forward.
+    encoder = report["work"]["encoder"], report["work"]["encoder gradient"]
+    per_view = sum(part["flops"] for part in encoder) / (2 * batch / 16)
+    assert per_view == pytest.approx(4 * 2 * 4.1e9, rel=0.05)
+    # Scores: once for the positives; with their products, twice for loss and move.
+    assert report["work"]["game"]["flops"] == pytest.approx(
+        5 * 2 * (2 * batch) * (bank / 16) * dim, rel=0.01
+    )
+    assert report["seconds"]["step"] > 0
+    assert (
+        f"fits: {report['memory_bytes']['total'] / 2**30:.2f} of 16 GiB" in done.stdout
+    )
