@@ -1,23 +1,35 @@
-"""Times the augmentation on the device, beside a loop over images by Pillow.
+"""Times what happens to images, beside a loop over them by Pillow.
 
     python -m experiments.benchmarks.data [--out=FILE.json] [--smoke]
 
-Two views of 256 images of 32×32, as training makes them: ours in one compiled call on
-all cores, Pillow's on one core, doing the same operations in the same run. Also the
-processor's seconds, which say what a core does however busy the others are.
+On the device: two views of 256 images of 32×32, as training makes them: ours in one
+compiled call on all cores, Pillow's on one core, doing the same operations in the same
+run. Also the processor's seconds, which say what a core does however busy the others
+are.
+
+On the host: photographs of 500×375 as JPEG, decoded, randomly cropped and resized to
+224×224 on one core, beside Pillow's decoding, cropping and resizing as torchvision
+does it. With one crop of each decoded image, and with two, as training wants them.
 """
 
 import argparse
+import contextlib
+import functools
+import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+from sklearn import datasets
 
+from caco_jax.data.decode import CropSpec, random_resized_crops
 from caco_jax.data.recipe import PhotoView, Recipe
+from caco_jax.data.records import Record
 from caco_jax.data.sources import make_fake_set
 from caco_jax.data.views import VIEWS, make_views
 from experiments.benchmarks import pillow_views, timing
@@ -26,6 +38,11 @@ RECIPES: dict[str, dict[str, Any]] = {  # blurring or not
     "simclr": {"size_pixels": 32, "crop_scale": (0.08, 1.0)},
     "cifar": {"size_pixels": 32},
 }
+CROP = CropSpec(224, (0.08, 1.0), (3 / 4, 4 / 3))  # torchvision's defaults
+CROPS = {"one crop": 1, "two crops": 2}  # of each image
+VERSIONS = ("jax", "jaxlib", "numpy", "pillow", "opencv-python-headless")
+PHOTO_SIZE = (500, 375)
+JPEG_QUALITY = 90
 
 
 def main() -> None:
@@ -39,11 +56,12 @@ def main() -> None:
     )
     figures = {
         "settings": {**vars(options), "batch": batch, "runs": runs},
-        "machine": timing.machine(("jax", "jaxlib", "numpy", "pillow")),
+        "machine": timing.machine(VERSIONS),
         "augmentation": {
             name: compare(VIEWS[name](**fields), images, runs=runs, name=name)
             for name, fields in RECIPES.items()
         },
+        "decoding": decoding(count=2 if options.smoke else 32, runs=runs),
     }
     if options.out:
         timing.write_json(options.out, figures)
@@ -108,6 +126,91 @@ def pillow_loop(recipe: Recipe, images: np.ndarray) -> Callable[[], object]:
 
     photo_views = [view for view in recipe.views if isinstance(view, PhotoView)]
     return lambda: [make(view) for view in photo_views]
+
+
+def decoding(*, count: int, runs: int) -> dict[str, Any]:
+    """Times the host's part on one core, ours and Pillow's, and prints it.
+
+    Args:
+        count: photographs.
+        runs: timed runs of each.
+    """
+    records = photographs(count)
+    size = sum(len(record.encoded) for record in records) / count
+    print(f"{count} JPEGs of {PHOTO_SIZE[0]}x{PHOTO_SIZE[1]}, {size / 1e3:.0f} kB each")
+    candidates = {}
+    for name, crops in CROPS.items():
+        candidates[f"{name}: ours"] = functools.partial(our_crops, records, crops)
+        candidates[f"{name}: Pillow"] = functools.partial(pillow_crops, records, crops)
+    with one_thread():
+        timings = timing.alternate(candidates, runs=runs)
+    print(timing.table(timings))
+    figures: dict[str, Any] = {"seconds": timings, "mean_bytes": size}
+    for name in CROPS:
+        ours, pillow = timings[f"{name}: ours"], timings[f"{name}: Pillow"]
+        figures[name] = {
+            "images_per_second": count / ours.median,
+            "images_per_second_of_pillow": count / pillow.median,
+            "times_pillow": pillow.median / ours.median,
+        }
+        print(
+            f"{name} of an image: {count / ours.median:,.0f} images/s a core, "
+            f"{pillow.median / ours.median:.2f} times Pillow's "
+            f"{count / pillow.median:,.0f}"
+        )
+    return figures
+
+
+def photographs(count: int) -> list[Record]:
+    """Pieces of scikit-learn's two photographs, as JPEG."""
+    rng = np.random.default_rng(0)
+    whole = [Image.fromarray(image) for image in datasets.load_sample_images().images]
+    width, height = PHOTO_SIZE
+    records = []
+    for index in range(count):
+        photo = whole[index % 2]
+        left = int(rng.integers(0, photo.width - width + 1))
+        top = int(rng.integers(0, photo.height - height + 1))
+        file = io.BytesIO()
+        piece = photo.crop((left, top, left + width, top + height))
+        piece.save(file, "JPEG", quality=JPEG_QUALITY)
+        records.append(Record(file.getvalue(), -1, f"photograph {index}"))
+    return records
+
+
+def our_crops(records: list[Record], crops: int) -> list[np.ndarray]:
+    """Crops of each record as workers make them."""
+    made = []
+    for index, record in enumerate(records):
+        rng = np.random.default_rng(index)
+        made += random_resized_crops(rng, record, [CROP] * crops)
+    return made
+
+
+def pillow_crops(records: list[Record], crops: int) -> list[np.ndarray]:
+    """The same by Pillow, as torchvision does it."""
+    made = []
+    for index, record in enumerate(records):
+        rng = np.random.default_rng(index)
+        photo = Image.open(io.BytesIO(record.encoded)).convert("RGB")
+        for _ in range(crops):
+            box = pillow_views.draw_crop(
+                rng, photo.height, photo.width, CROP.scale_range, CROP.aspect_range
+            )
+            crop = pillow_views.crop_and_resize(photo, box, CROP.size_pixels)
+            made.append(np.asarray(crop))
+    return made
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps OpenCV to one core, as in a worker process."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def processor_seconds(call: Callable[[], object], *, runs: int) -> float:

@@ -35,6 +35,15 @@ def test_smoke_run_writes_its_figures(tmp_path):
         np.testing.assert_allclose(compared["times_pillow"], ratio)
         rate = 2 * 16 / seconds["ours"]
         np.testing.assert_allclose(compared["views_per_second"]["ours"], rate)
+    decoding = figures["decoding"]
+    for name in data.CROPS:
+        compared = decoding[name]
+        ours, pillow = (
+            decoding["seconds"][f"{name}: {side}"]["median"]
+            for side in ("ours", "Pillow")
+        )
+        np.testing.assert_allclose(compared["times_pillow"], pillow / ours)
+        np.testing.assert_allclose(compared["images_per_second"], 2 / ours)
 
 
 def test_both_sides_make_views_of_one_distribution():
@@ -49,3 +58,14 @@ def test_both_sides_make_views_of_one_distribution():
         a, b = moment(ours, axis=1), moment(pillow, axis=1)  # [1024, 3]
         error = np.hypot(a.std(axis=0), b.std(axis=0)) / np.sqrt(1024)
         assert np.all(np.abs(a.mean(axis=0) - b.mean(axis=0)) < 4 * error)
+
+
+def test_both_sides_cut_the_same_pieces():
+    """From the same generator, box for box."""
+    records = data.photographs(4)
+    ours, pillow = data.our_crops(records, 2), data.pillow_crops(records, 2)
+    assert len(ours) == len(pillow) == 8
+    for crop, expected in zip(ours, pillow, strict=True):
+        assert crop.shape == expected.shape == (224, 224, 3)
+        # The second crop's box too: both generators are drawn from alike.
+        assert np.abs(crop.astype(int) - expected).mean() <= 1
