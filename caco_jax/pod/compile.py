@@ -34,7 +34,7 @@ class Compiled(NamedTuple):
         memory: bytes on each chip, by use; where it does not fit, what the compiler
             says it would need.
         cost: XLA's own analysis of the work; it counts the body of a loop once.
-        seconds: that compiling took.
+        seconds: that tracing and compiling took.
     """
 
     text: str | None
@@ -60,10 +60,9 @@ def compile_step(config: ExperimentConfig, where: Slice) -> Compiled:
     cached = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     absent = where.devices[0] not in jax.devices()
     jax.config.update("jax_enable_compilation_cache", cached and not absent)
+    begun = time.perf_counter()
     try:
-        lowered = lower_step(experiment)
-        begun = time.perf_counter()
-        compiled = lowered.compile()
+        compiled = lower_step(experiment).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -123,6 +122,9 @@ def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def _needed(message: str) -> int:
-    """Bytes that a program which does not fit would need; 0 if it is not said."""
-    said = re.search(r"Used ([\d.]+)([KMG]?) of", message)
+    """Bytes that a program which does not fit would need; 0 if it is not said.
+
+    libtpu says it in one of two ways, for temporaries alone or for all there is.
+    """
+    said = re.search(r"(?:temporaries \(|Used )([\d.]+)([KMG]?)", message)
     return round(float(said[1]) * _UNITS[said[2]]) if said else 0

@@ -125,13 +125,15 @@ def as_text(report: Mapping[str, Any]) -> str:
 
 
 def _memory_line(report: Mapping[str, Any]) -> str:
-    memory, hbm = report["memory_bytes"], report["chip"]["hbm_bytes"]
-    uses = ", ".join(
-        f"{use} {size / GIB:.2f}" for use, size in memory.items() if use != "total"
-    )
+    memory = {use: size / GIB for use, size in report["memory_bytes"].items()}
+    total = memory.pop("total")
+    hbm = f"{report['chip']['hbm_bytes'] / GIB:.0f} GiB a chip"
+    if not memory:
+        needs = f", which needs {total:.2f} or more" if total else ""
+        return f"does not fit in {hbm}{needs}"
+    uses = ", ".join(f"{use} {size:.2f}" for use, size in memory.items())
     verdict = "fits" if report["fits"] else "does not fit"
-    share = f"{memory['total'] / GIB:.2f} of {hbm / GIB:.0f} GiB a chip"
-    return f"{verdict}: {share}" + (f" ({uses})" if uses else "")
+    return f"{verdict}: {total:.2f} of {hbm} ({uses})"
 
 
 def _parts_table(report: Mapping[str, Any]) -> list[str]:
@@ -168,7 +170,8 @@ def curve_text(reports: Sequence[Mapping[str, Any]]) -> str:
     ]
     first: float | None = None
     for report in reports:
-        memory = f"{report['memory_bytes']['total'] / GIB:.2f}"
+        least = "" if "seconds" in report else ">= "
+        memory = f"{least}{report['memory_bytes']['total'] / GIB:.2f}"
         place = (report["topology"], f"{report['chips']}", f"{report['batch_size']:,}")
         if "seconds" not in report:
             table.append((*place, memory, "does not fit", *[""] * 6))

@@ -67,7 +67,7 @@ def test_mistakes_are_one_line(flags, line):
     assert refusal(*flags) == line
 
 
-@pytest.mark.skipif(TPU_PYTHON == sys.executable, reason="this environment has libtpu")
+@pytest.mark.skipif(sys.executable == TPU_PYTHON, reason="libtpu is here")
 def test_libtpu_missing():
     assert refusal(RECIPE, "--topology=v5e:4x4") == (
         "error: --topology: want libtpu, which compiles for TPUs, got an environment "
@@ -134,7 +134,7 @@ def test_the_imagenet_recipe_with_a_large_bank_on_sixteen_chips(tmp_path):
     # its addition; the online encoder goes forward and back, the target forward.
     encoder = report["work"]["encoder"], report["work"]["encoder gradient"]
     per_view = sum(part["flops"] for part in encoder) / (2 * batch / 16)
-    assert per_view == pytest.approx(4 * 2 * 4.1e9, rel=0.05)
+    assert per_view == pytest.approx(4 * 2 * 4.1e9, rel=0.1)
     # Scores: once for the positives; with their products, twice for loss and move.
     assert report["work"]["game"]["flops"] == pytest.approx(
         5 * 2 * (2 * batch) * (bank / 16) * dim, rel=0.01

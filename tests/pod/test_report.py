@@ -119,20 +119,34 @@ def test_a_curve_for_people(reports):
     assert len({len(line) for line in lines[2:]}) == 1
 
 
-def test_what_does_not_fit_is_said(where, monkeypatch):
+@pytest.mark.parametrize(
+    ("message", "gib"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, "
+            "the total memory required for HLO temporaries (95.87G) exceeds available "
+            "HBM (15.75G). HLO module: jit_dispatch.",
+            95.87,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 900.00M "
+            "of 15.75G hbm. Exceeded hbm capacity by 6.75G.",
+            900 / 1024,
+        ),
+        ("RESOURCE_EXHAUSTED: no room.", 0),
+    ],
+)
+def test_what_does_not_fit_is_said(where, monkeypatch, message, gib):
     class Refused:
         def compile(self):
-            raise jax.errors.JaxRuntimeError(
-                "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of "
-                "memory in memory space hbm. Used 22.50G of 15.75G hbm. Exceeded hbm "
-                "capacity by 6.75G."
-            )
+            raise jax.errors.JaxRuntimeError(message)
 
     monkeypatch.setattr(compile, "lower_step", lambda _: Refused())
     one = report.make_report(tiny.config(), where)
     assert not one["fits"]
-    assert one["memory_bytes"] == {"total": 22.5 * 2**30}
-    assert report.as_text(one).endswith("\ndoes not fit: 22.50 of 16 GiB a chip")
+    assert one["memory_bytes"]["total"] == pytest.approx(gib * 2**30)
+    needs = f", which needs {gib:.2f} or more" if gib else ""
+    assert report.as_text(one).endswith(f"\ndoes not fit in 16 GiB a chip{needs}")
 
 
 def test_other_refusals_are_not_hidden(where, monkeypatch):
