@@ -233,11 +233,11 @@ def find_keys(builder: Any, name: str) -> tuple[str, str | None]:
         keys = (key for key in names if isinstance(key, str) and key in features)
         return next((key for key in keys if isinstance(features[key], kind)), None)
 
-    image = first(tfds.features.Image, (*usual[:1], "image", *features))
+    image = first(tfds.features.Image, (*usual[:1], "image", *sorted(features)))
     if image is None:
         raise ValueError(
             f"data.source: tfds:{name} has no images; its features are "
-            f"{', '.join(features)}"
+            f"{', '.join(sorted(features))}"
         )
     return image, first(tfds.features.ClassLabel, (*usual[1:2], "label"))
 
