@@ -233,6 +233,11 @@ class EvaluationConfig:
     """The kNN monitor during pretraining and at its end."""
 
     knn_every_epochs: int = setting(10, allowed=COUNT, doc="epochs")
+    knn_train_images: int = setting(
+        50_000,
+        allowed=COUNT,
+        doc="training images to find neighbours among, at most; spread over the set",
+    )
     knn_neighbours: int = setting(20, allowed=COUNT, doc="k")
     knn_temperature: float = setting(
         0.2, allowed=POSITIVE, doc="a vote weighs exp(cosine / temperature)"

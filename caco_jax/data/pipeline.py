@@ -166,27 +166,34 @@ class CropSource:
 
 
 class CenterSource:
-    """All records of a set in order, as evaluation sees them, in parts.
+    """Records of a set in order, as evaluation sees them, in parts.
 
     Args:
         records: the set.
+        rows: which of them.
         size_pixels: height and width of the crops.
         part_rows: records in a part.
     """
 
-    def __init__(self, records: Records, *, size_pixels: int, part_rows: int) -> None:
+    def __init__(
+        self,
+        records: Records,
+        rows: Int[np.ndarray, " n"],
+        *,
+        size_pixels: int,
+        part_rows: int,
+    ) -> None:
         self._records, self._size_pixels = records, size_pixels
-        self._part_rows = part_rows
+        self._parts = np.array_split(rows, range(part_rows, len(rows), part_rows))
 
     def __len__(self) -> int:
-        return -(-len(self._records) // self._part_rows)
+        return len(self._parts)
 
     def __getitem__(self, index: Any) -> Centers:
-        first = int(index) * self._part_rows
         size = self._size_pixels
         images, labels = [], []
         bad: list[Bad] = []
-        for row in range(first, min(first + self._part_rows, len(self._records))):
+        for row in self._parts[int(index)].tolist():
             try:
                 record = self._records[row]
                 images.append(center_crop(record, size_pixels=size))

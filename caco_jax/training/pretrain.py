@@ -116,7 +116,11 @@ class _Run:
         self.bad = count_bad(experiment)
         self.features = None
         if experiment.images.has_labels:
-            self.features = make_network_features(experiment, bad=self.bad)
+            self.features = make_network_features(
+                experiment,
+                bad=self.bad,
+                most_train=experiment.config.evaluation.knn_train_images,
+            )
 
     def to_the_end(self) -> dict[str, Any]:
         try:

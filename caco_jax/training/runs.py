@@ -92,7 +92,10 @@ Part = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
 def make_network_features(
-    experiment: Experiment, *, bad: BadImages | None = None
+    experiment: Experiment,
+    *,
+    bad: BadImages | None = None,
+    most_train: int | None = None,
 ) -> Callable[[Network], tuple[Split, Split]]:
     """A function of a network: backbone features of training and held-out images.
 
@@ -103,6 +106,7 @@ def make_network_features(
         experiment: the run, for its images and its encoder.
         bad: counts the unreadable training images of a streamed set, together with
             whoever else reads them; None: anew.
+        most_train: training images at most, spread evenly over the set; None: all.
 
     Raises:
         UserError: the images have no labels to evaluate with.
@@ -112,7 +116,7 @@ def make_network_features(
             f"{experiment.images.name} has no labels: there is nothing to evaluate"
         )
     features = make_features(experiment.encoder, evaluation_view(experiment.recipe))
-    parts = _parts(experiment, bad)
+    parts = _parts(experiment, bad, most_train)
 
     def of_network(network: Network) -> tuple[Split, Split]:
         def of_pixels(pixels: np.ndarray) -> np.ndarray:
@@ -136,42 +140,53 @@ def pixel_features(experiment: Experiment) -> tuple[Split, Split]:
     def of_pixels(pixels: np.ndarray) -> np.ndarray:
         return (pixels / 255.0).astype(np.float32).reshape(len(pixels), -1)
 
-    train, test = (_split(part, of_pixels) for part in _parts(experiment, None))
+    train, test = (_split(part, of_pixels) for part in _parts(experiment))
     return train, test
 
 
-def _parts(experiment: Experiment, bad: BadImages | None) -> tuple[Part, Part]:
+def _parts(
+    experiment: Experiment,
+    bad: BadImages | None = None,
+    most_train: int | None = None,
+) -> tuple[Part, Part]:
     """The training and the held-out part of a labelled set."""
     images = experiment.images
     if isinstance(images, ImageSet):
+        rows = _spread_rows(len(images.train_images), most_train)
         return (
-            functools.partial(_whole, images.train_images, images.train_labels),
-            functools.partial(_whole, images.test_images, images.test_labels),
+            functools.partial(_chosen, images.train_images, images.train_labels, rows),
+            functools.partial(_chosen, images.test_images, images.test_labels),
         )
     learn, judge = images.evaluation_train, images.test
     assert judge is not None
     share = experiment.config.data.bad_image_share
     if bad is None or learn is not images.train:
         bad = BadImages(images.name, count=len(learn), share=share)
-    held_out = f"{images.name}, held out"
+    held_out = BadImages(f"{images.name}, held out", count=len(judge), share=share)
     size_pixels = max(photo_sizes(experiment.recipe))
     return (
-        _streamed(learn, size_pixels, bad),
-        _streamed(
-            judge, size_pixels, BadImages(held_out, count=len(judge), share=share)
-        ),
+        _streamed(learn, _spread_rows(len(learn), most_train), size_pixels, bad),
+        _streamed(judge, np.arange(len(judge)), size_pixels, held_out),
     )
 
 
-def _whole(
-    images: np.ndarray, labels: np.ndarray | None
+def _spread_rows(count: int, at_most: int | None) -> np.ndarray:
+    """So many of `count` rows, evenly spread; all of them if they are no more."""
+    wanted = count if at_most is None else min(count, at_most)
+    return np.linspace(0, count - 1, wanted).round().astype(int)
+
+
+def _chosen(
+    images: np.ndarray, labels: np.ndarray | None, rows: Any = slice(None)
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     assert labels is not None
-    yield images, labels
+    yield images[rows], labels[rows]
 
 
-def _streamed(records: Records, size_pixels: int, bad: BadImages) -> Part:
-    source = CenterSource(records, size_pixels=size_pixels, part_rows=_BATCH_ROWS)
+def _streamed(
+    records: Records, rows: np.ndarray, size_pixels: int, bad: BadImages
+) -> Part:
+    source = CenterSource(records, rows, size_pixels=size_pixels, part_rows=_BATCH_ROWS)
 
     def part() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         # Threads, for they start at once: decoding and scaling do not hold the lock.
@@ -186,6 +201,10 @@ def _streamed(records: Records, size_pixels: int, bad: BadImages) -> Part:
 
 def _split(part: Part, features: Callable[[np.ndarray], np.ndarray]) -> Split:
     pieces = [(features(pixels), labels) for pixels, labels in part()]
+    if not pieces:
+        raise UserError(
+            "config.data.source: want images to evaluate with, none can be read"
+        )
     columns = zip(*pieces, strict=True)
     return Split(*(jnp.asarray(np.concatenate(rows)) for rows in columns))
 

@@ -261,7 +261,8 @@ def test_evaluation_sees_every_readable_picture_once_in_order(folder, records):
     labels = np.arange(COUNT, dtype=np.int32)
     paths = [f"{index}.jpg" for index in range(COUNT)]
     labelled = FolderRecords(folder, paths, labels)
-    with stream(CenterSource(labelled, size_pixels=6, part_rows=8)) as parts:
+    source = CenterSource(labelled, labels, size_pixels=6, part_rows=8)
+    with stream(source) as parts:
         parts = list(parts)
     assert [len(part.labels) for part in parts] == [7, 8, 4]
     assert [bad.row for part in parts for bad in part.bad] == [BROKEN]
@@ -272,9 +273,16 @@ def test_evaluation_sees_every_readable_picture_once_in_order(folder, records):
         np.testing.assert_array_equal(image, center_crop(records[row], size_pixels=6))
 
 
+def test_evaluation_can_be_of_some_rows(records):
+    source = CenterSource(records, np.array([1, 5, 19]), size_pixels=6, part_rows=2)
+    images = np.concatenate([source[part].images for part in range(len(source))])
+    for row, image in zip([1, 5, 19], images, strict=True):
+        np.testing.assert_array_equal(image, center_crop(records[row], size_pixels=6))
+
+
 def test_a_part_without_a_readable_picture_is_empty(tmp_path):
     records = picture_records(tmp_path, 2, broken=[0, 1])
-    part = CenterSource(records, size_pixels=6, part_rows=2)[0]
+    part = CenterSource(records, np.arange(2), size_pixels=6, part_rows=2)[0]
     assert part.images.shape == (0, 6, 6, 3)
     assert len(part.bad) == 2
 

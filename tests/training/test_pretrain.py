@@ -331,6 +331,29 @@ def test_features_are_of_all_images_in_order_with_their_labels(whole):
     np.testing.assert_allclose(test.features, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("at_most, rows", [(3, [0, 24, 47]), (48, range(48))])
+def test_the_monitor_looks_at_training_images_from_all_over(whole, at_most, rows):
+    loaded = runs.load_run(whole.files.path)
+    every, held_out = runs.make_network_features(loaded.experiment)(loaded.network)
+    some, same = runs.make_network_features(loaded.experiment, most_train=at_most)(
+        loaded.network
+    )
+    chosen = np.array(rows)
+    np.testing.assert_array_equal(some.labels, every.labels[chosen])
+    np.testing.assert_allclose(some.features, every.features[chosen], rtol=1e-5)
+    np.testing.assert_array_equal(same.labels, held_out.labels)
+
+
+def test_a_streamed_set_without_a_readable_image_to_judge_by_says_so(tmp_path):
+    source = folder_of(tmp_path / "pictures" / "train")
+    write_pictures(tmp_path / "pictures" / "test" / "cat", 1, broken=[0])
+    config = tiny.config(
+        **STREAMED, data__source=source.removesuffix("/train"), data__test_split="test"
+    )
+    with pytest.raises(UserError, match="want images to evaluate with, none can be"):
+        pretrain.pretrain(config, tmp_path / "run")
+
+
 def test_raw_pixels_are_features_too(whole):
     loaded = runs.load_run(whole.files.path)
     train, test = runs.pixel_features(loaded.experiment)
