@@ -12,7 +12,12 @@ RUN := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/xla $(BIN)/python
 # TensorFlow builds data sets and nothing else: it has an environment of its own.
 PREPARE := $(VENV)-prepare
 
-.PHONY: demo test prepare lint bench clean
+# libtpu compiles for TPUs that are not there. JAX would look for one wherever it finds
+# libtpu: so that is beside the environment above, which it sees, and not in it.
+TPU := $(VENV)-tpu
+SITE := lib/python$(VERSION)/site-packages
+
+.PHONY: demo test prepare tpu lint bench clean
 
 # Fewer arenas: glibc would keep a few hundred megabytes of freed compiler memory.
 demo: $(VENV)/installed
@@ -20,10 +25,14 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(if $(wildcard $(PREPARE)/installed),CACO_PREPARE_PYTHON=$(CURDIR)/$(PREPARE)/bin/python) \
+	$(if $(wildcard $(TPU)/installed),CACO_TPU_PYTHON=$(CURDIR)/$(TPU)/bin/python) \
 	$(RUN) -m pytest -n auto --dist loadgroup $(TESTS)
 
 prepare: $(PREPARE)/installed
 	@echo "$(PREPARE)/bin/python -m experiments.prepare_dataset prepares data sets"
+
+tpu: $(TPU)/installed
+	@echo "$(TPU)/bin/python -m experiments.compile_for_pod compiles for TPUs that are not there"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -46,6 +55,12 @@ $(VENV)/installed-dev: $(VENV)/installed
 $(PREPARE)/installed: setup.cfg
 	$(PYTHON) -m venv $(PREPARE)
 	$(PREPARE)/bin/pip install --quiet --disable-pip-version-check --editable '.[prepare]'
+	touch $@
+
+$(TPU)/installed: $(VENV)/installed
+	$(PYTHON) -m venv $(TPU)
+	echo "import site; site.addsitedir('$(CURDIR)/$(VENV)/$(SITE)')" > $(TPU)/$(SITE)/beside.pth
+	$(TPU)/bin/pip install --quiet --disable-pip-version-check 'jax[tpu]>=0.10.2'
 	touch $@
 
 clean:
