@@ -7,7 +7,7 @@ each runs.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 _BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
@@ -181,21 +181,6 @@ def executions(program: Program) -> dict[str, int]:
             for called in instruction.called:
                 times[called] += times[name] * turns
     return times
-
-
-def loops(program: Program) -> Iterator[tuple[Instruction, int]]:
-    """Every `while` that runs, and how often its body does in all."""
-    times = executions(program)
-    for name, computation in program.computations.items():
-        for instruction in computation.values():
-            if instruction.opcode == "while" and times[name]:
-                turns = trip_count(program, instruction) or 1
-                yield instruction, times[name] * turns
-
-
-def body(program: Program, loop: Instruction) -> Computation:
-    """The computation that a `while` repeats."""
-    return program.computations[loop.called[0]]
 
 
 def origin(
