@@ -91,10 +91,11 @@ def learn(
 
 
 def spread(rows: Iterable[dict[str, Any]], measure: str) -> str:
-    """Mean and standard deviation over seeds, in per cent."""
+    """Mean and, of several seeds, standard deviation in per cent."""
     values = [100 * row[measure] for row in rows]
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
