@@ -1,5 +1,6 @@
 """Figures of a run, as PNG files."""
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +8,33 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
+from PIL import Image
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 Rows = Sequence[Mapping[str, Any]]
+
+# Okabe and Ito's colours, which colour-blind people can tell apart.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#F0E442",
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes a figure as a small PNG, of 128 colours."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100, format="png")
+    with Image.open(buffer) as image:
+        few = image.convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT)
+        few.save(path, optimize=True)
 
 
 def _curve(axis: Any, rows: Rows, name: str, label: str) -> None:

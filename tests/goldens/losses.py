@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from caco_jax import losses
+from caco_jax.analysis.covariance import covariances
 from caco_jax.losses import alpha_published, contrast
 
 
@@ -209,39 +210,19 @@ def alpha_l2_reg(case, dtype):
 
 
 def contrastive_covariance(case, dtype):
-    f1, f2, x1, x2 = (
-        jnp.asarray(case[f"in_{n}"], dtype) for n in ("f1", "f2", "x1", "x2")
+    x1, x2, f1, f2 = (
+        jnp.asarray(case[f"in_{n}"], dtype) for n in ("x1", "x2", "f1", "f2")
     )
-    unit = alpha_published.unit_without_projection
-
-    def per_length(x, f):
-        length = jnp.linalg.norm(f, axis=1, keepdims=True)
-        return x / (length + alpha_published.LENGTH_OFFSET)
-
-    def plain(y1, y2, weights):
-        pair, own = weights
-        inter = losses.inter_covariance(y1, pair)
-        return inter, losses.intra_covariance(y1, y2, own)
+    names = {"regular": "regular", "no_proj": "no_proj_patched", "no_l2": "no_l2"}
 
     def setting(temperature):
-        of_unit, of_raw = (
-            alpha_published.published_pair_weights(f, temperature=temperature)
-            for f in (unit(f1), f1)
-        )
-        projected = alpha_published.published_projected_covariances(
-            per_length(x1, f1), per_length(x2, f2), unit(f1), unit(f2), of_unit
-        )
-        no_projection = plain(per_length(x1, f1), per_length(x2, f2), of_unit)
-        variants = {
-            "regular": (*of_unit, *projected),
-            "no_proj_patched": (*of_unit, *no_projection),
-            "no_l2": (*of_raw, *plain(x1, x2, of_raw)),
-        }
-        parts = ("A", "B", "C_inter", "C_intra")
+        found = covariances(x1, x2, f1, f2, temperature=temperature)
         return {
-            f"out_{part}_{variant}": array
-            for variant, arrays in variants.items()
-            for part, array in zip(parts, arrays, strict=True)
+            f"out_{part}_{names[variant]}": array
+            for variant, arrays in found.items()
+            for part, array in zip(
+                ("A", "B", "C_inter", "C_intra"), arrays, strict=True
+            )
         }
 
     return _stack([setting(t) for t in case["hp_temperature"].tolist()])

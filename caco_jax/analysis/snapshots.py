@@ -1,0 +1,266 @@
+"""A run's checkpoints, networks and batches as plain arrays and functions."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from caco_jax.config import experiment_config
+from caco_jax.data.sources import ImageSet
+from caco_jax.data.views import make_views
+from caco_jax.evaluation.features import extract_features
+from caco_jax.losses import l2_normalize
+from caco_jax.methods.method import Network
+from caco_jax.nets.encoder import Encoder
+from caco_jax.schema import UserError
+from caco_jax.training.assemble import Experiment, assemble, evaluation_view
+from caco_jax.training.checkpoints import Checkpoints, Workdir
+from caco_jax.training.runs import restore_latest
+from caco_jax.training.state import TrainState
+
+PyTree = Any
+# parameters, normalised images [N, H, W, C] -> unit embeddings [N, D]
+Embed = Callable[[PyTree, Array], Float[Array, "n d"]]
+
+
+class Batch(NamedTuple):
+    """Views of the same images.
+
+    Attributes:
+        views: one array [N, H, W, C] a view, normalised.
+        labels: [N] classes, or None where the images have none.
+        rows: [N] where the images are among the training images.
+    """
+
+    views: tuple[Float[Array, "n h w c"], ...]
+    labels: Int[np.ndarray, " n"] | None
+    rows: Int[np.ndarray, " n"]
+
+
+class Memory(NamedTuple):
+    """What queries are told from beside their batch.
+
+    Attributes:
+        name: "bank" (a player) or "queue" (past keys).
+        rows: [K, D], raw rows.
+        ages: [K] steps since each row was written, for a queue; None for a bank.
+    """
+
+    name: str
+    rows: Float[Array, "k d"]
+    ages: Int[np.ndarray, " k"] | None
+
+
+class _Snapshot(Checkpoints):
+    """Checkpoints whose newest is a chosen one."""
+
+    def __init__(self, files: Workdir, step: int) -> None:
+        super().__init__(files)
+        self._step = step
+
+    def latest_step(self) -> int:
+        return self._step
+
+
+def saved_steps(files: Workdir) -> list[int]:
+    """Steps of the checkpoints that a run kept, oldest first."""
+    if not files.checkpoints.is_dir():
+        return []
+    names = (entry.name for entry in files.checkpoints.iterdir())
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def read_experiment(workdir: str | os.PathLike) -> tuple[Workdir, Experiment]:
+    """A run's files and parts, without a state.
+
+    Raises:
+        UserError: there is no run, it saved nothing yet, or its images are not in
+            memory.
+    """
+    files = Workdir(workdir)
+    experiment = assemble(experiment_config(files.read_config()))
+    in_memory(experiment)
+    if not saved_steps(files):
+        raise UserError(
+            f"--workdir: {files.path} has no checkpoint yet; let experiments.pretrain "
+            "run to its first one"
+        )
+    return files, experiment
+
+
+def in_memory(experiment: Experiment) -> ImageSet:
+    """A run's images, all of them as arrays.
+
+    Raises:
+        UserError: they are too many for that.
+    """
+    if not isinstance(experiment.images, ImageSet):
+        raise UserError(
+            "--workdir: want a run on images that fit in memory, those of "
+            f"{experiment.images.name} are read by the record"
+        )
+    return experiment.images
+
+
+def read_state(files: Workdir, experiment: Experiment, *, step: int) -> TrainState:
+    """The state of one checkpoint, as arrays of the host."""
+    with _Snapshot(files, step) as checkpoints:
+        return jax.device_get(restore_latest(experiment, checkpoints))
+
+
+def read_states(files: Workdir, experiment: Experiment) -> Iterator[TrainState]:
+    """The states of all kept checkpoints, oldest first, one at a time."""
+    for step in saved_steps(files):
+        yield read_state(files, experiment, step=step)
+
+
+def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
+    """The floats of a tree in another precision, on the default device."""
+
+    def one(leaf: Any) -> Array:
+        leaf = np.asarray(leaf)
+        floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(leaf, dtype if floats else leaf.dtype)
+
+    return jax.tree.map(one, tree)
+
+
+def draw_batch(
+    experiment: Experiment, *, size: int, seed: int = 0, dtype: DTypeLike = jnp.float32
+) -> Batch:
+    """Views of training images, sorted by class where the images have labels.
+
+    Args:
+        experiment: the run.
+        size: images, at least 2: one image has no negatives.
+        seed: chooses the images and draws the views.
+        dtype: of the views.
+
+    Raises:
+        ValueError: fewer than two images, or more than there are.
+    """
+    images = in_memory(experiment)
+    count = len(images.train_images)
+    if not 2 <= size <= count:
+        raise ValueError(
+            f"want 2 to {count} images (one image has no negatives), got {size}"
+        )
+    rows = np.random.default_rng(seed).permutation(count)[:size]
+    labels = images.train_labels
+    if labels is not None:
+        rows = rows[np.argsort(labels[rows], kind="stable")]
+        labels = labels[rows]
+    views = jax.jit(make_views(experiment.recipe, dtype=dtype))(
+        jax.random.key(seed), jnp.asarray(images.train_images[rows])
+    )
+    return Batch(views, labels, rows)
+
+
+def make_embed(encoder: Encoder, stats: PyTree, *, dtype: DTypeLike) -> Embed:
+    """The encoder in train mode, as a function of its parameters.
+
+    Args:
+        encoder: of a run.
+        stats: its BatchNorm statistics, which train mode does not read.
+        dtype: of the computation, whatever the run's.
+    """
+    parts = (encoder.backbone, encoder.projector)
+    precise = Encoder(*(part.clone(dtype=dtype) for part in parts))
+    return _train_mode(precise, cast(stats, dtype))
+
+
+def _train_mode(encoder: nn.Module, stats: PyTree) -> Embed:
+    def embed(params: PyTree, images: Array) -> Float[Array, "n d"]:
+        variables = {"params": params, "batch_stats": stats}
+        rows, _ = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
+        return l2_normalize(rows)
+
+    return embed
+
+
+def _evaluation_mode(encoder: nn.Module) -> Callable[..., Float[Array, "n d"]]:
+    def embed(params: PyTree, stats: PyTree, images: Array) -> Float[Array, "n d"]:
+        variables = {"params": params, "batch_stats": stats}
+        rows: Any = encoder.apply(variables, images, train=False)
+        return l2_normalize(rows)
+
+    return embed
+
+
+def encode_pairs(
+    experiment: Experiment, state: TrainState, batch: Batch
+) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+    """Queries of the first views and keys of the second, with running statistics.
+
+    Keys are the target encoder's, or the online one's where there is no target.
+    """
+    online = Network(state.players["encoder"], state.stats)
+    networks = (online, online if state.target is None else state.target)
+
+    embed = jax.jit(_evaluation_mode(experiment.encoder))
+    queries, keys = (
+        embed(network.params, network.stats, view)
+        for network, view in zip(networks, batch.views[:2], strict=True)
+    )
+    return queries, keys
+
+
+def make_readout(
+    experiment: Experiment,
+) -> Callable[[PyTree, PyTree], Float[np.ndarray, "m d"]]:
+    """A function of (params, stats): unit embeddings of all training images.
+
+    As evaluation sees them: running statistics, images that are not augmented.
+    """
+    preprocess = evaluation_view(experiment.recipe)
+    pixels = in_memory(experiment).train_images
+
+    encode = _evaluation_mode(experiment.encoder)
+
+    @jax.jit
+    def embed(params: PyTree, stats: PyTree, images: Array) -> Float[Array, "b d"]:
+        return encode(params, stats, preprocess(images))
+
+    return lambda params, stats: extract_features(embed, params, stats, pixels)
+
+
+def memory(experiment: Experiment, state: TrainState) -> Memory:
+    """A state's bank or queue.
+
+    Raises:
+        UserError: its method has neither.
+    """
+    if "bank" in state.players:
+        return Memory("bank", jnp.asarray(state.players["bank"]), None)
+    if isinstance(state.extra, dict) and "queue" in state.extra:
+        queue = jnp.asarray(state.extra["queue"])
+        symmetric = getattr(experiment.config.method, "symmetric", False)
+        per_step = experiment.config.training.batch_size * (2 if symmetric else 1)
+        ages = queue_ages(
+            len(queue), int(state.extra["next_row"]), rows_per_step=per_step
+        )
+        return Memory("queue", queue, np.minimum(ages, int(state.step)))
+    raise UserError(
+        f"--workdir: want a run with a bank or a queue, got {experiment.method.name}, "
+        f"whose players are: {', '.join(sorted(state.players))}; try AdCo, CaCo or MoCo"
+    )
+
+
+def queue_ages(
+    size: int, next_row: int, *, rows_per_step: int
+) -> Int[np.ndarray, " k"]:
+    """Steps since each row of a first-in-first-out queue was written; 0 for the last.
+
+    Args:
+        size: rows K.
+        next_row: the row that is written next, hence the oldest.
+        rows_per_step: how many rows a step writes.
+    """
+    rows_ago = (next_row - 1 - np.arange(size)) % size
+    return rows_ago // rows_per_step
