@@ -342,11 +342,15 @@ def join_steps(
     Raises:
         BadImagesError: too many images are bad.
     """
-    views = []
-    for part in itertools.islice(parts, count):
-        bad.add(part.bad)
-        if not part.views:
-            bad.stop()
-        views.append(part.views)
-    joined = (np.concatenate(alike) for alike in zip(*views, strict=True))
+    chunks = list(itertools.islice(parts, count))
+    unreadable = [failed for chunk in chunks for failed in chunk.bad]
+    joined = []
+    if all(chunk.views for chunk in chunks):
+        views = range(len(chunks[0].views))
+        joined = [np.concatenate([c.views[view] for c in chunks]) for view in views]
+    # They are memory shared with a worker, which a traceback would hold on to.
+    del chunks
+    bad.add(unreadable)
+    if not joined:
+        bad.stop()
     return tuple(view.reshape(steps, -1, *view.shape[1:]) for view in joined)

@@ -127,12 +127,17 @@ class _Run:
             return self._train()
         except BadImagesError as error:
             raise UserError(
-                f"{error}; all are listed in {self.files.bad_images_file}"
+                f"{error}; all are listed in {self._bad_images_file()}"
             ) from None
         finally:
             if self.bad:
                 lines = "".join(f"{line}\n" for line in self.bad.listing())
-                write_whole(self.files.bad_images_file, lines)
+                write_whole(self._bad_images_file(), lines)
+
+    def _bad_images_file(self) -> pathlib.Path:
+        """Of this process: each reads other images."""
+        file = self.files.bad_images_file
+        return file if leads() else file.with_suffix(f".{jax.process_index()}.txt")
 
     def _train(self) -> dict[str, Any]:
         experiment, config = self.experiment, self.experiment.config
