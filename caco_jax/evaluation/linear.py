@@ -6,7 +6,7 @@ protocol, 100 epochs of SGD under augmentation; do not mix the two up.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -86,7 +86,12 @@ def fit_logistic_regression(
 
 
 def predict(model: LinearModel, features: Float[Array, "b f"]) -> Int[Array, " b"]:
-    """The class with the largest score for each row.
+    """The class with the largest score for each row; see `scores` for errors."""
+    return scores(model, features).argmax(axis=1)
+
+
+def scores(model: LinearModel, features: Float[Array, "b f"]) -> Float[Array, "b c"]:
+    """Scores by class for each row; their softmax are the model's probabilities.
 
     Raises:
         ValueError: the rows are not as long as those that the model was fitted to.
@@ -97,7 +102,7 @@ def predict(model: LinearModel, features: Float[Array, "b f"]) -> Int[Array, " b
             f"{np.shape(features)}"
         )
     values = standardised(checks.as_floats(features), model.mean, model.scale)
-    return winners(model.weights, model.bias, values)
+    return _scores(model.weights, model.bias, values)
 
 
 def accuracy(
@@ -191,27 +196,34 @@ def _scores(
     return jnp.matmul(values, weights, precision="highest") + bias[None]
 
 
-@functools.partial(jax.jit, static_argnames="num_classes")
+def softmax_losses(
+    scores: Float[Array, "m c"], labels: Int[Array, " m"]
+) -> Float[Array, " m"]:
+    """Cross entropies of the classes of rows that have one each."""
+    return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "losses"))
 def minimise(
     values: Float[Array, "m f"],
-    labels: Int[Array, " m"],
+    labels: Int[Array, "m ..."],
     *,
     num_classes: int,
     l2: jax.typing.ArrayLike,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
+    losses: Callable[[jax.Array, jax.Array], jax.Array] = softmax_losses,
 ) -> tuple[Float[Array, "f c"], Float[Array, " c"]]:
     """Weights and bias at the optimum for standardised values; see the fit above.
 
-    Pure, and may be mapped over data or penalties by `jax.vmap`.
+    Pure, and may be mapped over data or penalties by `jax.vmap`. `losses` are those of
+    the rows, of their scores and labels.
     """
 
     def loss(params: tuple[jax.Array, jax.Array]) -> jax.Array:
         weights, bias = params  # [C, F]: its gradient takes a CPU a quarter of [F, C]'s
-        losses = optax.softmax_cross_entropy_with_integer_labels(
-            _scores(weights.T, bias, values), labels
-        )
-        return losses.mean() + l2 / 2 * jnp.sum(weights**2)
+        cost = losses(_scores(weights.T, bias, values), labels).mean()
+        return cost + l2 / 2 * jnp.sum(weights**2)
 
     tx = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)

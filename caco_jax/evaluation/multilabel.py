@@ -1,0 +1,117 @@
+"""The linear probe of images that show several classes at once, as PASCAL VOC's do.
+
+One logistic regression a class, all of them fitted together, judged by the mean of
+their average precisions.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from caco_jax.evaluation import checks, linear
+from caco_jax.evaluation.scores import mean_average_precision
+
+
+def fit_independent(
+    features: Float[Array, "m f"],
+    relevant: Int[Array, "m c"],
+    *,
+    l2: float = linear.L2,
+) -> linear.LinearModel:
+    """One logistic regression for each class, on standardised features, by L-BFGS.
+
+    Minimises the mean over rows of the classes' summed binary cross entropies, plus
+    l2/2·‖weights‖².
+
+    Args:
+        features: [M, F].
+        relevant: [M, C], 1 where the row is of the class.
+        l2: penalty, at least 0.
+
+    Raises:
+        ValueError: the arrays do not fit, an entry is neither 0 nor 1, or the penalty
+            is negative or not finite.
+    """
+    features, relevant = checked(features, relevant)
+    linear.check_penalties(l2)
+    mean, scale = linear.standardiser(features)
+    values = linear.standardised(features, mean, scale)
+    return linear.LinearModel(*_minimise(values, relevant, l2), mean, scale)
+
+
+def choose_l2(
+    features: Float[Array, "m f"],
+    relevant: Int[Array, "m c"],
+    *,
+    grid: Sequence[float] = linear.L2_GRID,
+    held_out: float = 0.2,
+    seed: int = 0,
+) -> linear.L2Choice:
+    """The penalty with the best mean average precision on rows held out.
+
+    See `linear.choose_l2`; the rows here are drawn regardless of their classes.
+    """
+    features, relevant = checked(features, relevant)
+    linear.check_penalties(*grid)
+    order = np.random.default_rng(seed).permutation(len(features))
+    out, rest = np.split(order, [int(held_out * len(order))])
+    if not grid or not len(out) or not len(rest):
+        raise ValueError(
+            f"grid, held_out: want a penalty or more and rows on both sides, got "
+            f"{len(grid)} penalties and {len(out)} of {len(order)} rows held out"
+        )
+    mean, scale = linear.standardiser(features[rest])
+    values = linear.standardised(features, mean, scale)
+    fits = jax.vmap(lambda l2: _minimise(values[rest], relevant[rest], l2))(
+        jnp.asarray(grid, values.dtype)
+    )
+    wanted = np.asarray(relevant[out])
+    found = {}
+    for l2, weights, bias in zip(grid, *fits, strict=True):
+        scores = np.asarray(values[out] @ weights + bias[None])
+        found[float(l2)] = mean_average_precision(scores, wanted)
+    return linear.L2Choice(max(found, key=lambda l2: (found[l2], l2)), found)
+
+
+def checked(
+    features: Float[Array, "m f"], relevant: Int[Array, "m c"]
+) -> tuple[Float[Array, "m f"], Int[Array, "m c"]]:
+    """The arrays on the device, once they are known to fit.
+
+    Raises:
+        ValueError: a shape does not fit, a feature is not finite, or an entry of
+            `relevant` is neither 0 nor 1.
+    """
+    known = np.asarray(relevant)
+    if (
+        np.ndim(features) != 2
+        or known.ndim != 2
+        or 0 in known.shape
+        or len(known) != len(features)
+    ):
+        raise ValueError(
+            "want features [M, F] and labels [M, C], got shapes "
+            f"{np.shape(features)} and {known.shape}"
+        )
+    if not np.isin(known, (0, 1)).all():
+        raise ValueError("labels: want 0 or 1 for each class of a row")
+    return checks.finite_floats(features), jnp.asarray(known.astype(np.int32))
+
+
+def _minimise(
+    values: jax.Array, relevant: jax.Array, l2: jax.typing.ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    return linear.minimise(
+        values, relevant, num_classes=relevant.shape[1], l2=l2, losses=_sigmoid_losses
+    )
+
+
+def _sigmoid_losses(
+    scores: Float[Array, "m c"], relevant: Int[Array, "m c"]
+) -> Float[Array, " m"]:
+    wanted = relevant.astype(scores.dtype)
+    return optax.sigmoid_binary_cross_entropy(scores, wanted).sum(axis=1)
