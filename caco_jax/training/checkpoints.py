@@ -106,6 +106,8 @@ class Workdir:
 
     def rewind_metrics(self, step: int) -> None:
         """Drops the lines after a step, which a resumed run will write again."""
+        if not leads():
+            return
         kept = [row for row in self.read_metrics() if row["step"] <= step]
         write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -116,11 +118,10 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is either whole or not there; the first process does."""
-    if leads():
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(text)
-        unfinished.replace(path)
+    """Writes a file that is either whole or not there."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
 
 
 class Checkpoints:

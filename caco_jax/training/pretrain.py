@@ -161,7 +161,8 @@ class _Run:
             if last or epoch % config.training.checkpoint_every_epochs == 0:
                 summary = _summary(epoch, epoch * steps, before, progress)
                 summary["bad_images"] = max(len(self.bad), before.get("bad_images", 0))
-                write_json(self.files.summary_file, summary)
+                if leads():
+                    write_json(self.files.summary_file, summary)
                 self.checkpoints.save(state)
         return summary
 
