@@ -1,0 +1,247 @@
+"""Many linear heads on the same features, each with its rate and weight decay.
+
+The published ImageNet figures are from SGD under augmentation, with a learning rate
+that someone had to find. Here the candidates train side by side: the backbone, which
+is nearly all of the cost, runs once for all of them.
+"""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from caco_jax.schema import (
+    BELOW_ONE,
+    COUNT,
+    FRACTION,
+    NON_NEGATIVE,
+    POSITIVE,
+    require,
+    setting,
+    validate,
+)
+from caco_jax.training import optimizers, schedules
+
+INITIAL_DEVIATION = 0.01  # of the heads' weights, as the papers' code draws them
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How heads are trained on a frozen backbone; the defaults are CaCo's."""
+
+    optimizer: str = setting("larc", allowed=("sgd", "larc"), doc="of the heads")
+    learning_rates: tuple[float, ...] = setting(
+        (0.4,), allowed=POSITIVE, doc="to try; for the protocol's batch size"
+    )
+    weight_decays: tuple[float, ...] = setting(
+        (0.0,), allowed=NON_NEGATIVE, doc="to try with each of the rates"
+    )
+    momentum: float = setting(0.9, allowed=BELOW_ONE, doc="heavy ball")
+    batch_size: int = setting(4096, allowed=COUNT, doc="images a step")
+    epochs: int = setting(100, allowed=COUNT, doc="of training")
+    schedule: str = setting(
+        "cosine", allowed=("cosine", "steps"), doc="of the rate, by epochs"
+    )
+    final_share: float = setting(
+        0.0, allowed=FRACTION, doc="of the rate that is left at the end of the cosine"
+    )
+    milestones: tuple[float, ...] = setting(
+        (0.6, 0.8),
+        allowed=BELOW_ONE,
+        doc="shares of the epochs, each a tenth of a rate",
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+        for name in ("learning_rates", "weight_decays"):
+            values = getattr(self, name)
+            require(
+                0 < len(values) == len(set(values)),
+                f"{name}: want different numbers, at least one, got {values}",
+            )
+
+
+PRESETS = {
+    # He et al. 2020, arXiv:1911.05722, section 4.1, and its released code.
+    "moco": Protocol("sgd", (30.0,), batch_size=256, schedule="steps"),
+    # Hu et al. 2021, arXiv:2011.08435; its released code ends at a rate of 0.01.
+    "adco": Protocol("sgd", (10.0,), batch_size=256, final_share=0.001),
+    # Wang et al. 2022, arXiv:2203.14370; its released code: 0.025 for 256 images.
+    "caco": Protocol(),
+}
+
+
+class Setting(NamedTuple):
+    """What one head is trained with."""
+
+    learning_rate: float
+    weight_decay: float
+
+
+class Heads(NamedTuple):
+    """Linear classifiers of features as they are, first axis: which."""
+
+    weights: Float[Array, "h c f"]
+    bias: Float[Array, "h c"]
+
+
+class HeadsState(NamedTuple):
+    """Heads in training: the heads of each weight decay, and their optimisers'."""
+
+    groups: tuple[Heads, ...]
+    opt_states: tuple[Any, ...]
+
+
+class Sweep:
+    """The heads of a protocol and how they move; pure functions of `HeadsState`.
+
+    Args:
+        protocol: rates and decays to try, and all else.
+        steps_per_epoch: for the schedule.
+    """
+
+    def __init__(self, protocol: Protocol, *, steps_per_epoch: int) -> None:
+        self._rates = protocol.learning_rates
+        relative = _schedule(protocol, steps_per_epoch)
+        self._transformations = [
+            _transformation(protocol, relative, decay)
+            for decay in protocol.weight_decays
+        ]
+        decays_rates = itertools.product(protocol.weight_decays, self._rates)
+        self.settings = [Setting(rate, decay) for decay, rate in decays_rates]
+
+    def init(
+        self, key: PRNGKeyArray, *, features: int, num_classes: int, dtype: Any = None
+    ) -> HeadsState:
+        """Heads that all begin alike.
+
+        Args:
+            key: of their weights.
+            features: F.
+            num_classes: C.
+            dtype: of the weights; None: JAX's default float.
+        """
+        shape = (num_classes, features)
+        weights = INITIAL_DEVIATION * jax.random.normal(key, shape, dtype)
+        one = Heads(weights, jnp.zeros(num_classes, weights.dtype))
+        count = len(self._rates)
+        # Each its own copy: a state's buffers may be donated.
+        groups = tuple(
+            jax.tree.map(lambda leaf: jnp.stack([leaf] * count), one)
+            for _ in self._transformations
+        )
+        pairs = zip(self._transformations, groups, strict=True)
+        return HeadsState(groups, tuple(jax.vmap(tx.init)(g) for tx, g in pairs))
+
+    def step(
+        self,
+        state: HeadsState,
+        features: Float[Array, "n f"],
+        labels: Int[Array, " n"],
+    ) -> tuple[HeadsState, Float[Array, " h"]]:
+        """All heads after a batch, and their losses before it."""
+        (_, losses), gradients = jax.value_and_grad(_total_loss, has_aux=True)(
+            state.groups, features, labels
+        )
+        rates = jnp.asarray(self._rates, features.dtype)
+        groups, opt_states = [], []
+        for tx, group, gradient, opt_state in zip(
+            self._transformations,
+            state.groups,
+            gradients,
+            state.opt_states,
+            strict=True,
+        ):
+            moved, opt_state = jax.vmap(functools.partial(_move, tx))(
+                group, gradient, opt_state, rates
+            )
+            groups.append(moved)
+            opt_states.append(opt_state)
+        return HeadsState(tuple(groups), tuple(opt_states)), losses
+
+    @staticmethod
+    def heads(state: HeadsState) -> Heads:
+        """All heads in the order of `settings`."""
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *state.groups)
+
+
+@jax.jit
+def head_scores(heads: Heads, features: Float[Array, "n f"]) -> Float[Array, "n h c"]:
+    """The scores of each head."""
+    # The fastest layout on a CPU: see linear.minimise.
+    scores = jnp.einsum("nf,hcf->nhc", features, heads.weights, precision="highest")
+    return scores + heads.bias[None]
+
+
+@jax.jit
+def head_accuracies(
+    heads: Heads, features: Float[Array, "n f"], labels: Int[Array, " n"]
+) -> Float[Array, " h"]:
+    """Top-1 accuracy of each head; NaN where its scores are not finite.
+
+    A head whose rate was too high must not pass for one that always says class 0.
+    """
+
+    def of_row(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        scores = head_scores(heads, row[0][None])[0]  # [H, C]
+        return scores.argmax(axis=1) == row[1], jnp.isfinite(scores).all(axis=1)
+
+    right, finite = jax.lax.map(of_row, (features, labels), batch_size=256)
+    return jnp.where(finite.all(axis=0), right.mean(axis=0), jnp.nan)
+
+
+def _total_loss(
+    groups: tuple[Heads, ...], features: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The sum, in which no head's gradient depends on another, and each head's own."""
+
+    def losses(group: Heads) -> jax.Array:
+        scores = head_scores(group, features)
+        of_rows = optax.softmax_cross_entropy_with_integer_labels(
+            scores, jnp.broadcast_to(labels[:, None], scores.shape[:2])
+        )
+        return of_rows.mean(axis=0)
+
+    each = jnp.concatenate([losses(group) for group in groups])
+    return each.sum(), each
+
+
+def _move(
+    tx: optax.GradientTransformation,
+    head: Heads,
+    gradient: Heads,
+    opt_state: Any,
+    rate: jax.Array,
+) -> tuple[Heads, Any]:
+    # Momentum comes before the rate in both optimisers: a rate of its own for each
+    # head is a factor on what a rate of 1 would do.
+    updates, opt_state = tx.update(gradient, opt_state, head)
+    return optax.apply_updates(
+        head, jax.tree.map(lambda u: rate * u, updates)
+    ), opt_state
+
+
+def _schedule(protocol: Protocol, steps_per_epoch: int) -> optax.Schedule:
+    """The rate by step, relative to the first."""
+    if protocol.schedule == "steps":
+        epochs = [max(round(m * protocol.epochs), 1) for m in protocol.milestones]
+        factors = {epoch: 0.1 ** (i + 1) for i, epoch in enumerate(sorted(epochs))}
+        return schedules.step_table(1.0, factors, steps_per_epoch=steps_per_epoch)
+    return schedules.cosine(
+        1.0,
+        protocol.final_share,
+        epochs=protocol.epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def _transformation(
+    protocol: Protocol, rate: optax.Schedule, weight_decay: float
+) -> optax.GradientTransformation:
+    make = optimizers.sgd if protocol.optimizer == "sgd" else optimizers.larc_sgd
+    return make(rate, momentum=protocol.momentum, weight_decay=weight_decay)
