@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -99,7 +100,10 @@ def epoch_order(
 
 
 class CropSource:
-    """The crops of all steps of some epochs, in parts of a batch.
+    """The crops of all steps of epoch after epoch, in parts of a batch.
+
+    There is no end: of a stream that ends, Grain does not give back the last part's
+    memory. What workers make beyond the last step is thrown away.
 
     Args:
         records: the whole set.
@@ -107,7 +111,6 @@ class CropSource:
         seed: non-negative integers, of orders and crops.
         batch_size: examples a step, of all hosts together.
         steps: in an epoch.
-        epochs: how many.
         rows: of the batch that this host reads; None: all.
     """
 
@@ -119,11 +122,10 @@ class CropSource:
         seed: tuple[int, ...],
         batch_size: int,
         steps: int,
-        epochs: int,
         rows: Int[np.ndarray, " n"] | None = None,
     ) -> None:
         self._records, self._specs, self._seed = records, tuple(specs), seed
-        self._batch_size, self._steps, self._epochs = batch_size, steps, epochs
+        self._batch_size, self._steps = batch_size, steps
         rows = np.arange(batch_size) if rows is None else rows
         self._parts = np.array_split(rows, -(-len(rows) // CHUNK_ROWS))
 
@@ -133,7 +135,7 @@ class CropSource:
         return len(self._parts)
 
     def __len__(self) -> int:
-        return self._epochs * self._steps * len(self._parts)
+        return sys.maxsize  # Grain's own word for it
 
     def __getitem__(self, index: Any) -> Crops:
         step, part = divmod(int(index), len(self._parts))

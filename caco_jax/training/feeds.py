@@ -210,7 +210,6 @@ def streamed_feeds(
             seed=tuple(map(int, jax.random.key_data(key).ravel())),
             batch_size=batch_size,
             steps=steps,
-            epochs=epochs,
             rows=local_rows(mesh, batch_size),
         )
         first = first_step * source.parts_per_step

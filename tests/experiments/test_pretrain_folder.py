@@ -21,7 +21,6 @@ def pretrain(*flags):
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
-        "PYTHONWARNINGS": "error",
     }
     return subprocess.run(
         [sys.executable, "-m", "experiments.pretrain", *flags],
@@ -48,8 +47,8 @@ def test_a_folder_of_pictures_is_one_command_away(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"is complete: 1 epochs, \d+ s, [\d,]+ images/s\.\n", done.stdout)
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
+    for complaint in ("Traceback", "Exception ignored", "Warning: "):
+        assert complaint not in done.stderr
     skipped = re.findall(r"^WARNING: skipped: (.*)$", done.stderr, re.MULTILINE)
     assert [line.split(": ")[0] for line in skipped] == [f"{pictures}/cat/4.jpg"]
     files = Workdir(workdir)
