@@ -1,15 +1,17 @@
 """Features of a frozen encoder, in batches of one compiled shape."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 # (params, stats, uint8 images [B, H, W, C]) -> features [B, F]
 FeaturesFn = Callable[[Any, Any, Array], Float[Array, "b f"]]
+# (params, stats, key, uint8 images or crops) -> features [B, F] of a view of each
+ViewFeaturesFn = Callable[[Any, Any, PRNGKeyArray, Any], Float[Array, "b f"]]
 
 
 def make_features(
@@ -28,6 +30,26 @@ def make_features(
         return encoder.apply(
             variables, preprocess(images), train=False, method="features"
         )
+
+    return features
+
+
+def make_view_features(
+    encoder: Any, views: Callable[[PRNGKeyArray, Any], Sequence[Array]]
+) -> ViewFeaturesFn:
+    """The same features of an augmented view, as a pure function for the caller's jit.
+
+    Args:
+        encoder: as in `make_features`.
+        views: (key, pixels) -> views of which the first is taken.
+    """
+
+    def features(
+        params: Any, stats: Any, key: PRNGKeyArray, pixels: Any
+    ) -> Float[Array, "b f"]:
+        variables = {"params": params, "batch_stats": stats}
+        (view, *_) = views(key, pixels)
+        return encoder.apply(variables, view, train=False, method="features")
 
     return features
 

@@ -179,10 +179,10 @@ def head_scores(heads: Heads, features: Float[Array, "n f"]) -> Float[Array, "n 
 
 
 @jax.jit
-def head_accuracies(
+def head_hits(
     heads: Heads, features: Float[Array, "n f"], labels: Int[Array, " n"]
 ) -> Float[Array, " h"]:
-    """Top-1 accuracy of each head; NaN where its scores are not finite.
+    """How many rows each head puts into their class; NaN if a score is not finite.
 
     A head whose rate was too high must not pass for one that always says class 0.
     """
@@ -192,7 +192,8 @@ def head_accuracies(
         return scores.argmax(axis=1) == row[1], jnp.isfinite(scores).all(axis=1)
 
     right, finite = jax.lax.map(of_row, (features, labels), batch_size=256)
-    return jnp.where(finite.all(axis=0), right.mean(axis=0), jnp.nan)
+    hits = right.sum(axis=0).astype(features.dtype)
+    return jnp.where(finite.all(axis=0), hits, jnp.nan)
 
 
 def _total_loss(

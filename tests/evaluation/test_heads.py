@@ -78,12 +78,12 @@ def test_steps_take_a_tenth_at_each_milestone():
     np.testing.assert_allclose(found.weights[0], params["weights"], rtol=1e-5)
 
 
-def test_accuracies_and_a_head_that_diverged():
+def test_hits_and_a_head_that_diverged():
     weights = jnp.stack([jnp.eye(3), jnp.eye(3)[::-1], jnp.full((3, 3), jnp.nan)])
     group = heads.Heads(weights, jnp.zeros((3, 3)))
     features, labels = np.eye(3, dtype=np.float32), np.arange(3)
-    found = np.asarray(heads.head_accuracies(group, features, labels))
-    np.testing.assert_allclose(found, [1, 1 / 3, np.nan])
+    found = np.asarray(heads.head_hits(group, features, labels))
+    np.testing.assert_allclose(found, [3, 1, np.nan])
     np.testing.assert_array_equal(
         heads.head_scores(group, features)[:, 0], np.eye(3, dtype=np.float32)
     )

@@ -1,0 +1,207 @@
+"""Training a pretrained network on with labels: all of it, or all but some layers."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from caco_jax.evaluation.heads import INITIAL_DEVIATION, Heads
+from caco_jax.evaluation.labelled import Part
+from caco_jax.schema import BELOW_ONE, COUNT, NON_NEGATIVE, POSITIVE, setting, validate
+from caco_jax.training import optimizers, schedules
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """How a network is trained on with labels, by SGD and a cosine to zero."""
+
+    backbone_rate: float = setting(0.01, allowed=NON_NEGATIVE, doc="learning rate")
+    head_rate: float = setting(0.2, allowed=POSITIVE, doc="learning rate")
+    momentum: float = setting(0.9, allowed=BELOW_ONE, doc="heavy ball")
+    weight_decay: float = setting(0.0, allowed=NON_NEGATIVE, doc="L2, of all weights")
+    batch_size: int = setting(256, allowed=COUNT, doc="images a step, at most")
+    epochs: int = setting(20, allowed=COUNT, doc="of training")
+    frozen: tuple[str, ...] = setting(
+        (), doc="layers that stay as they are: conv1, bn1, layer1 to layer4"
+    )
+    frozen_statistics: bool = setting(
+        False, doc="whether BatchNorm uses its running statistics and keeps them"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+class Tuned(NamedTuple):
+    """A network with its classifier.
+
+    Attributes:
+        params: the encoder's parameters.
+        stats: its running statistics.
+        head: one head, of features as they are.
+        losses: [S], of each step.
+    """
+
+    params: Any
+    stats: Any
+    head: Heads
+    losses: Float[np.ndarray, " s"]
+
+
+def layer_names(params: Any) -> list[str]:
+    """The layers of a backbone that may be frozen."""
+    return sorted(set(params.get("backbone", params)) - {"projector"})
+
+
+def fine_tune(
+    encoder: Any,
+    views: Callable[..., Sequence[Array]],
+    params: Any,
+    stats: Any,
+    part: Part,
+    rows: Int[np.ndarray, " m"],
+    plan: FineTuning,
+    *,
+    num_classes: int,
+    seed: int = 0,
+    put: Callable[[Any], Any] = jax.device_put,
+) -> Tuned:
+    """Trains a network and a new linear head on labelled rows.
+
+    Args:
+        encoder: a flax module with a method ``features(images, train=...)``.
+        views: (key, pixels) -> views of which the first is taken.
+        params: the encoder's parameters.
+        stats: its running statistics.
+        part: labelled images.
+        rows: of them, to learn from; fewer than a batch make a smaller one.
+        plan: how.
+        num_classes: C.
+        seed: of the head, the order and the views.
+        put: sends a batch's arrays to the devices.
+
+    Raises:
+        ValueError: there is no such layer to freeze.
+    """
+    known = layer_names(params)
+    strangers = [name for name in plan.frozen if name not in known]
+    if strangers:
+        raise ValueError(
+            f"frozen: want some of {', '.join(known)}, got {', '.join(strangers)}"
+        )
+    batch_size = min(plan.batch_size, len(rows))
+    optimizer = _optimizer(plan, steps_per_epoch=len(rows) // batch_size)
+    head_key, view_key = jax.random.split(jax.random.key(seed))
+    step = _make_step(encoder, views, optimizer, train=not plan.frozen_statistics)
+    state = None
+    losses: list[jax.Array] = []
+    with part.batches(
+        rows, seed=seed, batch_size=batch_size, epochs=plan.epochs
+    ) as batches:
+        for number, batch in enumerate(batches):
+            pixels, labels = put(batch)
+            if state is None:
+                width = _width(encoder, views, params, stats, pixels)
+                head = _new_head(head_key, num_classes, width)
+                # Copies, for the caller's own are not to be donated.
+                trained = jax.tree.map(jnp.copy, {"encoder": params, "head": head})
+                stats = jax.tree.map(jnp.copy, stats)
+                state = (trained, stats, optimizer.init(trained))
+            jax.block_until_ready(losses[-1:])  # one batch waits, and no more
+            key = jax.random.fold_in(view_key, number)
+            state, loss = step(state, key, pixels, labels)
+            losses.append(loss)
+    assert state is not None, "want rows to learn from"
+    trained, stats, _ = state
+    found = np.asarray(jax.device_get(losses))
+    return Tuned(trained["encoder"], stats, trained["head"], found)
+
+
+def _new_head(key: PRNGKeyArray, num_classes: int, width: int) -> Heads:
+    weights = INITIAL_DEVIATION * jax.random.normal(key, (1, num_classes, width))
+    return Heads(weights, jnp.zeros((1, num_classes)))
+
+
+def _width(encoder: Any, views: Any, params: Any, stats: Any, pixels: Any) -> int:
+    def features(params: Any, stats: Any, key: Any, pixels: Any) -> jax.Array:
+        variables = {"params": params, "batch_stats": stats}
+        return encoder.apply(variables, views(key, pixels)[0], method="features")
+
+    return jax.eval_shape(features, params, stats, jax.random.key(0), pixels).shape[1]
+
+
+def _optimizer(
+    plan: FineTuning, *, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    def sgd(rate: float) -> optax.GradientTransformation:
+        schedule = schedules.cosine(
+            rate, 0.0, epochs=plan.epochs, steps_per_epoch=steps_per_epoch
+        )
+        return optimizers.sgd(
+            schedule, momentum=plan.momentum, weight_decay=plan.weight_decay
+        )
+
+    def groups(trained: Any) -> Any:
+        def group(path: tuple[Any, ...], _: Any) -> str:
+            names = [str(getattr(entry, "key", "")) for entry in path]
+            if names[0] == "head":
+                return "head"
+            # A projector gets no gradient: it is not part of what is tuned.
+            still = "projector" in names or set(names) & set(plan.frozen)
+            return "still" if still else "backbone"
+
+        return jax.tree_util.tree_map_with_path(group, trained)
+
+    return optax.partition(
+        {
+            "head": sgd(plan.head_rate),
+            "backbone": sgd(plan.backbone_rate),
+            "still": optax.set_to_zero(),
+        },
+        groups,
+    )
+
+
+def _make_step(
+    encoder: Any,
+    views: Callable[..., Sequence[Array]],
+    optimizer: optax.GradientTransformation,
+    *,
+    train: bool,
+) -> Callable[..., Any]:
+    """(state, key, pixels, labels) -> (state, loss), jitted; the state is donated."""
+
+    def loss(
+        trained: Any, stats: Any, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        features, updated = encoder.apply(
+            {"params": trained["encoder"], "batch_stats": stats},
+            images,
+            train=train,
+            method="features",
+            mutable=["batch_stats"] if train else [],
+        )
+        weights, bias = trained["head"].weights[0], trained["head"].bias[0]
+        scores = jnp.einsum("nf,cf->nc", features, weights) + bias[None]
+        losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+        return losses.mean(), updated["batch_stats"] if train else stats
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(
+        state: tuple[Any, Any, Any], key: jax.Array, pixels: Any, labels: jax.Array
+    ) -> tuple[tuple[Any, Any, Any], jax.Array]:
+        trained, stats, opt_state = state
+        (view, *_) = views(key, pixels)
+        (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(
+            trained, stats, view, labels
+        )
+        updates, opt_state = optimizer.update(gradients, opt_state, trained)
+        return (optax.apply_updates(trained, updates), stats, opt_state), value
+
+    return step

@@ -1,0 +1,99 @@
+"""Fine-tuning moves what it is told to, and learns."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from caco_jax.evaluation import fine_tune, sweep
+from caco_jax.evaluation.heads import head_scores
+from caco_jax.schema import ConfigError
+from tests.evaluation.frozen import (
+    ENCODER,
+    LABELS,
+    VIEWS,
+    frozen_network,
+    part,
+    variables,
+)
+
+PLAN = fine_tune.FineTuning(0.05, 0.5, batch_size=16, epochs=6)
+
+
+def tune(plan=PLAN, rows=None, **options):
+    found = variables()
+    rows = np.arange(len(LABELS)) if rows is None else rows
+    return fine_tune.fine_tune(
+        ENCODER,
+        VIEWS,
+        found["params"],
+        found["batch_stats"],
+        part(),
+        rows,
+        plan,
+        num_classes=3,
+        **options,
+    )
+
+
+def moved(before, after):
+    """Which top-level entries differ."""
+    return {
+        name
+        for name in before
+        if any(
+            (np.asarray(one) != np.asarray(other)).any()
+            for one, other in zip(
+                jax.tree.leaves(before[name]), jax.tree.leaves(after[name]), strict=True
+            )
+        )
+    }
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    return tune()
+
+
+def test_it_learns_the_set_and_all_of_the_backbone_moves(tuned):
+    assert tuned.losses.shape == (18,)
+    assert tuned.losses[0] == pytest.approx(np.log(3), abs=0.1)
+    network = frozen_network()._replace(params=tuned.params, stats=tuned.stats)
+    ((features, labels),) = sweep.part_features(network, part())
+    scores = np.asarray(head_scores(tuned.head, features))[:, 0]
+    assert (scores.argmax(axis=1) == labels).mean() > 0.95
+    assert moved(variables()["params"], tuned.params) == {"hidden", "norm"}
+    assert moved(variables()["batch_stats"], tuned.stats) == {"norm"}
+
+
+def test_the_callers_network_is_still_there(tuned):
+    assert np.isfinite(variables()["params"]["hidden"]["kernel"]).all()
+    np.testing.assert_array_equal(tuned.losses, tune().losses)
+
+
+def test_frozen_layers_and_statistics_stay():
+    plan = dataclasses.replace(
+        PLAN, frozen=("hidden",), frozen_statistics=True, weight_decay=0.1
+    )
+    after = tune(plan)
+    assert moved(variables()["params"], after.params) == {"norm"}
+    assert moved(variables()["batch_stats"], after.stats) == set()
+
+
+def test_a_backbone_without_a_rate_is_a_linear_probe():
+    plan = dataclasses.replace(PLAN, backbone_rate=0.0, frozen_statistics=True)
+    after = tune(plan)
+    assert moved(variables()["params"], after.params) == set()
+    assert after.losses[-1] < after.losses[0]
+
+
+def test_few_labels_make_one_small_batch():
+    assert tune(rows=np.array([0, 1, 2])).losses.shape == (6,)
+
+
+def test_bad_plans():
+    with pytest.raises(ValueError, match="frozen: want some of hidden, norm, got"):
+        tune(dataclasses.replace(PLAN, frozen=("hidden", "layer9")))
+    with pytest.raises(ConfigError, match="head_rate: want a number in"):
+        fine_tune.FineTuning(head_rate=0.0)
