@@ -1,0 +1,1 @@
+"""Notebooks, each built from a script by `build`."""

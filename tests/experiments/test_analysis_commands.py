@@ -1,0 +1,362 @@
+"""The analysis commands: their files, their claims as printed, and each mistake."""
+
+import json
+import pathlib
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from caco_jax.config import default_config, experiment_config
+from caco_jax.training.assemble import assemble, initial_state
+from caco_jax.training.checkpoints import Checkpoints, Workdir
+from caco_jax.training.pretrain import config_values
+from experiments import (
+    alpha_gradients,
+    bank_dynamics,
+    command,
+    deep_linear_pca,
+    relu_fixed_points,
+)
+from tests.training import tiny
+
+pytestmark = pytest.mark.xdist_group("analysis")
+
+ROOT = pathlib.Path(__file__).parents[2]
+MAINS = {
+    module.__name__.split(".")[1]: module.main
+    for module in (alpha_gradients, bank_dynamics, deep_linear_pca, relu_fixed_points)
+}
+SIZES = {  # of each method's own
+    "caco": {"method.bank_size": 40},
+    "adco": {"method.bank_size": 40},
+    "moco": {"method.queue_size": 40},
+    "simclr": {},
+}
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a command in this process: its status, what it printed, what on stderr."""
+
+    def call(name, *flags):
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *map(str, flags)])
+        try:
+            command.run(MAINS[name])
+        except SystemExit as stopped:
+            return stopped.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def workdirs(tmp_path_factory):
+    """A directory for each method, with two checkpoints of a new network."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {name: make_workdir(folder / name, name, steps=(3, 6)) for name in SIZES}
+
+
+def make_workdir(path, name, *, steps):
+    """A new network's checkpoints under these steps."""
+    recipe = default_config(name)
+    settings = {k: v for k, v in tiny.SETTINGS.items() if not k.startswith("method.")}
+    recipe.update_from_flattened_dict({**settings, **SIZES[name]})
+    experiment = assemble(experiment_config(recipe))
+    files = Workdir(path)
+    files.claim(config_values(experiment))
+    state = initial_state(experiment)
+    with Checkpoints(files) as checkpoints:
+        for step in steps:
+            checkpoints.save(state._replace(step=jnp.asarray(step, jnp.int32)))
+    return path
+
+
+def read(path):
+    """A JSON file that has no NaN."""
+
+    def refuse(constant):
+        raise AssertionError(f"{path} holds {constant}, which is no JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def check_figures(folder, *names):
+    assert {path.stem for path in folder.glob("*.png")} == set(names)
+    for name in names:
+        with Image.open(folder / f"{name}.png") as image:
+            assert min(image.size) > 200
+            assert len(image.convert("RGB").getcolors(10**6)) > 8
+
+
+@pytest.mark.slow
+def test_alpha_gradients_of_a_run(call, workdirs):
+    flags = ["--batch_size=12", "--steps=2", "--turns", 1]
+    status, out, err = call(
+        "alpha_gradients",
+        f"--workdir={workdirs['caco']}",
+        "--temperatures",
+        *(0.1, 0.5),
+        *flags,
+    )
+    assert (status, err) == (0, "")
+    folder = workdirs["caco"] / "analysis"
+    found = read(folder / "alpha_gradients.json")
+    assert (found["step"], found["batch_size"], found["x64"]) == (6, 12, False)
+    identity = found["identity"]
+    errors = [e for layers in identity["errors"].values() for e in layers.values()]
+    assert len(identity["errors"]) == 8
+    assert identity["largest"] == max(errors) <= identity["tolerance"] == 1e-4
+    assert re.search(r"identity: 8 members, \d+ layers, largest relative error", out)
+    rows = found["importance"]["rows"]
+    assert {row["temperature"] for row in rows} == {0.1, 0.5, None}
+    for row in rows:
+        assert 0 <= row["same_class_share"] <= 1
+        assert 0 <= row["effective_negatives"] <= 11 + 1e-6
+    turns = found["turns"]
+    np.testing.assert_allclose(
+        turns["α answers every 1"], turns["joint descent"], rtol=1e-3
+    )
+    assert found["bank"]["entries"] == 40
+    assert found["bank"]["cooperative_norm"] > 0
+    check_figures(
+        folder,
+        *("alpha_identity", "alpha_shapes", "alpha_maps", "alpha_turns", "alpha_bank"),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["caco", "adco", "moco"])
+def test_bank_dynamics_of_a_run(call, workdirs, name):
+    status, out, err = call(
+        "bank_dynamics", f"--workdir={workdirs[name]}", "--entries=2", "--images=3"
+    )
+    assert (status, err) == (0, "")
+    folder = workdirs[name] / "analysis"
+    found = read(folder / "bank_dynamics.json")
+    assert found["memory"] == ("queue" if name == "moco" else "bank")
+    assert [row["step"] for row in found["checkpoints"]] == [3, 6]
+    first, last = found["checkpoints"]
+    assert first["with_itself_before"] is None
+    assert last["with_itself_before"] == pytest.approx(1)
+    assert 0 <= last["dead_share"] < 1
+    assert ("age_steps" in found) == (name == "moco")
+    assert ("steps old on average" in out) == (name == "moco")
+    for by_payoff in found["density"]["rank_correlation"].values():
+        assert set(by_payoff) == {"p(w|q)", "p(q|w)"}
+        assert all(-1 <= value <= 1 for value in by_payoff.values())
+    assert out.count("densest over sparsest tenth") == 4
+    for figure in ("bank_dynamics", "bank_density", "bank_gallery"):
+        assert (folder / f"{figure}.png").stat().st_size > 2000
+
+
+def test_one_checkpoint_is_said_to_be_one(call, tmp_path):
+    make_workdir(tmp_path, "caco", steps=(3,))
+    status, out, _ = call("bank_dynamics", f"--workdir={tmp_path}")
+    assert status == 0
+    assert "one checkpoint only: nothing to compare it with" in out
+
+
+@pytest.mark.slow
+def test_deep_linear_pca_keeps_its_claims_and_shows_the_violations(call, tmp_path):
+    status, out, err = call(
+        "deep_linear_pca",
+        f"--out={tmp_path}",
+        *("--starts=100", "--depths", 1, 2, "--widths", 3),
+    )
+    assert (status, err) == (0, "")
+    found = read(tmp_path / "deep_linear_pca.json")
+    assert found["claims_hold"] is True
+    assert {row["inputs"] for row in found["networks"]} == {"Gaussian", "digits"}
+    for row in found["networks"]:
+        assert row["starts"] == 100
+        assert row["largest_gap"] <= 1e-6
+        assert row["largest_rank_ratio"] <= 1e-3
+        assert row["smallest_cosine"] >= 0.999
+        assert row["stuck"] == {}
+    assert "4 of 4 networks: every start ends at the same energy" in out
+    assert "tied: the top two eigenvalues of X_α are tied" in out
+    assert "negative: the top eigenvalue of X_α is not above 0" in out
+    deep = [
+        row
+        for row in found["violations"]
+        if (row["inputs"], row["depth"]) == ("negative", 2)
+    ]
+    assert len(deep[0]["stuck"]) == 100
+    check_figures(tmp_path, "deep_linear_pca")
+
+
+@pytest.mark.slow
+def test_relu_fixed_points_of_a_small_study(call, tmp_path):
+    status, out, err = call(
+        "relu_fixed_points",
+        f"--out={tmp_path}",
+        *("--seeds=8", "--hidden", 5, "--steps=4", "--batch_size=8"),
+        "--ascent_steps=1024",
+    )
+    assert (status, err) == (0, "")
+    found = read(tmp_path / "relu_fixed_points.json")
+    linear, relu = found["fixed_points"]["linear"], found["fixed_points"]["relu"]
+    assert set(linear["ranks"]) == {1}
+    kept = [
+        (rank, norm)
+        for rank, norm, verified in zip(
+            relu["ranks"], relu["gradient_norms"], relu["verified"], strict=True
+        )
+        if verified
+    ]
+    assert kept
+    assert all(rank > 1 and norm <= 1e-6 for rank, norm in kept)
+    assert "linear: 8 of 8 starts at a fixed point" in out
+    assert {(row["setup"], row["hidden"]) for row in found["training"]} == {
+        (f"{loss}{norm}", 5)
+        for loss in ("InfoNCE", "quadratic")
+        for norm in ("", ", BatchNorm")
+    }
+    check_figures(tmp_path, "relu_fixed_points", "relu_units", "relu_covariances")
+
+
+@pytest.mark.parametrize("name", MAINS)
+def test_help_is_given(call, name):
+    status, out, err = call(name, "--help")
+    assert (status, err) == (0, "")
+    assert "usage: " in out
+    said = " ".join(MAINS[name].__globals__["__doc__"].split())
+    assert said[:60] in " ".join(out.split())
+
+
+def refused(call, name, *flags):
+    """The one line on stderr of a command that must fail."""
+    status, out, err = call(name, *flags)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "flags", "message"),
+    [
+        (
+            "alpha_gradients",
+            "simclr",
+            ["--player=bank"],
+            "--player: want a run with a bank, simclr has only: encoder",
+        ),
+        (
+            "bank_dynamics",
+            "simclr",
+            [],
+            "want a run with a bank or a queue, got simclr, whose players are: encoder",
+        ),
+        (
+            "alpha_gradients",
+            "caco",
+            ["--batch_size=1"],
+            r"--batch_size: want 2 to 48 images .one image has no negatives., got 1",
+        ),
+        (
+            "alpha_gradients",
+            "caco",
+            ["--temperatures", 0.5, 0],
+            "--temperatures: temperature",
+        ),
+        ("alpha_gradients", "caco", ["--temperatures=nan"], "--temperatures: temp"),
+        ("alpha_gradients", "caco", ["--steps=0"], "--steps: want at least 1, got 0"),
+        (
+            "alpha_gradients",
+            "caco",
+            ["--turns", 1, 0],
+            r"--turns: want at least 1, got \[1, 0\]",
+        ),
+        ("bank_dynamics", "none", [], "--workdir: want the directory of a run"),
+        (
+            "relu_fixed_points",
+            None,
+            ["--batch_size=1"],
+            "batch_size: want at least 2 .one input has no negatives., got 1",
+        ),
+        (
+            "relu_fixed_points",
+            None,
+            ["--temperature=0"],
+            "temperature: want above 0, got 0.0",
+        ),
+        ("relu_fixed_points", None, ["--hidden=0"], "hidden: want at least 1, got 0"),
+        ("relu_fixed_points", None, ["--seeds=0"], "--seeds: want at least 1, got 0"),
+        ("deep_linear_pca", None, ["--depths=0"], "--depths: want at least 1"),
+        ("deep_linear_pca", None, ["--starts=0"], "--starts: want at least 1, got 0"),
+        (
+            "deep_linear_pca",
+            None,
+            ["--pairs=none.npz"],
+            "--pairs: cannot read none.npz",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(call, workdirs, tmp_path, name, run, flags, message):
+    if run is None:
+        place = f"--out={tmp_path}"
+    else:
+        place = f"--workdir={workdirs.get(run, tmp_path / run)}"
+    assert re.search(message, refused(call, name, place, *flags))
+
+
+def save_pairs(path, **arrays):
+    rng = np.random.default_rng(0)
+    x1 = rng.standard_normal((6, 3))
+    np.savez(path, **{"x1": x1, "x2": x1 + 0.1, **arrays})
+    return f"--pairs={path}"
+
+
+ALPHA = np.full((6, 6), 0.1)
+FAR = 100 * np.random.default_rng(1).standard_normal((6, 3))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"alpha": np.where(np.eye(6, k=1) > 0, np.nan, ALPHA)},
+            "alpha: want finite weights of at least 0, row 0 has an entry that is not",
+        ),
+        (
+            {"alpha": np.where(np.arange(6)[:, None] == 4, -ALPHA, ALPHA)},
+            "row 4 has a negative entry",
+        ),
+        (
+            {"alpha": ALPHA[:5, :5]},
+            r"one weight per pair, shape \(6, 6\), got \(5, 5\)",
+        ),
+        ({"x2": np.zeros((6, 2))}, "want arrays of one shape"),
+        ({"x2": FAR}, "the top eigenvalue of X_α is not above 0"),
+        (
+            {"x1": np.eye(6), "x2": np.eye(6), "alpha": ALPHA},
+            "the theorem does not apply: the top two eigenvalues of X_α are tied",
+        ),
+        ({"y": np.zeros(2)}, r"want arrays x1, x2 and perhaps alpha, got \['x1', 'x2"),
+    ],
+)
+def test_pairs_that_the_theorem_does_not_speak_of_are_one_line(
+    call, tmp_path, arrays, message
+):
+    flag = save_pairs(tmp_path / "pairs.npz", **arrays)
+    err = refused(call, "deep_linear_pca", f"--out={tmp_path / 'out'}", flag)
+    assert re.search(message, err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pairs_of_ones_own_are_climbed(call, tmp_path):
+    flag = save_pairs(tmp_path / "pairs.npz", alpha=ALPHA)
+    few = ["--starts=4", "--depths=2", "--widths=3"]
+    status, _, err = call("deep_linear_pca", f"--out={tmp_path}", flag, *few)
+    assert (status, err) == (0, "")
+    (row,) = read(tmp_path / "deep_linear_pca.json")["networks"]
+    assert row["inputs"] == "given"
+    assert row["smallest_cosine"] >= 0.999
+    assert not jax.config.jax_enable_x64  # the precision is the command's own
