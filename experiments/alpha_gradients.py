@@ -44,7 +44,7 @@ def parser() -> Parser:
     )
     flags.add_argument("--steps", type=int, default=40, help="of the game in turns")
     flags.add_argument("--turns", type=int, nargs="+", default=[1, 5, 20])
-    flags.add_argument("--rate", type=float, default=0.1, help="of its gradient steps")
+    flags.add_argument("--rate", type=float, default=0.02, help="of its gradient steps")
     flags.add_argument("--seed", type=int, default=0, help="of batch and views")
     return flags
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from caco_jax.analysis.bank import BankMoves
 from caco_jax.analysis.plots import COLOURS, MARKERS, save
@@ -174,6 +175,7 @@ def plot_turns(
             linestyle="-" if i < 2 else ("--", "-.", ":")[i % 3],
             label=name,
         )
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("moves of the encoder")
     axis.set_ylabel("InfoNCE per image")
     axis.grid(alpha=0.3)

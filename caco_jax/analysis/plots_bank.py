@@ -11,6 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from caco_jax.analysis.plots import COLOURS, MARKERS, save
 
+LOWEST = 1e-3  # of weights over their mean, where they need a logarithmic axis
+
 
 class History(NamedTuple):
     """A memory at each of R checkpoints.
@@ -98,6 +100,7 @@ def plot_density(
         correlations: rank correlations, by density, then by payoff.
         path: the PNG file to write.
     """
+    wide = max(weight.max() / weight.mean() for weight in weights.values()) > 5
     figure = Figure(figsize=(4.6 * len(densities), 3.8), layout="constrained")
     axes = figure.subplots(1, len(densities), sharey=True, squeeze=False)[0]
     for axis, (density, logs) in zip(axes, densities.items(), strict=True):
@@ -113,7 +116,11 @@ def plot_density(
                 linewidths=0,
                 label=f"{payoff}: rank correlation {found:+.2f}",
             )
-        axis.set_ylim(0, None)
+        if wide:
+            axis.set_yscale("log")
+            axis.set_ylim(LOWEST, None)
+        else:
+            axis.set_ylim(0, None)
         axis.set_xlabel(f"log density of the query {density}, below the largest")
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize=8, markerscale=2, loc="best")
