@@ -43,7 +43,7 @@ def test_an_order_is_a_permutation_from_key_and_epoch_alone():
     assert not any(np.array_equal(first, other) for other in others)
 
 
-@settings(derandomize=True)
+@settings(deadline=None, derandomize=True)
 @given(steps=st.integers(1, 200), at_most=st.integers(1, 200))
 def test_dispatches_are_as_large_as_may_be_and_all_equal(steps, at_most):
     size = feeds.dispatch_size(steps, at_most)
@@ -58,7 +58,7 @@ def test_a_cpu_dispatches_single_steps_by_default(monkeypatch, backend, size):
     assert feeds.dispatch_size(36, None) == size
 
 
-@settings(derandomize=True)
+@settings(deadline=None, derandomize=True)
 @given(first=st.integers(0, 60), length=st.integers(0, 60), size=st.integers(1, 20))
 def test_spans_end_at_multiples(first, length, size):
     last = first + length
