@@ -35,6 +35,12 @@ def main() -> None:
         "recipe's on the first slice (weak scaling); else it is the same on all",
     )
     parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="compile several times faster, with less optimisation: the traffic is "
+        "the same, memory and time are a little off",
+    )
+    parser.add_argument(
         "--out", default="runs/pod/report.json", help="file; %(default)s by default"
     )
     flags, assignments = parse(parser)
@@ -43,10 +49,17 @@ def main() -> None:
     if flags.topology:
         if flags.scale_batch:
             raise UserError("--scale_batch: want --sweep_topologies, got --topology")
-        report = source | make_report(config, open_slice(flags.topology))
+        report = source | make_report(
+            config, open_slice(flags.topology), quick=flags.quick
+        )
         print(as_text(report))
     else:
-        reports = sweep(config, flags.sweep_topologies.split(","), flags.scale_batch)
+        reports = sweep(
+            config,
+            flags.sweep_topologies.split(","),
+            scale_batch=flags.scale_batch,
+            quick=flags.quick,
+        )
         report = source | {"scale_batch": flags.scale_batch, "curve": reports}
         print(curve_text(reports))
     out = pathlib.Path(flags.out)
@@ -56,7 +69,7 @@ def main() -> None:
 
 
 def sweep(
-    config: ExperimentConfig, names: list[str], scale_batch: bool
+    config: ExperimentConfig, names: list[str], *, scale_batch: bool, quick: bool
 ) -> list[Report]:
     """A report for each slice; all names are checked before anything is compiled."""
     slices = [open_slice(name, flag="--sweep_topologies") for name in names]
@@ -67,7 +80,7 @@ def sweep(
             batch_size = batch_size * len(where.devices) // len(slices[0].devices)
         training = dataclasses.replace(config.training, batch_size=batch_size)
         here = dataclasses.replace(config, training=training)
-        reports.append(make_report(here, where))
+        reports.append(make_report(here, where, quick=quick))
         print(as_text(reports[-1]), end="\n\n", flush=True)
     return reports
 

@@ -1,8 +1,9 @@
 """Compiling a run's real train step for chips that are not there."""
 
+import contextlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -43,12 +44,15 @@ class Compiled(NamedTuple):
     seconds: float
 
 
-def compile_step(config: ExperimentConfig, where: Slice) -> Compiled:
+def compile_step(
+    config: ExperimentConfig, where: Slice, *, quick: bool = False
+) -> Compiled:
     """Compiles one train step for a slice: no data set and no TPU are needed.
 
     Args:
         config: the run's configuration.
         where: the slice.
+        quick: let the compiler optimise for speed less than it does for a run.
 
     Raises:
         ConfigError: the configuration does not fit the slice, or itself.
@@ -56,23 +60,37 @@ def compile_step(config: ExperimentConfig, where: Slice) -> Compiled:
     experiment = assemble.assemble(
         config, mesh=make_mesh(where.devices), images=stand_in(config.data)
     )
-    # What is compiled without a device cannot be read back from the cache.
-    cached = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-    absent = where.devices[0] not in jax.devices()
-    jax.config.update("jax_enable_compilation_cache", cached and not absent)
     begun = time.perf_counter()
     try:
-        compiled = lower_step(experiment).compile()
+        with _compiler_settings(where, quick=quick):
+            compiled = lower_step(experiment).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         needed = _needed(str(error))
         return Compiled(None, {"total": needed}, {}, time.perf_counter() - begun)
-    finally:
-        jax.config.update("jax_enable_compilation_cache", cached)
     seconds = time.perf_counter() - begun
     cost = compiled.cost_analysis() or {}
     return Compiled(compiled.as_text(), _memory(compiled), cost, seconds)
+
+
+@contextlib.contextmanager
+def _compiler_settings(where: Slice, *, quick: bool) -> Iterator[None]:
+    """Sets what the compiler is told, and takes it back."""
+    settings: dict[str, Any] = {}
+    if quick:
+        settings["jax_exec_time_optimization_effort"] = -1.0  # the least
+    if where.devices[0] not in jax.devices():
+        # What is compiled without a device cannot be read back from the cache.
+        settings["jax_enable_compilation_cache"] = False
+    before = {name: getattr(jax.config, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def stand_in(config: DataConfig) -> Images | None:

@@ -19,12 +19,15 @@ Report = dict[str, Any]
 GIB, MILLI = 2**30, 1e-3
 
 
-def make_report(config: ExperimentConfig, where: Slice) -> Report:
+def make_report(
+    config: ExperimentConfig, where: Slice, *, quick: bool = False
+) -> Report:
     """Compiles a train step for a slice and reads what it needs there.
 
     Args:
         config: the run's configuration.
         where: the slice.
+        quick: compile a few times faster, with less optimisation.
 
     Returns:
         Plain values. Bytes and operations are those of one chip in one step; "work"
@@ -33,7 +36,7 @@ def make_report(config: ExperimentConfig, where: Slice) -> Report:
     Raises:
         ConfigError: the configuration does not fit the slice, or itself.
     """
-    compiled = compile_step(config, where)
+    compiled = compile_step(config, where, quick=quick)
     chip = where.chip._asdict()
     report: Report = {
         "topology": where.name,
@@ -49,6 +52,7 @@ def make_report(config: ExperimentConfig, where: Slice) -> Report:
         "fits": compiled.text is not None
         and compiled.memory["total"] <= where.chip.hbm_bytes,
         "memory_bytes": dict(compiled.memory),
+        "quick": quick,
         "compile_seconds": compiled.seconds,
     }
     if compiled.text is None:
@@ -113,7 +117,8 @@ def as_text(report: Mapping[str, Any]) -> str:
         f"{report['method']} on {report['topology']}, {report['chips']} chips: batch "
         f"{report['batch_size']:,}, "
         + (f"bank {bank:,} x {report['embedding_dim']}, " if bank else "")
-        + report["dtype"],
+        + report["dtype"]
+        + (", compiled quickly" if report["quick"] else ""),
         _memory_line(report),
     ]
     if "work" not in report:

@@ -110,6 +110,7 @@ def test_the_imagenet_recipe_with_a_large_bank_on_sixteen_chips(tmp_path, tpu_py
     done = run(
         RECIPE,
         "--topology=v5e:4x4",
+        "--quick",
         f"--config.training.batch_size={batch}",
         f"--config.method.bank_size={bank}",
         "--config.encoder.dtype=bfloat16",

@@ -149,6 +149,22 @@ def test_what_does_not_fit_is_said(where, monkeypatch, message, gib):
     assert report.as_text(one).endswith(f"\ndoes not fit in 16 GiB a chip{needs}")
 
 
+def test_a_quick_compile_is_told_so(where, monkeypatch):
+    efforts = []
+
+    class Lowered:
+        def compile(self):
+            efforts.append(jax.config.jax_exec_time_optimization_effort)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room.")
+
+    monkeypatch.setattr(compile, "lower_step", lambda _: Lowered())
+    for quick in (True, False):
+        one = report.make_report(tiny.config(), where, quick=quick)
+        assert one["quick"] == quick
+        assert report.as_text(one).splitlines()[0].endswith("quickly") == quick
+    assert efforts == [-1.0, 0.0]
+
+
 def test_other_refusals_are_not_hidden(where, monkeypatch):
     def fail(_):
         raise jax.errors.JaxRuntimeError("INTERNAL: the compiler is broken")
