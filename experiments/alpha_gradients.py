@@ -230,6 +230,8 @@ def turns(subject: Subject, flags: Any) -> dict[str, Any]:
             f"{name}: InfoNCE per image {curves[name][0]:.4f} -> "
             f"{curves[name][-1]:.4f} in {flags.steps} moves"
         )
+    if 1 in flags.turns:
+        print("every 1 is joint descent, but for rounding, which the network amplifies")
     plots_alpha.plot_turns(curves, figure(subject, "alpha_turns"))
     return {name: curve.tolist() for name, curve in curves.items()}
 
