@@ -44,6 +44,7 @@ CHUNK_ROWS = 32
 MOST_WORKERS = 16
 MOST_SUBSTITUTES = 100
 _LISTED = 3  # bad images named in a message
+_ALWAYS_ALLOWED = 10
 
 T = TypeVar("T", covariant=True)
 
@@ -214,9 +215,10 @@ class BadImagesError(UserError):
 class BadImages:
     """Counts records that are no images, and stops where there are too many.
 
-    At most `share` of the set may be bad, but always one. Each record counts once, in
-    however many epochs it is met: so it does not matter in which order they come, and
-    a set that is good enough at the end does not stop a run at its beginning.
+    At most `share` of the set may be bad; of a small set always a tenth, up to ten: a
+    person's folder has its odd files. Each record counts once, in however many epochs
+    it is met: so it does not matter in which order they come, and a set that is good
+    enough at the end does not stop a run at its beginning.
 
     Args:
         name: of the set, for messages.
@@ -226,7 +228,8 @@ class BadImages:
 
     def __init__(self, name: str, *, count: int, share: float) -> None:
         self._name, self._count, self._share = name, count, share
-        self.allowed = max(1, int(share * count + 1e-9))  # 0.29 * 100 is below 29
+        small = max(1, min(_ALWAYS_ALLOWED, count // 10))
+        self.allowed = max(small, int(share * count + 1e-9))  # 0.29 * 100 is below 29
         self.reasons: dict[int, str] = {}
 
     def __len__(self) -> int:

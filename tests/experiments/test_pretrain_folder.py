@@ -69,5 +69,5 @@ def test_a_broken_collection_is_one_line(tmp_path):
     )
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]  # and nothing of memory left over after it
-    assert line.startswith("error: config.data.bad_image_share: want at most 1 of the")
+    assert line.startswith("error: config.data.bad_image_share: want at most 2 of the")
     assert len(Workdir(tmp_path / "run").bad_images_file.read_text().splitlines()) > 1
