@@ -1,22 +1,25 @@
 """kNN accuracy of a run's frozen features: python -m experiments.knn --workdir=..."""
 
+import jax
+
 from caco_jax.evaluation.knn import knn_accuracy
-from caco_jax.training.checkpoints import write_json
-from caco_jax.training.runs import load_run, make_network_features
 from experiments.command import Parser, blame, run
+from experiments.evaluating import add_run_flags, open_run, run_features, save
 
 
 def main() -> None:
     """Parses flags and runs."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--workdir", required=True, help="the run's directory")
+    add_run_flags(parser)
     parser.add_argument("--k", type=int, nargs="+", default=[20], help="neighbours")
-    parser.add_argument("--temperature", type=float, default=0.2, help="of the votes")
+    parser.add_argument(
+        "--temperature", type=float, nargs="+", default=[0.2], help="of the votes"
+    )
     flags = parser.parse_args()
-    loaded = load_run(flags.workdir)
-    train, test = make_network_features(loaded.experiment)(loaded.network)
-    settings = [(k, flags.temperature) for k in flags.k]
-    with blame("--k, --temperature"):
+    loaded = open_run(flags)
+    train, test = run_features(loaded)
+    settings = [(k, t) for k in flags.k for t in flags.temperature]
+    with blame("--k, --temperature"), jax.set_mesh(loaded.experiment.mesh):
         accuracies = knn_accuracy(
             *test,
             *train,
@@ -32,8 +35,7 @@ def main() -> None:
             f"kNN, k {row['k']}, temperature {row['temperature']:g}: "
             f"{row['accuracy']:.2%} of {len(test.labels)} held-out images"
         )
-    step = int(loaded.state.step)
-    write_json(loaded.files.path / "knn.json", {"step": step, "results": rows})
+    save(loaded, flags, "knn", {"results": rows})
 
 
 if __name__ == "__main__":

@@ -126,9 +126,11 @@ def test_the_linear_probe_judges_the_run(trained, workdir):
     out = succeeded(run("linear_probe", f"--workdir={workdir}", "--l2=0.01"))
     found = json.loads((workdir / "linear_probe.json").read_text())
     assert (found["step"], found["l2"]) == (10, 0.01)
+    low, high = found["interval"]
     assert out == (
-        f"Linear probe, L2 0.01: {found['accuracy']:.2%} of 40 held-out images "
-        f"({found['train_accuracy']:.2%} of the training images)\n"
+        f"Linear probe, L2 0.01: {found['accuracy']:.2%} of 40 held-out images (95% "
+        f"interval {low:.2%} to {high:.2%}), top-5 {found['top5']:.2%}\n"
+        f"{found['train_accuracy']:.2%} of the training images\n"
     )
     assert 0 < found["train_accuracy"] <= 1
 

@@ -1,0 +1,174 @@
+"""What the evaluations share: which run, which images, and where figures go."""
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from caco_jax.data.views import make_views
+from caco_jax.evaluation import checks
+from caco_jax.evaluation.features import make_features, make_view_features
+from caco_jax.evaluation.labelled import Part, labelled_parts, training_view
+from caco_jax.evaluation.scores import LEVEL, Accuracies
+from caco_jax.evaluation.sweep import Frozen
+from caco_jax.schema import UserError, require
+from caco_jax.training.assemble import evaluation_view
+from caco_jax.training.checkpoints import write_json
+from caco_jax.training.inputs import load_images, photo_sizes
+from caco_jax.training.mesh import replicated, rows
+from caco_jax.training.runs import Run, Split, load_run, make_network_features
+from experiments.command import Parser, blame
+
+_DATA_FLAGS = ("source", "data_dir", "train_split", "test_split")
+
+
+def add_run_flags(parser: Parser) -> None:
+    """The flags that say which run is evaluated, and on which images."""
+    parser.add_argument("--workdir", required=True, help="the run's directory")
+    parser.add_argument(
+        "--source", help="other images than the run's: tfds:NAME, folder:PATH, digits"
+    )
+    parser.add_argument("--data_dir", help="where prepared sets lie")
+    parser.add_argument("--train_split", help="of the source, to learn from")
+    parser.add_argument("--test_split", help="of the source, to judge by")
+
+
+def open_run(flags: argparse.Namespace) -> Run:
+    """The run of the flags, with the images of the flags.
+
+    Raises:
+        UserError: there is no such run, or its network cannot look at these images.
+    """
+    run = load_run(flags.workdir)
+    named = {name: getattr(flags, name) for name in _DATA_FLAGS}
+    changes = {name: value for name, value in named.items() if value is not None}
+    experiment = run.experiment
+    if changes:
+        data = dataclasses.replace(experiment.config.data, **changes)
+        config = dataclasses.replace(experiment.config, data=data)
+        experiment = experiment._replace(images=load_images(data), config=config)
+        run = run._replace(experiment=experiment)
+    images = experiment.images
+    if images.has_labels and images.num_classes < 2:
+        raise UserError(
+            f"--source: want images of two classes or more, {images.name} has "
+            f"{images.num_classes}"
+        )
+    return run
+
+
+def run_features(run: Run) -> tuple[Split, Split]:
+    """The backbone's features of the images to learn from and of those held out.
+
+    Raises:
+        UserError: there are no labels, or a feature is not finite.
+    """
+    parts = make_network_features(run.experiment)(run.network)
+    for part in parts:
+        with blame(f"--workdir: of {run.experiment.images.name}"):
+            checks.require_finite(np.isfinite(np.asarray(part.features)).all())
+    return parts
+
+
+def run_parts(run: Run) -> tuple[Part, Part]:
+    """The labelled images to learn from, and those held out.
+
+    Raises:
+        UserError: there are no labels.
+    """
+    experiment = run.experiment
+    sizes = photo_sizes(experiment.recipe)
+    with blame("--source"):
+        return labelled_parts(
+            experiment.images,
+            size_pixels=max(sizes, default=0),
+            bad_share=experiment.config.data.bad_image_share,
+            workers=experiment.config.data.workers,
+        )
+
+
+def training_views(run: Run) -> Callable[..., tuple[jax.Array, ...]]:
+    """(key, pixels) -> the view that a classifier is trained on."""
+    recipe = run.experiment.recipe
+    return make_views(dataclasses.replace(recipe, views=(training_view(recipe),)))
+
+
+def frozen_network(run: Run) -> Frozen:
+    """The run's network, as it stays."""
+    encoder, network = run.experiment.encoder, run.network
+    return Frozen(
+        network.params,
+        network.stats,
+        make_view_features(encoder, training_views(run)),
+        make_features(encoder, evaluation_view(run.experiment.recipe)),
+    )
+
+
+def put_batch(run: Run) -> Callable[[Any], Any]:
+    """Spreads a batch's rows over the devices, if they can be."""
+    mesh = run.experiment.mesh
+
+    def put(batch: Any) -> Any:
+        count = len(jax.tree.leaves(batch)[0])
+        spread = count % mesh.size == 0
+        return jax.device_put(batch, rows(mesh) if spread else replicated(mesh))
+
+    return put
+
+
+def save(
+    run: Run, flags: argparse.Namespace, name: str, figures: Mapping[str, Any]
+) -> None:
+    """Writes figures beside the run; those of other images under their name."""
+    if flags.source is not None:
+        name += "_" + re.sub(r"\W+", "_", flags.source).strip("_")
+    step = int(run.state.step)
+    images = run.experiment.images.name
+    values = {"step": step, "images": images, **figures}
+    write_json(run.files.path / f"{name}.json", values)
+
+
+def summary(found: Accuracies, count: int) -> str:
+    """The accuracies in words."""
+    low, high = found.interval
+    return (
+        f"{found.top1:.2%} of {count} held-out images ({LEVEL:.0%} interval "
+        f"{low:.2%} to {high:.2%}), top-5 {found.top5:.2%}"
+    )
+
+
+def figures(loaded: Run, found: Accuracies) -> dict[str, Any]:
+    """The accuracies as they are saved; classes without images have none."""
+    by_class = zip(loaded.experiment.images.class_names, found.by_class, strict=True)
+    return {
+        "accuracy": found.top1,
+        "top5": found.top5,
+        "interval": found.interval,
+        "by_class": {
+            name: None if np.isnan(share) else float(share) for name, share in by_class
+        },
+    }
+
+
+def check_flags(
+    flags: argparse.Namespace, names: Mapping[str, Any], wanted: str
+) -> None:
+    """Refuses flags that what is asked for would ignore.
+
+    Args:
+        flags: as parsed.
+        names: those flags, with what they are where they are not given.
+        wanted: what they belong to, such as "--protocol=imagenet".
+
+    Raises:
+        ConfigError: one was given.
+    """
+    for name, default in names.items():
+        require(
+            getattr(flags, name) == default,
+            f"--{name}: want it with {wanted} only; leave it out",
+        )

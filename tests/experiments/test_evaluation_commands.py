@@ -1,0 +1,326 @@
+"""The evaluations as a person runs them, in this process, on a tiny run."""
+
+import json
+import re
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from caco_jax.data.sources import ImageSet, make_fake_set
+from caco_jax.training import assemble
+from caco_jax.training.checkpoints import Checkpoints, Workdir
+from caco_jax.training.mesh import make_mesh
+from caco_jax.training.pretrain import config_values
+from experiments import (
+    command,
+    evaluating,
+    few_shot,
+    fine_tune,
+    health,
+    knn,
+    linear_probe,
+)
+from tests.training import tiny
+
+# One worker runs them all: they share a run and what they compile.
+pytestmark = pytest.mark.xdist_group("commands")
+
+MAINS = {
+    "knn": knn.main,
+    "linear_probe": linear_probe.main,
+    "few_shot": few_shot.main,
+    "fine_tune": fine_tune.main,
+    "health": health.main,
+}
+INTERVAL = r"[\d.]+% of 12 held-out images \(95% interval [\d.]+% to [\d.]+%\), top-5 "
+
+
+@pytest.fixture(scope="module")
+def parts(devices):
+    """The tiny encoder on two devices."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assemble, "make_encoder", lambda *_, **__: tiny.TinyEncoder())
+        patch.setattr(assemble, "make_mesh", lambda: make_mesh(devices[:2]))
+        yield
+
+
+def save_run(path, change=lambda state: state):
+    files = Workdir(path)
+    experiment = assemble.assemble(tiny.config())
+    files.claim(config_values(experiment))
+    with Checkpoints(files) as checkpoints:
+        checkpoints.save(change(assemble.initial_state(experiment)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def workdir(parts, tmp_path_factory):
+    return save_run(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a command: its status, what it printed, what on stderr."""
+
+    def call(name, *flags):
+        monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *flags])
+        status = 0
+        try:
+            command.run(MAINS[name])
+        except SystemExit as left:
+            status = left.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def succeeded(result):
+    status, out, err = result
+    assert status == 0, err
+    return out
+
+
+def one_line(result):
+    status, out, err = result
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("error: ").rstrip("\n")
+
+
+def read(workdir, name):
+    return json.loads((workdir / f"{name}.json").read_text())
+
+
+def test_knn_tries_every_k_with_every_temperature(call, workdir):
+    flags = ["--k", "1", "5", "--temperature", "0.1", "0.2"]
+    out = succeeded(call("knn", f"--workdir={workdir}", *flags))
+    found = read(workdir, "knn")
+    assert found["images"] == "fake:8x8x1x48"
+    pairs = [(row["k"], row["temperature"]) for row in found["results"]]
+    assert pairs == [(1, 0.1), (1, 0.2), (5, 0.1), (5, 0.2)]
+    assert len(out.splitlines()) == 4
+
+
+def test_the_probe_chooses_its_penalty(call, workdir):
+    out = succeeded(call("linear_probe", f"--workdir={workdir}"))
+    found = read(workdir, "linear_probe")
+    assert set(found["held_out"]) == {"1e-05", "0.0001", "0.001", "0.01", "0.1"}
+    assert found["held_out"][f"{found['l2']:g}"] == max(found["held_out"].values())
+    first, second = out.splitlines()
+    assert re.fullmatch(
+        rf"Linear probe, L2 {found['l2']:g} \(the best of 5 on held-out training "
+        rf"images\): {INTERVAL}[\d.]+%",
+        first,
+    )
+    assert second == f"{found['train_accuracy']:.2%} of the training images"
+    low, high = found["interval"]
+    assert low <= found["accuracy"] <= high <= found["top5"] <= 1
+    assert set(found["by_class"]) == {f"class {c}" for c in range(10)}
+
+
+def test_a_sweep_names_the_chosen_head(call, workdir):
+    out = succeeded(
+        call(
+            "linear_probe",
+            f"--workdir={workdir}",
+            "--protocol=imagenet",
+            "--preset=moco",
+            "--epochs=2",
+            "--batch_size=8",
+            "--learning_rates",
+            "0.1",
+            "1",
+            "--weight_decays",
+            "0",
+            "0.01",
+        )
+    )
+    found = read(workdir, "linear_probe_imagenet")
+    assert len(found["heads"]) == 4
+    best = max(head["held_out"] for head in found["heads"])
+    chosen = next(head for head in found["heads"] if head["held_out"] == best)
+    assert {k: chosen[k] for k in found["chosen"]} == found["chosen"]
+    assert found["protocol_settings"]["preset"] == "moco"
+    assert found["protocol_settings"]["epochs"] == 2
+    lines = out.splitlines()
+    assert len(lines) == 6
+    assert sum(line.endswith("chosen") for line in lines) == 1
+    rate, decay = found["chosen"].values()
+    assert re.fullmatch(
+        rf"Linear probe, sgd, learning rate {rate:g}, weight decay {decay:g}: "
+        rf"{INTERVAL}[\d.]+%",
+        lines[-1],
+    )
+
+
+def test_one_published_setting_needs_no_choice(call, workdir):
+    flags = ["--protocol=imagenet", "--epochs=1"]
+    out = succeeded(call("linear_probe", f"--workdir={workdir}", *flags))
+    found = read(workdir, "linear_probe_imagenet")
+    (head,) = found["heads"]
+    assert head["held_out"] is None
+    # CaCo's 0.4 for 4096 images, for the 48 there are.
+    assert head["learning_rate"] == pytest.approx(0.4 * 48 / 4096)
+    assert len(out.splitlines()) == 1
+
+
+def test_few_shot_draws_and_says_how_far_apart_they_are(call, workdir):
+    flags = ["--shots", "1", "--seeds", "3"]
+    out = succeeded(call("few_shot", f"--workdir={workdir}", *flags))
+    (row,) = read(workdir, "few_shot")["results"]
+    assert len(row["each"]) == 3
+    assert row["mean"] == pytest.approx(np.mean(row["each"]))
+    assert out == (
+        f"Few-shot, 1 label a class: {row['mean']:.2%} ± {row['std']:.2%} of 12 "
+        "held-out images, 3 draws\n"
+    )
+
+
+def test_fine_tuning_takes_shares_of_the_labels(call, workdir):
+    flags = ["--labels", "0.3", "1", "--epochs=2", "--frozen", "norm"]
+    out = succeeded(call("fine_tune", f"--workdir={workdir}", *flags))
+    found = read(workdir, "fine_tune")
+    assert found["plan"]["frozen"] == ["norm"]
+    shares = [(row["share"], row["images"]) for row in found["results"]]
+    assert shares[1] == (1.0, 48)
+    assert 10 <= shares[0][1] < 20
+    for line, (share, images) in zip(out.splitlines(), shares, strict=True):
+        assert re.fullmatch(
+            rf"Fine-tuned on {share:g} of the labels \({images} images\): "
+            rf"{INTERVAL}[\d.]+%",
+            line,
+        )
+
+
+def test_health_measures_features_and_bank(call, workdir):
+    out = succeeded(call("health", f"--workdir={workdir}"))
+    found = read(workdir, "health")
+    assert 1 <= found["effective_rank"] <= 8
+    assert found["deviation"] > 0
+    assert found["uniformity"] < 0
+    assert 0 < found["alignment"] < 4
+    assert -1 <= found["bank_nearest_cosine"] <= 1
+    assert 0 <= found["bank_use_entropy"] <= 1
+    assert len(out.splitlines()) == 7
+
+
+def test_other_images_are_judged_by_the_same_network(call, workdir):
+    flags = ["--k", "3", "--source=fake:8x8x1x64"]
+    out = succeeded(call("knn", f"--workdir={workdir}", *flags))
+    assert "of 16 held-out images" in out
+    assert read(workdir, "knn_fake_8x8x1x64")["images"] == "fake:8x8x1x64"
+    assert read(workdir, "knn")["images"] == "fake:8x8x1x48"
+
+
+@pytest.mark.parametrize("name", list(MAINS))
+def test_help_is_given(call, name):
+    status, out, _ = call(name, "--help")
+    assert status == 0
+    assert "--workdir" in out
+    assert "--source" in out
+
+
+def of_classes(count):
+    images = make_fake_set("8x8x1x48")
+    labels = {
+        f"{part}_labels": getattr(images, f"{part}_labels") % count if count else None
+        for part in ("train", "test")
+    }
+    return ImageSet(
+        "made", images.train_images, labels["train_labels"], images.test_images,
+        labels["test_labels"], tuple("abcdefghij"[:count]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(MAINS))
+def test_images_without_labels_cannot_be_judged(call, workdir, monkeypatch, name):
+    monkeypatch.setattr(evaluating, "load_images", lambda _: of_classes(0))
+    message = one_line(call(name, f"--workdir={workdir}", "--source=made"))
+    assert message.endswith("made has no labels: there is nothing to evaluate")
+
+
+@pytest.mark.parametrize("name", list(MAINS))
+def test_one_class_is_nothing_to_tell_apart(call, workdir, monkeypatch, name):
+    monkeypatch.setattr(evaluating, "load_images", lambda _: of_classes(1))
+    assert one_line(call(name, f"--workdir={workdir}", "--source=made")) == (
+        "--source: want images of two classes or more, made has 1"
+    )
+
+
+@pytest.fixture(scope="module")
+def broken(parts, tmp_path_factory):
+    """A run whose network became NaN."""
+
+    def spoil(state):
+        encoder = jax.tree.map(lambda leaf: leaf * np.nan, state.players["encoder"])
+        return state._replace(players=state.players | {"encoder": encoder})
+
+    return save_run(tmp_path_factory.mktemp("broken"), spoil)
+
+
+@pytest.mark.parametrize("name", ["knn", "linear_probe", "few_shot", "health"])
+def test_features_with_nan_are_named(call, broken, name):
+    assert one_line(call(name, f"--workdir={broken}")) == (
+        "--workdir: of fake:8x8x1x48: features: want finite numbers, got NaN or "
+        "infinity"
+    )
+
+
+def test_heads_on_features_with_nan_stop_with_status_1(call, broken):
+    flags = ["--protocol=imagenet", "--learning_rates", "1", "2", "--epochs=1"]
+    status, out, err = call("linear_probe", f"--workdir={broken}", *flags)
+    assert (status, out) == (1, "")
+    assert "stopped: all 2 heads diverged; lower the learning rates" in err
+    status, out, err = call("fine_tune", f"--workdir={broken}", "--epochs=1")
+    assert (status, out) == (1, "")
+    assert "stopped: step 0: loss is nan" in err
+
+
+IMAGENET = "--protocol=imagenet"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("linear_probe", ["--epochs=3"], "--epochs: want it with --protocol=imagenet"),
+        ("linear_probe", ["--preset=moco"], "--preset: want it with --protocol=imagen"),
+        ("linear_probe", [IMAGENET, "--l2=1"], "--l2: want it with --protocol=lbfgs"),
+        ("linear_probe", [IMAGENET, "--epochs=0"], "--epochs: want a number in [1, "),
+        (
+            "linear_probe",
+            [IMAGENET, "--learning_rates", "1", "1"],
+            "--learning_rates: want different numbers, at least one, got (1.0, 1.0)",
+        ),
+        (
+            "linear_probe",
+            [IMAGENET, "--learning_rates", "1", "2", "--held_out=1"],
+            "--held_out: held_out: want images left to learn from, got 1.0",
+        ),
+        (
+            "linear_probe",
+            [IMAGENET, "--learning_rates", "1", "2", "--held_out=0"],
+            "--held_out: share: want a number in (0, 1], got 0.0",
+        ),
+        ("linear_probe", ["--preset=x"], "argument --preset: invalid choice: 'x'"),
+        ("few_shot", ["--shots", "40"], "--shots, --seeds, --l2: want at least 40 lab"),
+        ("few_shot", ["--seeds", "0"], "--shots, --seeds, --l2: seeds: want at least"),
+        ("fine_tune", ["--labels", "0"], "--labels: share: want a number in (0, 1]"),
+        (
+            "fine_tune",
+            ["--frozen", "layer1"],
+            "--frozen: frozen: want some of hidden, norm, got layer1",
+        ),
+        ("fine_tune", ["--momentum=1"], "--momentum: want a number in [0, 1), got 1.0"),
+        ("health", ["--images=1"], "--images: want at least 2, got 1"),
+        ("knn", ["--source=nothing"], "config.data.source: want one of "),
+        ("knn", ["--config.seed=1"], "unrecognized arguments: --config.seed=1; see"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(call, workdir, name, flags, message):
+    before = {path.name: path.stat().st_mtime_ns for path in workdir.iterdir()}
+    assert one_line(call(name, f"--workdir={workdir}", *flags)).startswith(message)
+    after = {path.name: path.stat().st_mtime_ns for path in workdir.iterdir()}
+    assert after == before
