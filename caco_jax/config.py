@@ -108,7 +108,7 @@ class DataConfig:
     bad_image_share: float = setting(
         0.001,
         allowed=FRACTION,
-        doc="of a streamed set that may be unreadable and is skipped; one image always",
+        doc="of a streamed set that may be unreadable and is skipped; a few always",
     )
 
     def __post_init__(self) -> None:
@@ -222,7 +222,20 @@ class TrainingConfig:
         doc="spread the encoders' parameters and optimiser state over the devices",
     )
     checkpoint_every_epochs: int = setting(10, allowed=COUNT, doc="epochs")
-    keep_checkpoints: int = setting(2, allowed=COUNT, doc="newest ones kept")
+    keep_checkpoints: int = setting(
+        2, allowed=COUNT, doc="newest ones kept, beside the best by kNN"
+    )
+    save_attempts: int = setting(
+        3,
+        allowed=COUNT,
+        doc="failed saves in a row that end the run; each is tried again an epoch on",
+    )
+    skip_nonfinite: int = setting(
+        0,
+        allowed=NON_NEGATIVE,
+        doc="steps of a run that may be NaN or infinite and are undone; 0: the first "
+        "one ends the run; the others hold the state twice",
+    )
 
     def __post_init__(self) -> None:
         validate(self)

@@ -1,9 +1,9 @@
 """What goes wrong in contrastive pretraining without anybody noticing."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 COLLAPSED_STD = 0.05
@@ -13,37 +13,68 @@ PATIENCE_EPOCHS = 10
 
 
 class NonFiniteError(FloatingPointError):
-    """A metric became NaN or infinite.
+    """A metric or a player became NaN or infinite.
 
     Attributes:
         step: the first step with such a value.
-        metric: its name.
+        metric: the first such metric of that step by name, or None.
+        players: whose arrays are not finite after that step.
+        kept_step: of the checkpoint that is there, None without one.
     """
 
-    def __init__(self, step: int, metric: str, value: float) -> None:
-        super().__init__(
-            f"step {step}: {metric} is {value}; the last good checkpoint is kept. "
-            "Lower the learning rate or raise the temperature"
+    def __init__(
+        self,
+        step: int,
+        metric: str | None,
+        value: float,
+        *,
+        players: Sequence[str] = (),
+        phase: str = "step",
+    ) -> None:
+        super().__init__(step, metric, value)
+        self.step, self.metric, self.players = step, metric, tuple(players)
+        self.kept_step: int | None = None
+        whose = f"{', '.join(players)} no longer finite"
+        what = [f"{metric} is {value}"] * (metric is not None) + [whose] * bool(players)
+        self._trouble = f"{phase} {step}: {'; '.join(what)}"
+
+    def __str__(self) -> str:
+        kept = f"the checkpoint of step {self.kept_step} is kept"
+        if self.kept_step is None:
+            kept = "nothing was saved yet"
+        return (
+            f"{self._trouble}; {kept}. Lower the learning rate or raise the temperature"
         )
-        self.step, self.metric = step, metric
 
 
-def check_finite(first_step: int, metrics: Mapping[str, Float[ndarray, " s"]]) -> None:
+def check_finite(
+    first_step: int,
+    metrics: Mapping[str, Float[ndarray, " s"]],
+    finite: Mapping[str, Bool[ndarray, " s"]] | None = None,
+    *,
+    phase: str = "step",
+) -> None:
     """Raises NonFiniteError at the first step with a bad value.
 
     Args:
         first_step: step of the first value.
         metrics: values of consecutive steps, by metric.
+        finite: whether each player was finite after each step, by player.
+        phase: what the message calls a step.
     """
-    bad = [
-        (offset, name, float(value))
-        for name, values in metrics.items()
-        for offset, value in enumerate(values)
-        if not math.isfinite(value)
-    ]
-    if bad:
-        offset, name, value = min(bad)
-        raise NonFiniteError(first_step + offset, name, value)
+    finite = finite or {}
+    rows = [*metrics.values(), *finite.values()]
+    for offset in range(max(map(len, rows), default=0)):
+        bad = [
+            (name, float(values[offset]))
+            for name, values in sorted(metrics.items())
+            if len(values) > offset and not math.isfinite(values[offset])
+        ]
+        players = [name for name, good in sorted(finite.items()) if not good[offset]]
+        if bad or players:
+            name, value = bad[0] if bad else (None, math.nan)
+            step = first_step + offset
+            raise NonFiniteError(step, name, value, players=players, phase=phase)
 
 
 def find_alarms(

@@ -1,154 +1,180 @@
-"""A run's directory: its configuration, its checkpoints, its metric lines."""
+"""A run's checkpoints: saved behind its back, checked before they are believed."""
 
-import json
-import os
+import contextlib
+import logging
 import pathlib
 import shutil
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from caco_jax.config import flatten
 from caco_jax.schema import UserError
 from caco_jax.training.distributed import leads
+from caco_jax.training.manifest import find_damage, write_manifest
+from caco_jax.training.record import Record
 from caco_jax.training.state import TrainState
+from caco_jax.training.workdir import Workdir, write_json
+
+__all__ = ["Checkpoints", "SaveError", "Workdir", "write_json"]
+
+logger = logging.getLogger("caco_jax")
 
 
-class Workdir:
-    """The files of one run, where of many processes the first one writes.
-
-    ``config.json``, ``checkpoints/``, ``metrics.jsonl`` (a line an epoch, the same
-    however often the run was interrupted) and ``summary.json``; ``bad_images.txt`` if
-    there were any.
-    """
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = pathlib.Path(path).absolute()
-        self.config_file = self.path / "config.json"
-        self.metrics_file = self.path / "metrics.jsonl"
-        self.summary_file = self.path / "summary.json"
-        self.bad_images_file = self.path / "bad_images.txt"
-        self.checkpoints = self.path / "checkpoints"
-
-    def claim(self, config: Mapping[str, Any], *, force_new: bool = False) -> None:
-        """Makes the directory this configuration's, or finds that it already is.
-
-        Args:
-            config: the whole configuration, as nested mappings.
-            force_new: move a run that is there aside, to ``<workdir>.old``, where it
-                replaces what an earlier move left.
-
-        Raises:
-            UserError: the directory cannot be written, or belongs to another
-                configuration; nothing in it was touched.
-        """
-        config = json.loads(json.dumps(config))
-        if self._has_run() and not force_new:
-            self._compare(config)
-            return
-        try:
-            if self._has_run():
-                aside = self.path.with_name(self.path.name + ".old")
-                shutil.rmtree(aside, ignore_errors=True)
-                self.path.rename(aside)
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.config_file, config)
-        except OSError as error:
-            raise UserError(
-                f"--workdir: cannot write to {self.path}: {error.strerror}; name a "
-                "directory that you may write to"
-            ) from None
-
-    def _has_run(self) -> bool:
-        # Unlike Path.exists, False and no error where a directory may not be searched.
-        return os.path.exists(self.config_file)
-
-    def _compare(self, config: Mapping[str, Any]) -> None:
-        theirs, ours = flatten(self.read_config()), flatten(config)
-        differences = [
-            f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} asked for)"
-            for key in sorted(theirs.keys() | ours.keys())
-            if theirs.get(key) != ours.get(key)
-        ]
-        if differences:
-            raise UserError(
-                f"--workdir: {self.path} holds a run of another configuration: "
-                f"{', '.join(differences)}; use another workdir, or --force_new to "
-                "start over (the old run is moved aside)"
-            )
-
-    def read_config(self) -> dict[str, Any]:
-        """The configuration as saved.
-
-        Raises:
-            UserError: there is no run here.
-        """
-        if not self._has_run():
-            raise UserError(
-                f"--workdir: want the directory of a run, got {self.path}: it has no "
-                "config.json; run experiments.pretrain first"
-            )
-        return json.loads(self.config_file.read_text())
-
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """The metric lines so far, oldest first."""
-        if not self.metrics_file.exists():
-            return []
-        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
-
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Adds a line."""
-        if leads():
-            with self.metrics_file.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-
-    def rewind_metrics(self, step: int) -> None:
-        """Drops the lines after a step, which a resumed run will write again."""
-        if not leads():
-            return
-        kept = [row for row in self.read_metrics() if row["step"] <= step]
-        write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a value to a file that is either whole or not there."""
-    write_whole(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is either whole or not there."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)
+class SaveError(UserError):
+    """A checkpoint could not be written; those before it are as they were."""
 
 
 class Checkpoints:
-    """Saves and restores train states, by step; a context manager."""
+    """Saves and restores train states, by step; a context manager.
 
-    def __init__(self, workdir: Workdir, *, keep: int | None = None) -> None:
-        # Synchronous: the state's buffers are donated to the next step at once.
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False
-        )
-        self._manager = ocp.CheckpointManager(workdir.checkpoints, options=options)
+    Saving goes on behind the training. A checkpoint is there once all its files and
+    their digests are.
+    """
+
+    def __init__(
+        self, workdir: Workdir, *, keep: int | None = None, best: bool = False
+    ) -> None:
+        self.folder = workdir.best if best else workdir.checkpoints
+        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+        self._begun: int | None = None
+        self._whole: set[int] = set()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with contextlib.suppress(*[SaveError] * (kind is not None)):
+            self.finish()
+        if self._manager is not None:
+            self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The saved steps, damaged ones among them, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        names = (entry.name for entry in self.folder.iterdir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with a saved step, or None; the first process looks."""
+        folder = self.folder / str(step)
+        if step in self._whole or not leads() or _is_old(folder):
+            return None
+        damage = find_damage(folder)
+        if damage is None:
+            self._whole.add(step)
+        return damage
 
     def latest_step(self) -> int | None:
-        """The newest saved step, or None."""
-        return self._manager.latest_step()
+        """The newest saved step whose files are what was written, or None."""
+        steps = reversed(self.steps())
+        return next((step for step in steps if self.damage(step) is None), None)
 
-    def save(self, state: TrainState) -> None:
-        """Saves under the state's own step."""
+    def save(self, state: TrainState, record: Record | None = None) -> None:
+        """Begins to save under the state's own step, unless that is there.
+
+        Waits for the save before, and until the state may be donated.
+
+        Args:
+            state: of the step.
+            record: of the same step; None: of a run that has not begun.
+
+        Raises:
+            SaveError: this save could not begin, or the one before failed.
+        """
+        self.finish()
         step = int(state.step)
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+        if step in self.steps():
+            return
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(jax.tree.map(_apart, state)),
+            record=ocp.args.JsonSave((record or Record()).as_json()),
+        )
+        with self._failing(step):
+            self._begun = step
+            self._open().save(step, args=items, force=True)
+
+    def finish(self) -> bool:
+        """Waits for what is being saved; whether there was something.
+
+        Raises:
+            SaveError: it could not be saved.
+        """
+        if self._manager is None or self._begun is None:
+            return False
+        with self._failing(self._begun):
+            self._manager.wait_until_finished()
+        self._begun = None
+        return True
+
+    def set_aside_damaged(self, place: pathlib.Path) -> None:
+        """Moves the damaged steps that are newer than the newest whole one.
+
+        Args:
+            place: the folder for them.
+
+        Raises:
+            UserError: none is whole; nothing was moved.
+        """
+        newest = self.latest_step()
+        steps = self.steps()
+        damages = {step: self.damage(step) for step in steps if step > (newest or -1)}
+        if damages and newest is None:
+            raise UserError(
+                f"--workdir: all checkpoints in {self.folder} are damaged (step "
+                f"{steps[-1]}: {damages[steps[-1]]}); put back a copy of one, or "
+                "--force_new to start over (the old run is moved aside)"
+            )
+        for step, damage in damages.items():
+            aside = place / f"{self.folder.name}-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            place.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(aside)
+            logger.warning(
+                "the checkpoint of step %d is damaged (%s) and was moved to %s; "
+                "falling back to step %d",
+                step,
+                damage,
+                aside,
+                newest,
+            )
+
+    @contextlib.contextmanager
+    def _failing(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        # TensorStore says "no space left" with a ValueError.
+        except (OSError, ValueError, RuntimeError) as error:
+            self._manager = self._begun = None
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise SaveError(
+                f"--workdir: cannot save step {step} in {self.folder}: {reason}"
+            ) from error
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            background = ocp.options.AsyncOptions(
+                post_finalization_callback=self._before_it_counts,
+                # Where this fails, it is said at once.
+                create_directories_asynchronously=False,
+            )
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep,
+                async_options=background,
+                cleanup_tmp_directories=True,
+                lightweight_initialize=True,
+            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        return self._manager
+
+    def _before_it_counts(self) -> None:
+        """Adds the digests: Orbax has written all else, and renames the folder next."""
+        (unnamed,) = self.folder.glob(f"{self._begun}.orbax-checkpoint-tmp*")
+        write_manifest(unnamed)
 
     def restore(self, like: TrainState) -> TrainState:
         """The newest state.
@@ -157,13 +183,42 @@ class Checkpoints:
             like: arrays or shapes with shardings, of the same structure.
 
         Raises:
-            UserError: nothing was saved yet.
+            UserError: nothing was saved yet, or other arrays were.
         """
         step = self.latest_step()
         if step is None:
             raise UserError(
-                f"--workdir: no checkpoint in {self._manager.directory}; run "
+                f"--workdir: no checkpoint in {self.folder}; run "
                 "experiments.pretrain to its end first"
             )
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        folder = self.folder / str(step)
+        with ocp.StandardCheckpointer() as reader:
+            return reader.restore(
+                folder / ("default" if _is_old(folder) else "state"), like
+            )
+
+    def read_record(self) -> Record | None:
+        """What is said beside the newest state; None where nothing was saved."""
+        step = self.latest_step()
+        if step is None:
+            return None
+        if _is_old(self.folder / str(step)):
+            raise UserError(
+                f"--workdir: {self.folder} is of an earlier version of this program, "
+                "which this one cannot go on with; use --force_new"
+            )
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            return Record.from_json(reader.restore(self.folder / str(step) / "record"))
+
+
+def _apart(leaf: jax.Array) -> jax.Array:
+    """An array whose copy on the host is one: a CPU's would be the array itself."""
+    on_cpu = (
+        isinstance(leaf, jax.Array) and next(iter(leaf.devices())).platform == "cpu"
+    )
+    return jnp.copy(leaf) if on_cpu else leaf
+
+
+def _is_old(folder: pathlib.Path) -> bool:
+    """Whether a checkpoint is from before there were records and digests."""
+    return (folder / "default").is_dir()

@@ -15,10 +15,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from caco_jax.schema import UserError
+from caco_jax.training.mesh import replicated, rows
 
 T = TypeVar("T")
 
@@ -223,3 +226,29 @@ def require_same(values: Mapping[str, Any]) -> None:
                 f"{differences}; start all processes with the same flags and files",
                 ours=leads(),
             )
+
+
+def any_process(ask: Callable[[], bool], mesh: Mesh) -> Callable[[], bool]:
+    """A question that all processes ask at the same times, and all get one answer to.
+
+    Of many processes, the answer is that of the time before: nobody waits for it.
+
+    Args:
+        ask: this process's answer.
+        mesh: of all processes.
+
+    Returns:
+        Whether one of them said yes.
+    """
+    if jax.process_count() == 1:
+        return ask
+    spread, answers = rows(mesh), [False]
+    one_of = jax.jit(jnp.any, out_shardings=replicated(mesh))
+
+    def asked() -> bool:
+        said = np.asarray([ask()])
+        flags = jax.make_array_from_callback((mesh.size,), spread, lambda _: said)
+        answers.append(one_of(flags))
+        return bool(answers.pop(0))
+
+    return asked

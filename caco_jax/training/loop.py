@@ -13,11 +13,13 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from caco_jax.config import TrainingConfig
 from caco_jax.methods.method import Network, StartUp
 from caco_jax.training import assemble
 from caco_jax.training.alarms import check_finite
 from caco_jax.training.assemble import Experiment
 from caco_jax.training.feeds import Feed, Layout, OpenFeed
+from caco_jax.training.guard import guard
 from caco_jax.training.mesh import on_cpu, replicated, state_shardings
 from caco_jax.training.state import TrainState
 from caco_jax.training.step import StepFn
@@ -72,10 +74,16 @@ def make_dispatch(
 
 
 class Progress:
-    """Seconds and images of the steps proper, evaluation and saving left out."""
+    """Seconds and images of the steps proper, evaluation and saving left out.
+
+    Attributes:
+        seconds: of steps.
+        images: source images.
+        skipped: steps that were undone because they were not finite.
+    """
 
     def __init__(self) -> None:
-        self.seconds, self.images = 0.0, 0
+        self.seconds, self.images, self.skipped = 0.0, 0, 0
 
     def images_per_second(self) -> float:
         """Source images a second; 0 before the first."""
@@ -89,7 +97,8 @@ class Progress:
         self.seconds += time.perf_counter() - begun
 
 
-EpochsDone = Iterator[tuple[int, TrainState, dict[str, np.ndarray]]]
+Metrics = dict[str, np.ndarray]
+EpochsDone = Iterator[tuple[int, TrainState, Metrics]]
 
 
 def run_phase(
@@ -98,6 +107,9 @@ def run_phase(
     state: TrainState,
     feed: Feed,
     progress: Progress,
+    *,
+    phase: str = "step",
+    stop: Callable[[], bool] = lambda: False,
 ) -> EpochsDone:
     """Trains on all that a feed has.
 
@@ -107,36 +119,72 @@ def run_phase(
         state: on the devices; donated.
         feed: the phase's images.
         progress: what is counted here.
+        phase: what messages call a step.
+        stop: asked after every dispatch whether the epoch shall end with it.
 
     Yields:
-        (epochs done, state, metrics of each step just done).
+        (number of the epoch, from 1; state, metrics of each step just done).
 
     Raises:
-        NonFiniteError: a metric is NaN or infinite.
+        NonFiniteError: a metric or a player is NaN or infinite.
     """
+    config = experiment.config.training
     dispatch = make_dispatch(
-        train_step,
+        guard(train_step, skip=config.skip_nonfinite > 0),
         state,
         feed.layout,
         experiment.mesh,
-        shard_encoder=experiment.config.training.shard_encoder,
+        shard_encoder=config.shard_encoder,
     )
-    batch_size = experiment.config.training.batch_size
     for epoch, inputs in feed.epochs:
-        parts: list[dict[str, Array]] = []
-        first_step = int(state.step)
+        parts: list[Metrics] = []
+        step = int(state.step)
         with progress.counting():
-            for chosen in inputs:
-                state, metrics = dispatch(state, feed.fixed, chosen)
-                # One dispatch waits behind the one that runs: the devices are never
-                # idle, and a stream's batches do not pile up on them.
-                jax.block_until_ready(parts[-1:])
-                parts.append(metrics)
-            fetched = jax.device_get(parts)
-        joined = jax.tree.map(lambda *values: np.concatenate(values), *fetched)
-        progress.images += batch_size * len(joined["loss"])
-        check_finite(first_step, joined)
+            results = _dispatched(dispatch, state, feed.fixed, inputs, stop)
+            for state, metrics in results:  # noqa: B007 - the last is yielded
+                parts.append(_judge(step, metrics, progress, config, phase))
+                step += len(metrics["loss"])
+        joined = jax.tree.map(lambda *values: np.concatenate(values), *parts)
+        progress.images += config.batch_size * len(joined["loss"])
         yield epoch + 1, state, joined
+
+
+def _dispatched(
+    dispatch: DispatchFn,
+    state: TrainState,
+    fixed: Any,
+    inputs: Iterator[Any],
+    stop: Callable[[], bool],
+) -> Iterator[tuple[TrainState, Any]]:
+    """The state so far and the next metrics, which are of one dispatch before it.
+
+    One dispatch waits behind the one that runs: the devices are never idle, and a
+    stream's batches do not pile up on them.
+    """
+    waiting = None
+    for chosen in inputs:
+        state, metrics = dispatch(state, fixed, chosen)
+        if waiting is not None:
+            yield state, jax.device_get(waiting)
+        waiting = metrics
+        if stop():
+            break
+    yield state, jax.device_get(waiting)
+
+
+def _judge(
+    step: int, metrics: Any, progress: Progress, config: TrainingConfig, phase: str
+) -> Metrics:
+    """A dispatch's metrics, where the run may go on with them."""
+    finite = metrics.pop("finite", None)
+    if "skipped" in metrics:
+        limit = config.skip_nonfinite
+        progress.skipped += int(metrics["skipped"].sum())
+        if progress.skipped <= limit:
+            return metrics
+        phase = f"after {limit} skipped, {phase}"
+    check_finite(step, metrics, finite, phase=phase)
+    return metrics
 
 
 def start_up(
@@ -181,7 +229,9 @@ def _warm(
     key = experiment.keys.start_up_order
     with open_feed(key, steps=steps, epochs=epochs) as feed:
         step = assemble.start_up_step(experiment)
-        *_, (_, warming, _) = run_phase(experiment, step, warming, feed, progress)
+        *_, (_, warming, _) = run_phase(
+            experiment, step, warming, feed, progress, phase="start-up step"
+        )
     return warming
 
 
@@ -215,7 +265,12 @@ def restart_schedules(opt_state: optax.OptState) -> optax.OptState:
 
 
 def train_epochs(
-    experiment: Experiment, state: TrainState, open_feed: OpenFeed, progress: Progress
+    experiment: Experiment,
+    state: TrainState,
+    open_feed: OpenFeed,
+    progress: Progress,
+    *,
+    stop: Callable[[], bool] = lambda: False,
 ) -> EpochsDone:
     """Trains from the state's step, of whichever epoch, to the end of the run.
 
@@ -224,13 +279,14 @@ def train_epochs(
         state: on the device; donated.
         open_feed: where the images come from.
         progress: what is counted here.
+        stop: asked after every dispatch whether to yield before the epoch's end.
 
     Yields:
-        (epochs done, state, metrics of each of the epoch's steps, those before the
-        first state's left out).
+        (number of the epoch, from 1; state, metrics of each of the epoch's steps, those
+        before the first state's left out).
 
     Raises:
-        NonFiniteError: a metric became NaN or infinite.
+        NonFiniteError: a metric or a player became NaN or infinite.
     """
     with open_feed(
         experiment.keys.order,
@@ -239,4 +295,4 @@ def train_epochs(
         first_step=int(state.step),
     ) as feed:
         step = assemble.training_step(experiment)
-        yield from run_phase(experiment, step, state, feed, progress)
+        yield from run_phase(experiment, step, state, feed, progress, stop=stop)

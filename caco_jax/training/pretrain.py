@@ -1,51 +1,45 @@
 """A pretraining run from its first step or its last checkpoint to its end."""
 
+import contextlib
 import dataclasses
+import json
 import logging
 import pathlib
-import resource
-import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from caco_jax.config import ExperimentConfig, flatten
 from caco_jax.data.pipeline import BadImagesError
-from caco_jax.evaluation.knn import knn_accuracy
-from caco_jax.methods.method import Network
 from caco_jax.schema import UserError
 from caco_jax.training import loop
-from caco_jax.training.alarms import check_finite, find_alarms
+from caco_jax.training.alarms import NonFiniteError
 from caco_jax.training.assemble import Experiment, assemble
-from caco_jax.training.checkpoints import (
-    Checkpoints,
-    Workdir,
-    write_json,
-    write_whole,
+from caco_jax.training.checkpoints import Checkpoints
+from caco_jax.training.distributed import (
+    any_process,
+    gather_texts,
+    leads,
+    require_same,
+    together,
 )
-from caco_jax.training.distributed import leads, require_same, together
 from caco_jax.training.feeds import OpenFeed, count_bad, experiment_feeds
-from caco_jax.training.mesh import alone
-from caco_jax.training.runs import (
-    make_network_features,
-    read_summary,
-    restore_latest,
-)
+from caco_jax.training.lock import cannot_write
+from caco_jax.training.monitor import Monitor
+from caco_jax.training.preemption import Stop, Stopped
+from caco_jax.training.record import Record, peak_memory_bytes, provenance
+from caco_jax.training.runs import restore_latest
+from caco_jax.training.saving import Keeper, write_summary
 from caco_jax.training.state import TrainState
+from caco_jax.training.workdir import Workdir, write_whole
+
+__all__ = ["config_values", "peak_memory_bytes", "pretrain"]
 
 logger = logging.getLogger("caco_jax")
 
 # (epoch, epochs, the epoch's row, images a second so far)
 ReportFn = Callable[[int, int, dict[str, Any], float], None]
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that this process held at once."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def config_values(experiment: Experiment) -> dict[str, Any]:
@@ -60,6 +54,8 @@ def pretrain(
     workdir: str | pathlib.Path,
     *,
     force_new: bool = False,
+    changes: Collection[str] = (),
+    stop: Stop | None = None,
     report: ReportFn | None = None,
 ) -> dict[str, Any]:
     """Trains until the configured number of epochs is done, resuming what is there.
@@ -68,6 +64,9 @@ def pretrain(
         config: the run.
         workdir: its directory.
         force_new: move a run that is already there aside and start over.
+        changes: dotted keys of the configuration that may differ from the run's that
+            is there.
+        stop: tells when to end early; None: never.
         report: called after every epoch.
 
     Returns:
@@ -75,8 +74,9 @@ def pretrain(
         "images_per_second", "peak_memory_bytes", "bad_images" that were skipped.
 
     Raises:
-        UserError: the configuration or the directory does not fit.
-        NonFiniteError: a metric became NaN or infinite.
+        UserError: the configuration or the directory does not fit, or the disk fails.
+        NonFiniteError: a metric or a player became NaN or infinite.
+        Stopped: it was told to end; it has saved.
     """
     files = Workdir(workdir)
     require_same(
@@ -85,19 +85,28 @@ def pretrain(
             "method": type(config.method).__name__,
             "--workdir": str(files.path),
             "--force_new": force_new,
+            "--resume_with_changes": sorted(changes),
             "the version of JAX": jax.__version__,
         }
     )
     experiment = together(lambda: assemble(config))
     values = config_values(experiment)
-    together(lambda: files.claim(values, force_new=force_new) if leads() else None)
-    with (
-        jax.set_mesh(experiment.mesh),
-        Checkpoints(files, keep=config.training.keep_checkpoints) as checkpoints,
-    ):
-        if checkpoints.latest_step() == experiment.total_steps:
-            return read_summary(files)
-        return _Run(experiment, files, checkpoints, report).to_the_end()
+    claim = files.claimed(values, force_new=force_new, changes=changes)
+    training = config.training
+    newest = Checkpoints(files, keep=training.keep_checkpoints)
+    best = Checkpoints(files, keep=1, best=True)
+
+    def take() -> None:
+        held.enter_context(claim)
+        newest.set_aside_damaged(files.damaged)
+
+    with contextlib.ExitStack() as held:
+        together(lambda: take() if leads() else None)
+        for context in (jax.set_mesh(experiment.mesh), newest, best):
+            held.enter_context(context)
+        keeper = Keeper(files, newest, best, attempts=training.save_attempts)
+        run = _Run(experiment, files, newest, keeper, stop or Stop(), report)
+        return run.to_the_end()
 
 
 class _Run:
@@ -108,145 +117,114 @@ class _Run:
         experiment: Experiment,
         files: Workdir,
         checkpoints: Checkpoints,
+        keeper: Keeper,
+        stop: Stop,
         report: ReportFn | None,
     ) -> None:
         self.experiment, self.files, self.checkpoints = experiment, files, checkpoints
+        self.keeper, self.stop = keeper, stop
         self.report = report or (lambda *args: None)
-        self.warned: set[str] = set()
         self.bad = count_bad(experiment)
-        self.features = None
-        if experiment.images.has_labels:
-            self.features = make_network_features(
-                experiment,
-                bad=self.bad,
-                most_train=experiment.config.evaluation.knn_train_images,
-            )
+        self.record = self._record_so_far()
+        # Of many processes none may leave an evaluation that the others go on with.
+        poll = self.stop.check if jax.process_count() == 1 else lambda: None
+        self.monitor = Monitor(experiment, self.bad, self.record.rows, poll)
 
     def to_the_end(self) -> dict[str, Any]:
         try:
-            return self._train()
+            write_summary(self.files, self.record)
+            self.files.write_metrics(self.record.rows)
+        except OSError as error:
+            raise cannot_write(self.files.path, error) from None
+        try:
+            if len(self.record.rows) < self.experiment.config.training.epochs:
+                self._train()
         except BadImagesError as error:
             raise UserError(
                 f"{error}; all are listed in {self._bad_images_file()}"
             ) from None
+        except NonFiniteError as error:
+            error.kept_step = self.checkpoints.latest_step()
+            raise
         finally:
             if self.bad:
                 lines = "".join(f"{line}\n" for line in self.bad.listing())
-                write_whole(self._bad_images_file(), lines)
+                with contextlib.suppress(OSError):
+                    write_whole(self._bad_images_file(), lines)
+        return self.record.summary()
 
     def _bad_images_file(self) -> pathlib.Path:
         """Of this process: each reads other images."""
         file = self.files.bad_images_file
         return file if leads() else file.with_suffix(f".{jax.process_index()}.txt")
 
-    def _train(self) -> dict[str, Any]:
-        experiment, config = self.experiment, self.experiment.config
-        logger.info("%s", experiment.method.description)
-        if self.features is None:
-            logger.info("%s has no labels: no kNN", experiment.images.name)
-        before = self._summary_so_far()
-        progress = loop.Progress()
-        open_feed = experiment_feeds(experiment, self.bad)
-        state = self._first_state(open_feed, progress)
-        epochs = loop.train_epochs(experiment, state, open_feed, progress)
-        for epoch, state, metrics in epochs:
-            steps = experiment.steps_per_epoch
-            check_finite(epoch * steps - 1, _extremes(state))
-            row = self._row(epoch, state, metrics)
-            self.files.append_metrics(row)
-            self.report(
-                epoch, config.training.epochs, row, progress.images_per_second()
+    def _record_so_far(self) -> Record:
+        """The newest checkpoint's record, with the line that it was waiting for."""
+        steps = self.experiment.steps_per_epoch
+        record = self.checkpoints.read_record() or Record()
+        if record.epoch_steps not in (None, steps):
+            raise UserError(
+                f"--resume_with_changes: an epoch had {record.epoch_steps} steps and "
+                f"would have {steps}; keep the images and config.training.batch_size"
             )
-            last = epoch == config.training.epochs
-            if last or epoch % config.training.checkpoint_every_epochs == 0:
-                summary = _summary(epoch, epoch * steps, before, progress)
-                summary["bad_images"] = max(len(self.bad), before.get("bad_images", 0))
-                if leads():
-                    write_json(self.files.summary_file, summary)
-                self.checkpoints.save(state)
-        return summary
+        record.epoch_steps = steps
+        record.provenance = provenance(config_values(self.experiment))
+        self.bad.reasons.update(record.bad_images)
+        # Only the first process's file counts, which it is about to rewrite.
+        (first, *_) = gather_texts(json.dumps(self.files.read_metrics()))
+        lines = json.loads(first)[len(record.rows) :]
+        if record.is_waiting() and lines:
+            record.finish_epoch(lines[0])
+        return record
 
-    def _first_state(self, open_feed: OpenFeed, progress: loop.Progress) -> TrainState:
+    def _train(self) -> None:
+        experiment, record = self.experiment, self.record
+        logger.info("%s", experiment.method.description)
+        open_feed = experiment_feeds(experiment, self.bad)
+        state = self._first_state(open_feed)
+        if record.is_waiting():
+            self._end_epoch(state)
+        if len(record.rows) == experiment.config.training.epochs:
+            return
+        stop = any_process(self.stop.requested, experiment.mesh)
+        done = loop.train_epochs(
+            experiment, state, open_feed, record.progress, stop=stop
+        )
+        for _, state, metrics in done:
+            record.add(metrics)
+            if not record.is_waiting():
+                self._leave(state)
+            self._end_epoch(state)
+
+    def _first_state(self, open_feed: OpenFeed) -> TrainState:
         if self.checkpoints.latest_step() is None:
-            self.files.rewind_metrics(0)
             if self.experiment.method.start_up is not None:
                 logger.info("start-up: filling the bank")
-            return loop.start_up(self.experiment, open_feed, progress)
+            return loop.start_up(self.experiment, open_feed, self.record.progress)
         state = restore_latest(self.experiment, self.checkpoints)
-        self.files.rewind_metrics(int(state.step))
         logger.info("continuing from step %d", int(state.step))
         return state
 
-    def _summary_so_far(self) -> dict[str, Any]:
-        if self.checkpoints.latest_step() is None:
-            return {}
-        return read_summary(self.files)
+    def _end_epoch(self, state: TrainState) -> None:
+        record, config = self.record, self.experiment.config.training
+        epoch = len(record.rows) + 1
+        try:
+            row = self.monitor.row(epoch, state, record.begun)
+        except Stopped:
+            self._leave(state)
+        record.finish_epoch(row)
+        self.keeper.write_line(record)
+        speed = record.progress.images_per_second()
+        self.report(epoch, config.epochs, row, speed)
+        record.note_process(self.bad)
+        due = epoch % config.checkpoint_every_epochs == 0
+        self.keeper.epoch_done(state, record, due=due)
+        if epoch == config.epochs:
+            self.keeper.save_now(state, record)
 
-    def _row(
-        self, epoch: int, state: TrainState, metrics: dict[str, np.ndarray]
-    ) -> dict[str, Any]:
-        config = self.experiment.config
-        means = {name: float(np.mean(values)) for name, values in metrics.items()}
-        row: dict[str, Any] = {"epoch": epoch, "step": int(state.step), **means}
-        every = config.evaluation.knn_every_epochs
-        if epoch % every == 0 or epoch == config.training.epochs:
-            row["knn"] = self._knn(state)
-        candidates = self.experiment.method.candidates
-        alarms = find_alarms(
-            epoch,
-            means,
-            candidates=candidates and candidates(config.training.batch_size),
-        )
-        if alarms:
-            row["alarms"] = sorted(alarms)
-        for name in alarms.keys() - self.warned:
-            logger.warning("epoch %d: %s", epoch, alarms[name])
-        self.warned |= alarms.keys()
-        return row
-
-    def _knn(self, state: TrainState) -> float | None:
-        """Held-out images judged by their nearest training images."""
-        if self.features is None:
-            return None
-        network = Network(state.players["encoder"], state.stats)
-        config = self.experiment.config.evaluation
-        with alone(network, self.experiment.mesh) as network:
-            train, test = self.features(network)
-            (accuracy,) = knn_accuracy(
-                *test,
-                *train,
-                num_classes=self.experiment.images.num_classes,
-                settings=[(config.knn_neighbours, config.knn_temperature)],
-            )
-        return accuracy
-
-
-def _extremes(state: TrainState) -> dict[str, np.ndarray]:
-    """The largest value of each player's arrays, as one step's metrics.
-
-    A step's metrics are from before its moves: without these, a last move to infinity
-    would be saved as good.
-    """
-    largest = jax.tree.map(lambda leaf: jnp.max(jnp.abs(leaf)), state.players)
-    fetched = jax.tree_util.tree_leaves_with_path(jax.device_get(largest))
-    return {
-        f"the largest of players{jax.tree_util.keystr(path)}": np.atleast_1d(value)
-        for path, value in fetched
-    }
-
-
-def _summary(
-    epoch: int, step: int, before: dict[str, Any], progress: loop.Progress
-) -> dict[str, Any]:
-    seconds = before.get("pretrain_seconds", 0.0) + progress.seconds
-    images = before.get("images", 0) + progress.images
-    return {
-        "epochs": epoch,
-        "steps": step,
-        "images": images,
-        "pretrain_seconds": seconds,
-        "images_per_second": images / seconds,
-        "peak_memory_bytes": max(
-            before.get("peak_memory_bytes", 0), peak_memory_bytes()
-        ),
-    }
+    def _leave(self, state: TrainState) -> NoReturn:
+        self.record.note_process(self.bad)
+        self.keeper.save_now(state, self.record)
+        raise Stopped(
+            f"saved at step {int(state.step)}; the same command goes on from there"
+        ) from None

@@ -96,6 +96,7 @@ def make_network_features(
     *,
     bad: BadImages | None = None,
     most_train: int | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> Callable[[Network], tuple[Split, Split]]:
     """A function of a network: backbone features of training and held-out images.
 
@@ -107,6 +108,7 @@ def make_network_features(
         bad: counts the unreadable training images of a streamed set, together with
             whoever else reads them; None: anew.
         most_train: training images at most, spread evenly over the set; None: all.
+        poll: called before every batch; what it raises ends the extraction.
 
     Raises:
         UserError: the images have no labels to evaluate with.
@@ -115,8 +117,12 @@ def make_network_features(
         raise UserError(
             f"{experiment.images.name} has no labels: there is nothing to evaluate"
         )
-    features = make_features(experiment.encoder, evaluation_view(experiment.recipe))
+    compute = make_features(experiment.encoder, evaluation_view(experiment.recipe))
     parts = _parts(experiment, bad, most_train)
+
+    def features(params: Any, stats: Any, images: Array) -> Float[Array, "b f"]:
+        poll()
+        return compute(params, stats, images)
 
     def of_network(network: Network) -> tuple[Split, Split]:
         def of_pixels(pixels: np.ndarray) -> np.ndarray:

@@ -91,7 +91,7 @@ def test_the_first_bad_step_and_its_metric_are_named(first, offset, value):
     error = caught.value
     assert (error.step, error.metric) == (first + offset, "loss")
     assert str(error) == (
-        f"step {first + offset}: loss is {value}; the last good checkpoint is kept. "
+        f"step {first + offset}: loss is {value}; nothing was saved yet. "
         "Lower the learning rate or raise the temperature"
     )
 
@@ -105,3 +105,22 @@ def test_of_two_bad_metrics_of_a_step_the_first_by_name_is_told():
 def test_it_is_an_arithmetic_error_of_pythons_own():
     with pytest.raises(FloatingPointError):
         check_finite(0, {"loss": np.asarray([np.inf])})
+
+
+def test_players_are_named_with_the_metric_of_the_step_that_broke_them():
+    finite = {"encoder": np.array([True, False]), "bank": np.array([True, False])}
+    loss = np.array([0.5, np.nan])
+    with pytest.raises(NonFiniteError) as caught:
+        check_finite(7, {"loss": loss}, finite, phase="start-up step")
+    caught.value.kept_step = 4
+    assert str(caught.value) == (
+        "start-up step 8: loss is nan; bank, encoder no longer finite; the checkpoint "
+        "of step 4 is kept. Lower the learning rate or raise the temperature"
+    )
+
+
+def test_a_player_breaks_before_the_metrics_show_it():
+    finite = {"encoder": np.array([True, True]), "bank": np.array([False, False])}
+    with pytest.raises(NonFiniteError, match=r"^step 3: bank no longer finite; ") as c:
+        check_finite(3, {"loss": np.array([0.5, np.nan])}, finite)
+    assert (c.value.step, c.value.metric, c.value.players) == (3, None, ("bank",))

@@ -73,7 +73,8 @@ def test_another_configuration_is_refused_key_by_key_and_nothing_is_touched(file
         f"--workdir: {files.path} holds a run of another configuration: "
         "epochs (None there, 1 asked for), "
         "method.bank_size (8 there, 16 asked for), "
-        "seed (0 there, None asked for); use another workdir, or --force_new to start "
+        "seed (0 there, None asked for); use another workdir, name the keys in "
+        "--resume_with_changes to go on with other values, or --force_new to start "
         "over (the old run is moved aside)"
     )
     assert snapshot(files.path.parent) == before
@@ -161,19 +162,42 @@ def test_metric_lines_come_back_in_order(files):
     assert Workdir(files.path / "none").read_metrics() == []
 
 
-@pytest.mark.parametrize("step, kept", [(0, []), (5, [3]), (6, [3, 6]), (9, [3, 6])])
-def test_rewinding_drops_the_lines_after_a_step(files, step, kept):
-    files.append_metrics({"step": 6, "loss": 1.0})
-    files.rewind_metrics(step)
-    assert [row["step"] for row in files.read_metrics()] == kept
+@pytest.mark.parametrize("torn", ['{"step": 6, "lo', '{"step": 6}', "\x00\x00\x00\n"])
+def test_a_line_that_is_not_whole_is_left_out(files, torn):
+    with files.metrics_file.open("a") as file:
+        file.write(torn)
+    assert files.read_metrics() == [{"step": 3, "loss": 1.5}]
+    files.write_metrics(files.read_metrics())
     files.append_metrics({"step": 7})
-    assert [row["step"] for row in files.read_metrics()] == [*kept, 7]
+    assert [row["step"] for row in files.read_metrics()] == [3, 7]
 
 
-def test_rewinding_nothing_makes_an_empty_file(tmp_path):
-    files = Workdir(tmp_path)
-    files.rewind_metrics(0)
-    assert files.metrics_file.read_text() == ""
+def test_writing_the_same_again_touches_nothing(files):
+    before = snapshot(files.path)
+    files.write_metrics(files.read_metrics())
+    write_json(files.config_file, files.read_config())
+    assert snapshot(files.path) == before
+
+
+def test_named_keys_may_change(files):
+    files.claim(OTHER, changes=["method.bank_size", "epochs", "seed"])
+    assert files.read_config() == {**OTHER, "widths": [8, 4]}
+    assert files.metrics_file.exists()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (["epochs", "seed"], r"another configuration: method.bank_size \(8 there, 16"),
+        (["epoch"], "^--resume_with_changes: there is no key 'epoch'; did you mean ep"),
+        ([""], "^--resume_with_changes: there is no key ''$"),
+    ],
+)
+def test_other_keys_may_not_change(files, changes, message):
+    before = snapshot(files.path)
+    with pytest.raises(UserError, match=message), files.claimed(OTHER, changes=changes):
+        pytest.fail("it is claimed")
+    assert snapshot(files.path) == before
 
 
 def test_a_json_file_is_whole_or_not_there(tmp_path, monkeypatch):

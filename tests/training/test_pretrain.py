@@ -64,7 +64,8 @@ def whole(tmp_path_factory):
 def test_a_run_leaves_its_configuration_metrics_and_summary(whole):
     files = whole.files
     names = {path.name for path in files.path.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "summary.json", "checkpoints"}
+    written = {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "best"}
+    assert names == {*written, "lock"}
     assert files.read_config()["method"]["name"] == "caco"
     assert json.loads(files.summary_file.read_text()) == whole.summary
     summary = dict(whole.summary)
@@ -102,8 +103,8 @@ def test_an_interrupted_run_ends_in_the_same_bits(whole, tmp_path, caplog, last_
     files = Workdir(tmp_path)
     # The line of an epoch that was not saved is there, and will be written again.
     assert len(files.read_metrics()) == last_epoch
-    saved = {int(path.name) for path in files.checkpoints.iterdir()}
-    assert saved == ({6} if last_epoch == 3 else set())
+    saved = Checkpoints(files).steps()
+    assert saved == ([6] if last_epoch == 3 else [])
     with caplog.at_level(logging.INFO, "caco_jax"):
         summary = pretrain.pretrain(config, tmp_path)
     assert ("continuing from step 6" in caplog.messages) == bool(saved)
@@ -198,13 +199,19 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, g
     for _ in range(2):  # the second time from the checkpoint, if there is one
         with pytest.raises(NonFiniteError) as caught:
             pretrain.pretrain(config, tmp_path)
-    assert f"step {caught.value.step}: {caught.value.metric} is " in str(caught.value)
+    # The move to infinity is found before a metric shows it.
+    assert (caught.value.metric, caught.value.players) == (None, ("bank",))
+    kept = caught.value.kept_step
+    said = "nothing was saved yet" if kept is None else f"the checkpoint of step {kept}"
+    assert f"step {caught.value.step}: bank no longer finite; {said}" in str(
+        caught.value
+    )
     rows = Workdir(tmp_path).read_metrics()
     assert all_finite([row["loss"] for row in rows])
     done = caught.value.step // 3
     assert [row["epoch"] for row in rows] == list(range(1, done + 1))
     with Checkpoints(Workdir(tmp_path)) as checkpoints:
-        assert checkpoints.latest_step() == (3 * done or None)
+        assert checkpoints.latest_step() == kept == (3 * done or None)
     if done:
         assert all_finite(runs.load_run(tmp_path).state.players)
 
@@ -369,7 +376,7 @@ def test_a_directory_without_a_checkpoint_says_what_to_do(tmp_path):
         pretrain.pretrain(
             tiny.config(**EVERY_TWO), tmp_path / "young", report=interrupt_at(1)
         )
-    with pytest.raises(UserError, match=r"^--workdir: no checkpoint in .*/young/check"):
+    with pytest.raises(UserError, match=r"/young has no checkpoint yet; let experimen"):
         runs.load_run(tmp_path / "young")
     files = Workdir(tmp_path / "claimed")
     files.claim(Workdir(tmp_path / "young").read_config())

@@ -1,0 +1,183 @@
+"""A run's directory: whose it is, its configuration, its metric lines."""
+
+import contextlib
+import difflib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from caco_jax.config import flatten
+from caco_jax.schema import UserError
+from caco_jax.training.distributed import leads
+from caco_jax.training.lock import cannot_write, locked
+
+
+class Workdir:
+    """The files of one run, where of many processes the first one writes.
+
+    ``config.json``, ``checkpoints/`` with the newest and ``best/`` with the best by
+    kNN, ``metrics.jsonl`` (a line an epoch, the same however often the run was
+    interrupted), ``summary.json`` and ``lock``; ``bad_images.txt`` if there were any,
+    ``damaged/`` for checkpoints that are no longer what was written.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = pathlib.Path(path).absolute()
+        self.config_file = self.path / "config.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.summary_file = self.path / "summary.json"
+        self.bad_images_file = self.path / "bad_images.txt"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        self.damaged = self.path / "damaged"
+
+    def claim(
+        self,
+        config: Mapping[str, Any],
+        *,
+        force_new: bool = False,
+        changes: Collection[str] = (),
+    ) -> None:
+        """Makes the directory this configuration's, or finds that it already is.
+
+        Args:
+            config: the whole configuration, as nested mappings.
+            force_new: move a run that is there aside, to ``<workdir>.old``, where it
+                replaces what an earlier move left.
+            changes: dotted keys that may differ from the run's that is there.
+
+        Raises:
+            UserError: the directory cannot be written, or belongs to another
+                configuration; nothing in it was touched.
+        """
+        config = json.loads(json.dumps(config))
+        if self.has_run() and not force_new:
+            self.compare(config, changes)
+            if self.read_config() == config:
+                return
+        try:
+            if self.has_run() and force_new:
+                aside = self.path.with_name(self.path.name + ".old")
+                shutil.rmtree(aside, ignore_errors=True)
+                self.path.rename(aside)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.config_file, config)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    @contextlib.contextmanager
+    def claimed(
+        self,
+        config: Mapping[str, Any],
+        *,
+        force_new: bool = False,
+        changes: Collection[str] = (),
+    ) -> Iterator[None]:
+        """`claim`, and a block for which no other process may do the same.
+
+        Raises:
+            UserError: as `claim`, or another process has the directory.
+        """
+        how: dict[str, Any] = {"force_new": force_new, "changes": changes}
+        if self.has_run():
+            if not force_new:
+                self.compare(config, changes)
+            with locked(self.path):
+                self.claim(config, **how)
+        else:
+            self.claim(config, **how)
+        with locked(self.path):
+            yield
+
+    def has_run(self) -> bool:
+        """Whether there is a run."""
+        # Unlike Path.exists, False and no error where a directory may not be searched.
+        return os.path.exists(self.config_file)
+
+    def compare(self, config: Mapping[str, Any], changes: Collection[str] = ()) -> None:
+        """Checks that the run that is there has this configuration.
+
+        Args:
+            config: the whole configuration, as nested mappings.
+            changes: dotted keys that may differ.
+
+        Raises:
+            UserError: another key differs, or there is no such key.
+        """
+        config = json.loads(json.dumps(config))
+        theirs, ours = flatten(self.read_config()), flatten(config)
+        known = theirs.keys() | ours.keys()
+        for key in changes:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise UserError(f"--resume_with_changes: there is no key {key!r}{hint}")
+        differences = [
+            f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} asked for)"
+            for key in sorted(known - set(changes))
+            if theirs.get(key) != ours.get(key)
+        ]
+        if differences:
+            raise UserError(
+                f"--workdir: {self.path} holds a run of another configuration: "
+                f"{', '.join(differences)}; use another workdir, name the keys in "
+                "--resume_with_changes to go on with other values, or --force_new to "
+                "start over (the old run is moved aside)"
+            )
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration as saved.
+
+        Raises:
+            UserError: there is no run here.
+        """
+        if not self.has_run():
+            raise UserError(
+                f"--workdir: want the directory of a run, got {self.path}: it has no "
+                "config.json; run experiments.pretrain first"
+            )
+        return json.loads(self.config_file.read_text())
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The metric lines so far, oldest first; a line that is not whole is left out.
+
+        A process that is killed may leave such a line at the end.
+        """
+        if not self.metrics_file.exists():
+            return []
+        rows = []
+        for line in self.metrics_file.read_text().splitlines(keepends=True):
+            with contextlib.suppress(json.JSONDecodeError):
+                if line.endswith("\n"):
+                    rows.append(json.loads(line))
+        return rows
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Adds a line."""
+        if leads():
+            with self.metrics_file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Makes these the lines."""
+        write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a value to a file that is either whole or not there."""
+    write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is either whole or not there; the first process does.
+
+    A file that says so already is left alone.
+    """
+    if not leads() or (path.is_file() and path.read_bytes() == text.encode()):
+        return
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
