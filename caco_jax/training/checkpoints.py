@@ -120,13 +120,14 @@ class Checkpoints:
             UserError: none is whole; nothing was moved.
         """
         newest = self.latest_step()
-        steps = self.steps()
-        damages = {step: self.damage(step) for step in steps if step > (newest or -1)}
+        after = -1 if newest is None else newest
+        damages = {step: self.damage(step) for step in self.steps() if step > after}
         if damages and newest is None:
+            last = max(damages)
             raise UserError(
-                f"--workdir: all checkpoints in {self.folder} are damaged (step "
-                f"{steps[-1]}: {damages[steps[-1]]}); put back a copy of one, or "
-                "--force_new to start over (the old run is moved aside)"
+                f"--workdir: all checkpoints in {self.folder} are damaged (step {last}: "
+                f"{damages[last]}); put back a copy of one, or --force_new to start "
+                "over (the old run is moved aside)"
             )
         for step, damage in damages.items():
             aside = place / f"{self.folder.name}-{step}"
