@@ -125,9 +125,9 @@ class Checkpoints:
         if damages and newest is None:
             last = max(damages)
             raise UserError(
-                f"--workdir: all checkpoints in {self.folder} are damaged (step {last}: "
-                f"{damages[last]}); put back a copy of one, or --force_new to start "
-                "over (the old run is moved aside)"
+                f"--workdir: all checkpoints in {self.folder} are damaged (step "
+                f"{last}: {damages[last]}); put back a copy of one, or --force_new to "
+                "start over (the old run is moved aside)"
             )
         for step, damage in damages.items():
             aside = place / f"{self.folder.name}-{step}"

@@ -255,7 +255,7 @@ def test_training_starts_from_an_imported_run(tmp_path, monkeypatch):
     file = saved(torch, tmp_path, released(torch, "caco")[0])
     import_run(file, config("caco"), tmp_path / "run")
 
-    def begin(experiment, state, *rest):
+    def begin(experiment, state, *rest, **options):
         raise Reached(state)
 
     monkeypatch.setattr(loop, "train_epochs", begin)
