@@ -32,7 +32,7 @@ def parser() -> Parser:
     """The command's flags."""
     flags = Parser(description=__doc__)
     flags.add_argument("--workdir", required=True, help="the run's directory")
-    flags.add_argument("--batch_size", type=int, default=160, help="images of a batch")
+    flags.add_argument("--batch_size", type=int, default=100, help="images of a batch")
     flags.add_argument(
         "--temperatures", type=float, nargs="+", default=TEMPERATURES, help="of α"
     )
