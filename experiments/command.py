@@ -12,6 +12,7 @@ from tqdm import tqdm
 from caco_jax.config import ExperimentConfig, experiment_config, load_recipe, override
 from caco_jax.schema import UserError
 from caco_jax.training.distributed import AgreedError, leads, leave
+from caco_jax.training.preemption import REQUEUE_STATUS, Stopped
 
 PREFIX = "--config."
 
@@ -42,13 +43,16 @@ def read_config(recipe: str, assignments: Sequence[str]) -> ExperimentConfig:
 def run(main: Callable[[], Any]) -> None:
     """Runs a command: a `UserError` becomes one line on stderr and status 2.
 
-    One line in all, of many processes that know of it.
+    One line in all, of many processes that know of it. Divergence is status 1; a run
+    that was told to end, and can be continued, is `REQUEUE_STATUS`.
     """
     # An imported library has given the root logger a handler of its own: by force.
     logging.basicConfig(
         format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
     )
     logging.getLogger("caco_jax").setLevel(logging.INFO)
+    # Orbax logs with a traceback what it then raises, and we say in a line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         main()
     except AgreedError as error:
@@ -58,6 +62,10 @@ def run(main: Callable[[], Any]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         leave(2)
+    except Stopped as error:
+        if leads():
+            print(f"stopped: {error}", file=sys.stderr)
+        sys.exit(REQUEUE_STATUS)
     except FloatingPointError as error:
         if leads():  # all have the same figures
             print(f"stopped: {error}", file=sys.stderr)

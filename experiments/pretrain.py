@@ -1,7 +1,14 @@
 """Pretrains an encoder: python -m experiments.pretrain --config=... --workdir=..."""
 
 import argparse
+from typing import Any
 
+from caco_jax.training import preemption
+
+if __name__ == "__main__":
+    preemption.STOP.listen()  # what follows takes seconds to import
+
+from caco_jax.config import ExperimentConfig
 from caco_jax.schema import UserError
 from caco_jax.training.distributed import (
     TIMEOUT_SECONDS,
@@ -9,6 +16,7 @@ from caco_jax.training.distributed import (
     leads,
     together,
 )
+from caco_jax.training.dry_run import rehearse
 from caco_jax.training.pretrain import pretrain
 from experiments.command import Parser, ProgressBar, parse, read_config, run
 
@@ -26,22 +34,57 @@ def main() -> None:
         action="store_true",
         help="start over; a run already there is moved to WORKDIR.old",
     )
+    parser.add_argument(
+        "--resume_with_changes",
+        default="",
+        metavar="KEY,KEY",
+        help="go on with other values of these keys, such as training.epochs",
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="check the run, its images, memory and directory; train and write nothing",
+    )
     add_distributed_flags(parser)
     flags, assignments = parse(parser)
     join_others(flags)
     config = together(lambda: read_config(flags.config, assignments))
-    summary = pretrain(
-        config,
-        flags.workdir,
-        force_new=flags.force_new,
-        report=ProgressBar() if leads() else None,
-    )
-    if leads():
-        print(
+    how: dict[str, Any] = {
+        "force_new": flags.force_new,
+        "changes": [key for key in flags.resume_with_changes.split(",") if key],
+    }
+    if flags.dry_run:
+        said = describe(config, flags.workdir, how)
+    else:
+        report = ProgressBar() if leads() else None
+        summary = pretrain(
+            config, flags.workdir, **how, stop=preemption.STOP, report=report
+        )
+        said = (
             f"The run in {flags.workdir} is complete: {summary['epochs']} epochs, "
             f"{summary['pretrain_seconds']:.0f} s, "
             f"{summary['images_per_second']:,.0f} images/s."
         )
+    if leads():
+        print(said)
+
+
+def describe(config: ExperimentConfig, workdir: str, how: dict[str, Any]) -> str:
+    """What a dry run found, as text."""
+    found = rehearse(config, workdir, **how)
+    there = found["device_bytes"]
+    of = "" if there is None else f" of {there / 1e6:,.0f}"
+    return "\n".join(
+        [
+            f"{found['images']:,} images, {found['steps_per_epoch']} steps an epoch",
+            f"steps {found['step']} to {found['steps']} are to be done",
+            f"{found['step_bytes'] / 1e6:,.1f} MB{of} on each device while a step runs",
+            f"{found['checkpoint_bytes'] / 1e6:,.1f} MB a checkpoint, at most "
+            f"{found['most_checkpoints']} at once, {found['free_bytes'] / 1e6:,.0f} MB "
+            f"free for {workdir}",
+            "Nothing was trained or written.",
+        ]
+    )
 
 
 def add_distributed_flags(parser: Parser) -> None:
@@ -70,6 +113,7 @@ def join_others(flags: argparse.Namespace) -> None:
     values = {name: getattr(flags, name) for name in names}
     if flags.distributed:
         initialize(**values, timeout_seconds=flags.initialization_timeout)
+        preemption.STOP.listen_again()  # JAX has taken SIGTERM
         return
     for name, value in values.items():
         if value is not None:

@@ -317,8 +317,10 @@ def _start_worker(index: int, count: int) -> None:
     """Leaves the other cores to the other workers, and ends when the parent does."""
     del index, count
     cv2.setNumThreads(1)
-    # The parent gets a terminal's Ctrl-C as well, and ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal's Ctrl-C and a scheduler's SIGTERM reach the parent as well, which
+    # ends its workers itself, and may want some more batches before.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     # Where it is killed it cannot: workers would wait for ever to hand over images.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -71,7 +71,7 @@ def compile_step(
         return Compiled(None, {"total": needed}, {}, time.perf_counter() - begun)
     seconds = time.perf_counter() - begun
     cost = compiled.cost_analysis() or {}
-    return Compiled(compiled.as_text(), _memory(compiled), cost, seconds)
+    return Compiled(compiled.as_text(), memory_bytes(compiled), cost, seconds)
 
 
 @contextlib.contextmanager
@@ -127,7 +127,7 @@ def lower_step(experiment: Experiment) -> jax.stages.Lowered:
         return dispatch.lower(state, fixed, chosen)
 
 
-def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
     """Bytes on each chip while the step runs: what is donated counts once."""
     stats: Any = compiled.memory_analysis()
     uses = {

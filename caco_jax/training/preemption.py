@@ -32,16 +32,18 @@ class Stop:
         self._writer: socket.socket | None = None
 
     def listen(self) -> None:
-        """Takes over the signals; only in the main thread.
+        """Takes over the signals; only in the main thread."""
+        reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        # A thread, for Python calls handlers between two lines of Python only: a
+        # compiler may take minutes from one to the next.
+        threading.Thread(target=self._watch, args=[reader], daemon=True).start()
+        self.listen_again()
 
-        To be repeated where something else has taken them over since.
-        """
+    def listen_again(self) -> None:
+        """Takes the signals back if `listen` had them and something took them since."""
         if self._writer is None:
-            reader, self._writer = socket.socketpair()
-            self._writer.setblocking(False)
-            # A thread, for Python calls handlers between two lines of Python only: a
-            # compiler may take minutes from one to the next.
-            threading.Thread(target=self._watch, args=[reader], daemon=True).start()
+            return
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, lambda *_: None)
@@ -68,3 +70,7 @@ class Stop:
         """Raises Stopped if this process was asked to end."""
         if self.requested():
             raise Stopped(f"{self._name}")
+
+
+# Signals are the process's: there is one of these that listens, if any.
+STOP = Stop()
