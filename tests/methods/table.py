@@ -27,14 +27,18 @@ class PixelEncoder(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     adversarial_branch: bool = True
+    group_size: int | None = None
 
     @nn.compact
     def __call__(self, images, *, train, branch="clean"):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = nn.Dense(8, use_bias=False, **dtypes)(images)
-        x = BatchNorm(adversarial_branch=self.adversarial_branch, **dtypes)(
-            x, train=train, branch=branch
+        norm = BatchNorm(
+            adversarial_branch=self.adversarial_branch,
+            group_size=self.group_size,
+            **dtypes,
         )
+        x = norm(x, train=train, branch=branch)
         x = nn.Dense(DIM, **dtypes)(nn.relu(x).mean((1, 2)))
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -79,7 +83,9 @@ def make_views(num_views):
     return views
 
 
-def make_step(method, encoder, num_views, **options):
+def make_step(
+    method, encoder, num_views, *, change_encode=lambda encode: encode, **options
+):
     rates = {"encoder": 0.1, "bank": 1.0}
     optimizer = make_optimizer(
         method,
@@ -90,7 +96,7 @@ def make_step(method, encoder, num_views, **options):
     )
     step = make_train_step(
         method,
-        encode=make_encode(encoder),
+        encode=change_encode(make_encode(encoder)),
         make_views=make_views(num_views),
         optimizer=optimizer,
         target_momentum=lambda step: 0.9,

@@ -11,6 +11,7 @@ from caco_jax.config import default_config, experiment_config
 from caco_jax.data.recipe import PhotoView, Recipe
 from caco_jax.data.sources import ImageSet
 from caco_jax.data.views import VIEWS
+from caco_jax.methods.method import Network, View
 from caco_jax.schema import ConfigError
 from caco_jax.training import assemble, schedules
 from caco_jax.training.assemble import make_encoder
@@ -80,6 +81,53 @@ def test_a_group_divides_the_batch():
         "config.encoder.batchnorm_group: want a divisor of training.batch_size (8), "
         "got 3"
     )
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"training__microbatches": 3},
+            "config.training.microbatches: want parts of training.batch_size (8) that "
+            "hold whole groups of encoder.batchnorm_group (None), got 3",
+        ),
+        (
+            {"training__microbatches": 4, "encoder__batchnorm_group": 4},
+            "config.training.microbatches: want parts of training.batch_size (8) that "
+            "hold whole groups of encoder.batchnorm_group (4), got 4",
+        ),
+    ],
+)
+def test_parts_of_the_batch_are_equal_and_hold_whole_groups(changes, message):
+    with pytest.raises(ConfigError) as caught:
+        small("simclr", **changes)
+    assert str(caught.value) == message
+
+
+def test_parts_of_the_batch_are_shared_evenly_by_the_devices():
+    refuse(
+        "config.training.microbatches: want parts of the batch that the 8 devices "
+        "share evenly, got 2 parts of 4 images",
+        "simclr",
+        training__microbatches=2,
+    )
+
+
+def test_parts_of_the_batch_reach_both_networks(devices):
+    config = small("moco", training__microbatches=2)
+    experiment = assemble.assemble(config, mesh=make_mesh(devices[:1]))
+    encode = assemble.experiment_encode(experiment)
+    network = jax.eval_shape(lambda: assemble.new_network(experiment))
+    view = View(jax.ShapeDtypeStruct((8, 16, 16, 1), jnp.float32))
+    for one in encode:
+        jaxpr = str(jax.make_jaxpr(one)(network, view))
+        assert jaxpr.count("checkpoint[") + jaxpr.count("remat2[") == 2
+
+
+def test_stages_are_recomputed_if_asked():
+    for remat in (False, True):
+        encoder = make_encoder(small("simclr", encoder__remat=remat).encoder)
+        assert encoder.backbone.remat == remat
 
 
 def test_keys_are_shuffled_for_groups_only():
@@ -183,6 +231,24 @@ def test_an_encoder_computes_in_bfloat16_and_keeps_float32_parameters():
     apply = functools.partial(encoder.apply, train=False, branch="clean")
     jaxpr = str(jax.make_jaxpr(apply)(variables_of_ones(variables), images))
     assert "bf16" in jaxpr
+
+
+def test_a_step_in_bfloat16_keeps_its_statistics_and_its_loss_in_float32():
+    experiment = assemble.assemble(small("caco", encoder__dtype="bfloat16"))
+    state = jax.eval_shape(lambda: assemble.initial_state(experiment))
+    images = jax.ShapeDtypeStruct((8, 16, 16, 1), jnp.uint8)
+    step = assemble.training_step(experiment)
+    after, metrics = jax.eval_shape(step, state, images)
+    assert after.stats
+    for leaf in jax.tree.leaves((after, metrics)):
+        assert leaf.dtype in (jnp.float32, jnp.int32)
+    assert metrics["loss"].dtype == jnp.float32
+    network = Network(state.players["encoder"], state.stats)
+    view = View(jax.ShapeDtypeStruct((8, 16, 16, 1), jnp.float32))
+    embeddings, _ = jax.eval_shape(
+        assemble.experiment_encode(experiment).online, network, view
+    )
+    assert embeddings.dtype == jnp.float32  # what the loss sees
 
 
 def variables_of_ones(shapes):

@@ -7,6 +7,7 @@ import optax
 import pytest
 from jax.sharding import AxisType
 
+from caco_jax.methods.method import Network
 from caco_jax.training.mesh import make_mesh, replicated, rows, state_shardings
 from caco_jax.training.state import TrainState
 
@@ -70,6 +71,43 @@ def test_banks_ages_queues_and_their_momentum_are_spread_and_nothing_else(device
     ]
     assert sorted(map(id, spread)) == sorted(map(id, expected))
     assert {shapes_on_devices(leaf)[0][0] for leaf in spread} == {2}
+
+
+def test_a_sharded_encoder_is_spread_along_its_longest_axes(devices):
+    params = {
+        "kernel": jax.ShapeDtypeStruct((3, 3, 16, 32), jnp.float32),
+        "scale": jax.ShapeDtypeStruct((32,), jnp.float32),
+        "tall": jax.ShapeDtypeStruct((64, 32), jnp.float32),
+        "odd": jax.ShapeDtypeStruct((9, 12), jnp.float32),
+    }
+    players = {"encoder": params, "bank": jax.ShapeDtypeStruct((16, 64), jnp.float32)}
+    transformation = optax.partition(
+        {name: optax.adam(0.1) for name in players}, {name: name for name in players}
+    )
+    state = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        players=players,
+        stats={"mean": jax.ShapeDtypeStruct((32,), jnp.float32)},
+        target=Network(params, {"mean": jax.ShapeDtypeStruct((32,), jnp.float32)}),
+        extra={},
+        opt_state=jax.eval_shape(transformation.init, players),
+    )
+    mesh = make_mesh(devices)
+    found = state_shardings(state, mesh, shard_encoder=True)
+    expected = {
+        "kernel": rows(mesh, axis=3),
+        "scale": rows(mesh),
+        "tall": rows(mesh),
+        "odd": replicated(mesh),
+    }
+    assert found.players == {"encoder": expected, "bank": rows(mesh)}
+    assert found.target == Network(expected, {"mean": replicated(mesh)})
+    assert found.stats == {"mean": replicated(mesh)}
+    moments = found.opt_state.inner_states["encoder"].inner_state[0]
+    assert (moments.mu["encoder"], moments.nu["encoder"]) == (expected, expected)
+    assert moments.count == replicated(mesh)
+    plain = state_shardings(state, mesh)
+    assert set(jax.tree.leaves(plain.players["encoder"])) == {replicated(mesh)}
 
 
 def test_shapes_alone_are_enough(devices):

@@ -14,7 +14,6 @@ from caco_jax.methods.method import Context, Encode, Method, Network, Outcome, V
 from caco_jax.training import assemble, loop, optimizers
 from caco_jax.training.assemble import Experiment
 from caco_jax.training.feeds import resident_layout
-from caco_jax.training.mesh import make_mesh, state_shardings
 from caco_jax.training.state import create_state
 from caco_jax.training.step import make_encode, make_optimizer, make_train_step
 from tests.training import tiny
@@ -202,11 +201,16 @@ class Spread(NamedTuple):
     found: list
     traces: int
     compiled: int
+    sizes: dict
 
 
-@pytest.fixture(scope="module")
-def spread(steps, devices):
-    experiment = steps.experiment._replace(mesh=make_mesh(devices))
+@pytest.fixture(scope="module", params=[False, True], ids=["whole", "sharded"])
+def spread(request, steps, devices):
+    experiment = tiny.experiment(
+        steps.experiment.method.name,
+        devices=devices,
+        training__shard_encoder=request.param,
+    )
     inner, traces = assemble.training_step(experiment), []
 
     def counted(state, images):
@@ -217,15 +221,39 @@ def spread(steps, devices):
     images = tiny.train_images(experiment)
     with jax.set_mesh(experiment.mesh):
         state = jax.tree.map(np.array, steps.states[0])
-        state = jax.device_put(state, state_shardings(state, experiment.mesh))
+        state = assemble.place_state(experiment, state)
         dispatch = loop.make_dispatch(
-            counted, state, resident_layout(experiment.mesh), experiment.mesh
+            counted,
+            state,
+            resident_layout(experiment.mesh),
+            experiment.mesh,
+            shard_encoder=request.param,
         )
         for rows in BATCHES:
             given.append(state)
             state, metrics = dispatch(state, images, rows[None])
             found.append(jax.tree.map(np.array, (state, metrics)))
-    return Spread(given, found, len(traces), dispatch._cache_size())
+    sizes = {
+        name: (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), local_bytes(tree))
+        for name, tree in {
+            "encoder": state.players["encoder"],
+            "target": state.target.params,
+            "optimiser": state.opt_state.inner_states["encoder"],
+        }.items()
+    }
+    return Spread(given, found, len(traces), dispatch._cache_size(), sizes)
+
+
+def local_bytes(tree):
+    """Of arrays, on the first device."""
+    return sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(tree))
+
+
+def test_a_sharded_encoder_takes_an_eighth_of_each_device(spread, request):
+    sharded = "sharded" in request.node.callspec.id
+    for whole, local in spread.sizes.values():
+        # Of the tiny encoder a bias of 4 is whole everywhere, and counts of steps are.
+        assert local - 64 <= whole / 8 < local if sharded else local == whole
 
 
 def test_later_steps_do_not_recompile(spread):
