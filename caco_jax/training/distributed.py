@@ -122,7 +122,8 @@ def _check_free(port: int) -> None:
     except OSError as error:
         raise UserError(
             f"--coordinator_address: cannot listen on port {port} here, where process "
-            f"0 is: {error.strerror}; name another port to all processes"
+            f"0 is: {os.strerror(error.errno or 0)}; name another port to all "
+            "processes"
         ) from None
 
 
