@@ -60,7 +60,7 @@ def fitting_labels(
     return known
 
 
-def finite_floats(features: Float[Array, "m f"]) -> Float[Array, "m f"]:
+def finite_floats(features: Float[Array | np.ndarray, "m f"]) -> Float[Array, "m f"]:
     """The features as floats of at least 32 bits on the device, all of them finite.
 
     Raises:
@@ -77,7 +77,7 @@ def require_finite(finite: jax.typing.ArrayLike) -> None:
         raise ValueError("features: want finite numbers, got NaN or infinity")
 
 
-def as_floats(features: Float[Array, "m f"]) -> Float[Array, "m f"]:
+def as_floats(features: Float[Array | np.ndarray, "m f"]) -> Float[Array, "m f"]:
     """The features as an array of floats of at least 32 bits."""
     values = jnp.asarray(features)
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))

@@ -7,7 +7,7 @@ what is kept is a running top k. The matrix of all similarities is never stored.
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,8 +60,8 @@ class _Piece(NamedTuple):
 
 
 def nearest_neighbours(
-    features: Float[Array, "b f"],
-    bank_features: Float[Array, "m f"],
+    features: Float[Array | np.ndarray, "b f"],
+    bank_features: Float[Array | np.ndarray, "m f"],
     *,
     k: int,
     cosine: bool = False,
@@ -141,9 +141,7 @@ def memory_bytes(plan: Plan, width: int, *, k: int, bank_itemsize: int = 4) -> i
     )
 
 
-def _check(
-    features: jax.Array, bank_features: jax.Array, k: int, block_size: int | None
-) -> None:
+def _check(features: Any, bank_features: Any, k: int, block_size: int | None) -> None:
     if (
         np.ndim(features) != 2
         or np.ndim(bank_features) != 2
