@@ -37,8 +37,8 @@ def main() -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="compile several times faster, with less optimisation: the traffic is "
-        "the same, memory and time are a little off",
+        help="compile several times faster, with less optimisation: what chips send is "
+        "the same and memory nearly so, but HBM traffic, and so time, comes out higher",
     )
     parser.add_argument(
         "--out", default="runs/pod/report.json", help="file; %(default)s by default"

@@ -134,7 +134,7 @@ def _memory_line(report: Mapping[str, Any]) -> str:
     total = memory.pop("total")
     hbm = f"{report['chip']['hbm_bytes'] / GIB:.0f} GiB a chip"
     if not memory:
-        needs = f", which needs {total:.2f} or more" if total else ""
+        needs = f": it needs {total:.2f} or more" if total else ""
         return f"does not fit in {hbm}{needs}"
     uses = ", ".join(f"{use} {size:.2f}" for use, size in memory.items())
     verdict = "fits" if report["fits"] else "does not fit"

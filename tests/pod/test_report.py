@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_said(where, monkeypatch, message, gib):
     one = report.make_report(tiny.config(), where)
     assert not one["fits"]
     assert one["memory_bytes"]["total"] == pytest.approx(gib * 2**30)
-    needs = f", which needs {gib:.2f} or more" if gib else ""
+    needs = f": it needs {gib:.2f} or more" if gib else ""
     assert report.as_text(one).endswith(f"\ndoes not fit in 16 GiB a chip{needs}")
 
 
