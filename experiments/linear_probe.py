@@ -14,9 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from caco_jax.evaluation import linear, sweep
+from caco_jax.evaluation import linear, multilabel, sweep
 from caco_jax.evaluation.heads import PRESETS, Protocol
-from caco_jax.evaluation.scores import accuracies
+from caco_jax.evaluation.listed import listed_set
+from caco_jax.evaluation.scores import (
+    LEVEL,
+    accuracies,
+    average_precision,
+    bootstrap_interval,
+    mean_average_precision,
+)
 from caco_jax.schema import ConfigError
 from caco_jax.training.runs import Run
 from experiments import evaluating
@@ -24,6 +31,7 @@ from experiments.command import Parser, run
 
 SWEPT = ("learning_rates", "weight_decays", "batch_size", "epochs")
 HELD_OUT = 0.1
+PRECISION_DRAWS = 200  # of the bootstrap: each ranks all images for all classes
 
 
 def parse_flags() -> argparse.Namespace:
@@ -33,6 +41,11 @@ def parse_flags() -> argparse.Namespace:
     )
     evaluating.add_run_flags(parser)
     parser.add_argument("--protocol", choices=("lbfgs", "imagenet"), default="lbfgs")
+    parser.add_argument(
+        "--label_feature",
+        help="lbfgs: a feature of a TFDS set that lists the classes of an image, as "
+        "labels in tfds:voc/2007; judged by the mean average precision",
+    )
     parser.add_argument(
         "--l2",
         type=float,
@@ -60,7 +73,10 @@ def parse_flags() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     flags = parser.parse_args()
-    ignored = {"lbfgs": ("preset", "held_out", *SWEPT), "imagenet": ("l2",)}
+    ignored = {
+        "lbfgs": ("preset", "held_out", *SWEPT),
+        "imagenet": ("l2", "label_feature"),
+    }
     other = {"lbfgs": "imagenet", "imagenet": "lbfgs"}[flags.protocol]
     evaluating.check_flags(
         flags, dict.fromkeys(ignored[flags.protocol]), f"--protocol={other}"
@@ -86,11 +102,57 @@ def by_lbfgs(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
         how += f" (the best of {len(choice.accuracies)} on held-out training images)"
     print(f"Linear probe, {how}: {evaluating.summary(found, len(test.labels))}")
     print(f"{seen:.2%} of the training images")
-    grid = None
-    if choice is not None:
-        grid = {f"{tried:g}": share for tried, share in choice.accuracies.items()}
-    result = {"l2": l2, "held_out": grid, "train_accuracy": seen}
+    result = {"l2": l2, "held_out": grid_figures(choice), "train_accuracy": seen}
     return result | evaluating.figures(loaded, found)
+
+
+def by_precision(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
+    """One logistic regression a class, for images that show several."""
+    experiment = loaded.experiment
+    with evaluating.blame("--label_feature"):
+        images = listed_set(experiment.images, flags.label_feature)
+    loaded = loaded._replace(experiment=experiment._replace(images=images))
+    train, test = evaluating.run_features(loaded)
+    l2, choice = flags.l2, None
+    with evaluating.blame("--l2"):
+        if l2 is None:
+            choice = multilabel.choose_l2(*train, seed=flags.seed)
+            l2 = choice.l2
+        model = multilabel.fit_independent(*train, l2=l2)
+    found = np.asarray(linear.scores(model, test.features))
+    relevant = np.asarray(test.labels).astype(bool)
+    area = mean_average_precision(found, relevant)
+    points = mean_average_precision(found, relevant, eleven_points=True)
+    low, high = bootstrap_interval(
+        lambda rows: mean_average_precision(found[rows], relevant[rows]),
+        len(found),
+        draws=PRECISION_DRAWS,
+    )
+    print(
+        f"Linear probe, L2 {l2:g}: mAP {area:.2%} of {len(found)} held-out images "
+        f"({LEVEL:.0%} interval {low:.2%} to {high:.2%}), at 11 points {points:.2%}"
+    )
+    by_class = {
+        name: average_precision(scores, wanted) if wanted.any() else None
+        for name, scores, wanted in zip(
+            images.class_names, found.T, relevant.T, strict=True
+        )
+    }
+    return {
+        "l2": l2,
+        "held_out": grid_figures(choice),
+        "mean_average_precision": area,
+        "mean_average_precision_11_points": points,
+        "interval": (low, high),
+        "by_class": by_class,
+    }
+
+
+def grid_figures(choice: linear.L2Choice | None) -> dict[str, float] | None:
+    """How each penalty did, by its value."""
+    if choice is None:
+        return None
+    return {f"{tried:g}": share for tried, share in choice.accuracies.items()}
 
 
 def read_protocol(flags: argparse.Namespace) -> Protocol:
@@ -157,6 +219,8 @@ def main() -> None:
     flags = parse_flags()
     loaded = evaluating.open_run(flags)
     by = {"lbfgs": by_lbfgs, "imagenet": by_sweep}[flags.protocol]
+    if flags.label_feature is not None:
+        by = by_precision
     name = {"lbfgs": "linear_probe", "imagenet": "linear_probe_imagenet"}
     result = {"protocol": flags.protocol, **by(loaded, flags)}
     evaluating.save(loaded, flags, name[flags.protocol], result)

@@ -7,7 +7,7 @@ process gets a copy and starts in a moment.
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,12 +20,13 @@ class Record(NamedTuple):
 
     Attributes:
         encoded: the content of an image file, or pixels, uint8 [H, W, 1 or 3].
-        label: its class; -1 without one.
+        label: its class; -1 without one. Where an image shows several, int32 [C], 1
+            for each of them.
         name: a path, or "set/split[index]": how messages call it.
     """
 
     encoded: bytes | UInt8[np.ndarray, "h w c"]
-    label: int
+    label: int | Int32[np.ndarray, " c"]
     name: str
 
 
@@ -136,6 +137,16 @@ class TfdsRecords:
         encoded = example[self._image_key]
         name = f"{self._directory}/{self._split}[{index}]"
         return Record(encoded, label, name)
+
+    def value(self, index: int, key: str) -> Any:
+        """Another feature of a record."""
+        return self._open()[int(index)][key]
+
+    def features(self) -> Mapping[str, Any]:
+        """TFDS's descriptions of all features, by name."""
+        import tensorflow_datasets as tfds
+
+        return tfds.builder_from_directory(self._directory).info.features
 
     def _open(self) -> Any:
         with self._lock:

@@ -216,13 +216,14 @@ class _CropSource:
 
     def _example(
         self, rng: np.random.Generator, index: int, bad: list[pipeline.Bad]
-    ) -> tuple[np.ndarray, int] | None:
+    ) -> tuple[np.ndarray, Any] | None:
         """The crop and label of a row, or of the next one that is an image."""
         for attempt in range(min(len(self._rows), pipeline.MOST_SUBSTITUTES)):
             row = int(self._rows[(index + attempt) % len(self._rows)])
             try:
                 record = self._records[row]
-                return random_resized_crops(rng, record, [self._spec])[0], record.label
+                (crop,) = random_resized_crops(rng, record, [self._spec])
+                return crop, record.label
             except (BadImageError, OSError) as error:
                 bad.append(pipeline.Bad(row, str(error)))
         return None

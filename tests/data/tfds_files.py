@@ -8,7 +8,14 @@ from array_record.python import array_record_module
 
 
 def write_set(
-    data_dir, name, splits, *, class_names=(), shape=(None, None, 3), version="1.0.0"
+    data_dir,
+    name,
+    splits,
+    *,
+    class_names=(),
+    listed=False,
+    shape=(None, None, 3),
+    version="1.0.0",
 ):
     """Writes a set of encoded images.
 
@@ -17,12 +24,15 @@ def write_set(
         name: "set" or "set/config".
         splits: for each split's name, (encoded image, label) pairs.
         class_names: none: the set has no labels.
+        listed: whether a label is a list of classes, in the feature "labels".
         shape: of all images.
         version: of the set.
     """
     directory = data_dir / name / version
     directory.mkdir(parents=True)
-    labels = {"label": tfds.features.ClassLabel(names=class_names)}
+    kind = tfds.features.ClassLabel(names=class_names)
+    key = "labels" if listed else "label"
+    labels = {key: tfds.features.Sequence(kind) if listed else kind}
     features = tfds.features.FeaturesDict(
         {"image": tfds.features.Image(shape=shape), **(labels if class_names else {})}
     )
@@ -35,7 +45,7 @@ def write_set(
         for encoded, label in pairs:
             example = {"image": io.BytesIO(encoded)}
             if class_names:
-                example["label"] = label
+                example[key] = label
             writer.write(features.serialize_example(features.encode_example(example)))
         writer.close()
         rows.append(

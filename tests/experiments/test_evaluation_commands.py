@@ -4,6 +4,7 @@ import json
 import re
 import sys
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from experiments import (
     knn,
     linear_probe,
 )
+from tests.data.tfds_files import write_set
 from tests.training import tiny
 
 # One worker runs them all: they share a run and what they compile.
@@ -46,9 +48,9 @@ def parts(devices):
         yield
 
 
-def save_run(path, change=lambda state: state):
+def save_run(path, change=lambda state: state, **changes):
     files = Workdir(path)
-    experiment = assemble.assemble(tiny.config())
+    experiment = assemble.assemble(tiny.config(**changes))
     files.claim(config_values(experiment))
     with Checkpoints(files) as checkpoints:
         checkpoints.save(change(assemble.initial_state(experiment)))
@@ -215,6 +217,81 @@ def test_other_images_are_judged_by_the_same_network(call, workdir):
     assert read(workdir, "knn")["images"] == "fake:8x8x1x48"
 
 
+@pytest.fixture(scope="module")
+def photos(parts, tmp_path_factory):
+    """A run on photographs, and where two small TFDS sets are."""
+    workdir = save_run(
+        tmp_path_factory.mktemp("photos"),
+        data__source="fake:8x8x3x48",
+        data__views="moco_v2",
+        data__view_size=8,
+        data__workers=0,
+    )
+    data_dir = tmp_path_factory.mktemp("tfds")
+    rng = np.random.default_rng(0)
+    classes = {"class_names": ("cat", "dog", "sun")}
+
+    def pairs(count, label):
+        for index in range(count):
+            shape = (10 + index % 2, 12, 3)
+            picture = rng.integers(0, 256, shape, np.uint8)
+            yield cv2.imencode(".png", picture)[1].tobytes(), label(index)
+
+    for name, label in {
+        "several": lambda index: [index % 3, (index + index // 3) % 3],
+        "single": lambda index: index % 3,
+    }.items():
+        splits = {"train": [*pairs(24, label)], "test": [*pairs(9, label)]}
+        listed = name == "several"
+        write_set(data_dir, name, splits, listed=listed, **classes)
+    return workdir, [f"--workdir={workdir}", f"--data_dir={data_dir}"]
+
+
+def test_images_of_several_classes_are_judged_by_precision(call, photos):
+    workdir, flags = photos
+    flags = [*flags, "--source=tfds:several", "--label_feature=labels"]
+    out = succeeded(call("linear_probe", *flags))
+    found = read(workdir, "linear_probe_tfds_several")
+    assert set(found["by_class"]) == {"cat", "dog", "sun"}
+    area = found["mean_average_precision"]
+    assert area == pytest.approx(np.mean(list(found["by_class"].values())))
+    low, high = found["interval"]
+    assert out == (
+        f"Linear probe, L2 {found['l2']:g}: mAP {area:.2%} of 9 held-out images (95% "
+        f"interval {low:.2%} to {high:.2%}), at 11 points "
+        f"{found['mean_average_precision_11_points']:.2%}\n"
+    )
+
+
+def test_streamed_photographs_go_through_every_evaluation(call, photos):
+    _, flags = photos
+    flags = [*flags, "--source=tfds:single"]
+    sweep = ["--protocol=imagenet", "--preset=adco", "--epochs=1"]
+    assert "of 9 held-out" in succeeded(call("linear_probe", *flags, *sweep))
+    tuned = succeeded(call("fine_tune", *flags, "--labels", "0.5", "--epochs=1"))
+    assert "0.5 of the labels (12 images)" in tuned
+    assert "9 held-out images" in succeeded(call("health", *flags))
+    assert "of 9 held-out" in succeeded(call("few_shot", *flags, "--shots", "2"))
+
+
+@pytest.mark.parametrize(
+    ("source", "feature", "message"),
+    [
+        ("several", "label", "classes, one of labels; got 'label'"),
+        ("single", "label", "classes, but the set has none; got 'label'"),
+        (None, "labels", "images of several sizes, with a part held out, got fake:8x8"),
+    ],
+)
+def test_a_feature_that_lists_no_classes(call, photos, source, feature, message):
+    _, flags = photos
+    if source:
+        flags = [*flags, f"--source=tfds:{source}"]
+    flags = [*flags, f"--label_feature={feature}"]
+    told = one_line(call("linear_probe", *flags))
+    assert told.startswith("--label_feature: want a")
+    assert message in told
+
+
 @pytest.mark.parametrize("name", list(MAINS))
 def test_help_is_given(call, name):
     status, out, _ = call(name, "--help")
@@ -288,6 +365,11 @@ IMAGENET = "--protocol=imagenet"
         ("linear_probe", ["--epochs=3"], "--epochs: want it with --protocol=imagenet"),
         ("linear_probe", ["--preset=moco"], "--preset: want it with --protocol=imagen"),
         ("linear_probe", [IMAGENET, "--l2=1"], "--l2: want it with --protocol=lbfgs"),
+        (
+            "linear_probe",
+            [IMAGENET, "--label_feature=labels"],
+            "--label_feature: want it with --protocol=lbfgs only; leave it out",
+        ),
         ("linear_probe", [IMAGENET, "--epochs=0"], "--epochs: want a number in [1, "),
         (
             "linear_probe",
