@@ -94,8 +94,10 @@ class Checkpoints:
             record=ocp.args.JsonSave((record or Record()).as_json()),
         )
         with self._failing(step):
+            manager = self._open()
+            _check_space(self.folder, state)
             self._begun = step
-            self._open().save(step, args=items, force=True)
+            manager.save(step, args=items, force=True)
 
     def finish(self) -> bool:
         """Waits for what is being saved; whether there was something.
@@ -166,6 +168,10 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep,
                 async_options=background,
+                # The newest and the best are saved at once: each meets by itself.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    barrier_sync_key_prefix=self.folder.name
+                ),
                 cleanup_tmp_directories=True,
                 lightweight_initialize=True,
             )
@@ -210,6 +216,14 @@ class Checkpoints:
             )
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             return Record.from_json(reader.restore(self.folder / str(step) / "record"))
+
+
+def _check_space(folder: pathlib.Path, state: TrainState) -> None:
+    """Raises OSError where a state cannot fit: half a save helps nobody."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(folder).free
+    if leads() and free < needed:
+        raise OSError(f"want {needed:,} bytes on the disk, {free:,} are free")
 
 
 def _apart(leaf: jax.Array) -> jax.Array:
