@@ -255,6 +255,11 @@ class EvaluationConfig:
     knn_temperature: float = setting(
         0.2, allowed=POSITIVE, doc="a vote weighs exp(cosine / temperature)"
     )
+    online_linear: bool = setting(
+        False,
+        doc="with kNN also a linear head and the features' rank, as online_linear and "
+        "online_effective_rank; no gradient of it reaches the encoder",
+    )
 
     def __post_init__(self) -> None:
         validate(self)

@@ -1,4 +1,4 @@
-"""What is said of an epoch: its mean metrics, kNN where it is due, alarms."""
+"""What is said of an epoch: its mean metrics, how it is judged where due, alarms."""
 
 import logging
 import math
@@ -9,6 +9,7 @@ import numpy as np
 
 from caco_jax.data.pipeline import BadImages
 from caco_jax.evaluation.knn import knn_accuracy
+from caco_jax.evaluation.online import online_metrics
 from caco_jax.methods.method import Network
 from caco_jax.training.alarms import find_alarms
 from caco_jax.training.assemble import Experiment
@@ -63,7 +64,7 @@ class Monitor:
         row: dict[str, Any] = {"epoch": epoch, "step": int(state.step), **means}
         every = config.evaluation.knn_every_epochs
         if epoch % every == 0 or epoch == config.training.epochs:
-            row["knn"] = self._knn(state)
+            row |= self._judge(state)
         candidates = self._experiment.method.candidates
         alarms = find_alarms(
             epoch,
@@ -77,21 +78,25 @@ class Monitor:
         self._warned |= alarms.keys()
         return row
 
-    def _knn(self, state: TrainState) -> float | None:
-        """Held-out images judged by their nearest training images."""
+    def _judge(self, state: TrainState) -> dict[str, float | None]:
+        """Held-out images judged by training images: neighbours, and a linear head."""
         if self._features is None:
-            return None
+            return {"knn": None}
         network = Network(state.players["encoder"], state.stats)
         config = self._experiment.config.evaluation
         with alone(network, self._experiment.mesh) as network:
             train, test = self._features(network)
+            num_classes = self._experiment.images.num_classes
             (accuracy,) = knn_accuracy(
                 *test,
                 *train,
-                num_classes=self._experiment.images.num_classes,
+                num_classes=num_classes,
                 settings=[(config.knn_neighbours, config.knn_temperature)],
             )
-        return accuracy
+            found: dict[str, float | None] = {"knn": accuracy}
+            if config.online_linear:
+                found |= online_metrics(*train, *test, num_classes=num_classes)
+        return found
 
 
 def _means(metrics: Metrics) -> dict[str, float]:

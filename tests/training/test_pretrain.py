@@ -89,6 +89,17 @@ def test_a_metric_line_an_epoch_with_knn_where_it_is_due(whole):
     assert all(wanted <= set(row) for row in rows)
 
 
+def test_an_online_head_is_logged_as_such_and_changes_nothing(whole, tmp_path):
+    config = tiny.config(**EVERY_TWO, evaluation__online_linear=True)
+    pretrain.pretrain(config, tmp_path)
+    own = {"online_linear", "online_effective_rank"}
+    rows = Workdir(tmp_path).read_metrics()
+    assert [own <= set(row) for row in rows] == [False, True, False, True]
+    assert all(0 <= row["online_linear"] <= 1 for row in rows[1::2])
+    bare = [{k: v for k, v in row.items() if k not in own} for row in rows]
+    assert bare == whole.files.read_metrics()
+
+
 def test_each_epoch_is_reported_as_it_is_written(whole):
     assert [report[:2] for report in whole.reports] == [(n, 4) for n in (1, 2, 3, 4)]
     assert [report[2] for report in whole.reports] == whole.files.read_metrics()
