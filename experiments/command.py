@@ -5,6 +5,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 from typing import Any, NoReturn
 
 from tqdm import tqdm
@@ -52,7 +53,9 @@ def run(main: Callable[[], Any]) -> None:
     )
     logging.getLogger("caco_jax").setLevel(logging.INFO)
     # Orbax logs with a traceback what it then raises, and we say in a line.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.excepthook = _but_for_writers
     try:
         main()
     except AgreedError as error:
@@ -70,6 +73,17 @@ def run(main: Callable[[], Any]) -> None:
         if leads():  # all have the same figures
             print(f"stopped: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _but_for_writers(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Prints an error, unless it is of one of TensorStore's threads.
+
+    Where a save fails, they find that the one that waited for them has gone.
+    """
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextlib.contextmanager

@@ -53,10 +53,14 @@ class Keeper:
         Raises:
             SaveError: it failed too often.
         """
-        if record.is_best():
-            self._try(lambda: self._save(self._best, state, record))
-        if due or self._failures:
-            self._try(lambda: self._save(self._newest, state, record))
+
+        def save() -> None:
+            if due or self._failures:
+                self._save(self._newest, state, record)
+            if record.is_best():
+                self._save(self._best, state, record)
+
+        self._try(save)
 
     def save_now(self, state: TrainState, record: Record) -> None:
         """Saves and waits until it is done, in as many attempts as are left.
@@ -97,11 +101,7 @@ class Keeper:
                     "checkpoints before are as they were: see to the disk, then run "
                     "the same command again"
                 ) from None
-            logger.warning(
-                "%s; the run goes on and saves after the next epoch (%d attempts left)",
-                error,
-                left,
-            )
+            logger.warning("%s; to be tried again (%d attempts left)", error, left)
             return False
         return True
 

@@ -1,6 +1,7 @@
 """A run's directory: whose it is, its configuration, its metric lines."""
 
 import contextlib
+import dataclasses
 import difflib
 import json
 import os
@@ -9,8 +10,8 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from caco_jax.config import flatten
-from caco_jax.schema import UserError
+from caco_jax.config import experiment_config, flatten
+from caco_jax.schema import ConfigError, UserError
 from caco_jax.training.distributed import leads
 from caco_jax.training.lock import cannot_write, locked
 
@@ -56,7 +57,7 @@ class Workdir:
         config = json.loads(json.dumps(config))
         if self.has_run() and not force_new:
             self.compare(config, changes)
-            if self.read_config() == config:
+            if _completed(self.read_config()) == config:
                 return
         try:
             if self.has_run() and force_new:
@@ -108,7 +109,7 @@ class Workdir:
             UserError: another key differs, or there is no such key.
         """
         config = json.loads(json.dumps(config))
-        theirs, ours = flatten(self.read_config()), flatten(config)
+        theirs, ours = flatten(_completed(self.read_config())), flatten(config)
         known = theirs.keys() | ours.keys()
         for key in changes:
             if key not in known:
@@ -164,6 +165,16 @@ class Workdir:
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Makes these the lines."""
         write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the defaults of keys that came since."""
+    try:
+        values = dataclasses.asdict(experiment_config(config))
+    except ConfigError:
+        return config  # its keys then differ from every valid configuration's
+    values["method"] |= {"name": config["method"]["name"]}
+    return json.loads(json.dumps(values))
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

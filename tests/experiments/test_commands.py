@@ -278,7 +278,7 @@ def test_a_run_of_another_configuration_is_left_alone(call, tmp_path, name):
     message = one_line(call(name, CONFIG, f"--workdir={files.path}", *TINY))
     assert message.startswith(f"--workdir: {files.path} holds a run of another config")
     assert "seed (5 there, 0 asked for)" in message
-    assert "encoder.width (None there, 4 asked for)" in message
+    assert "encoder.width (64 there, 4 asked for)" in message
     assert message.endswith("or --force_new to start over (the old run is moved aside)")
     assert snapshot(files.path) == before
 
@@ -374,7 +374,7 @@ def test_a_run_that_diverges_stops_with_status_1_and_says_where(
 def test_force_new_and_fresh_start_over(call, monkeypatch):
     asked = []
 
-    def record(config, workdir, *, force_new, report):
+    def record(config, workdir, *, force_new, **_):
         asked.append((workdir, force_new))
         sys.exit(0)
 
