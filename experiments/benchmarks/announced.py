@@ -1,0 +1,43 @@
+"""experiments.pretrain that says on stdout what it does next, for benchmarks.faults."""
+
+from caco_jax.training import preemption
+
+if __name__ == "__main__":
+    preemption.STOP.listen()
+
+from collections.abc import Callable
+from typing import Any
+
+from caco_jax.training import loop
+from caco_jax.training.checkpoints import Checkpoints
+from caco_jax.training.monitor import Monitor
+from experiments import command, pretrain
+
+
+def _announced(phase: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def announced(*args: Any, **options: Any) -> Any:
+        print(phase, flush=True)
+        return inner(*args, **options)
+
+    return announced
+
+
+def announce() -> None:
+    """From now on each phase is said as it begins: a line "step", "save" and so on."""
+    make = loop.make_dispatch
+
+    def make_announced(*args: Any, **options: Any) -> Any:
+        return _announced("step", make(*args, **options))
+
+    loop.make_dispatch = make_announced
+    loop.start_up = _announced("start-up", loop.start_up)
+    for owner, name, phase in (
+        (Checkpoints, "save", "save"),
+        (Monitor, "row", "evaluation"),
+    ):
+        setattr(owner, name, _announced(phase, getattr(owner, name)))
+
+
+if __name__ == "__main__":
+    announce()
+    command.run(pretrain.main)
