@@ -26,7 +26,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(if $(wildcard $(PREPARE)/installed),CACO_PREPARE_PYTHON=$(CURDIR)/$(PREPARE)/bin/python) \
 	$(if $(wildcard $(TPU)/installed),CACO_TPU_PYTHON=$(CURDIR)/$(TPU)/bin/python) \
-	$(RUN) -m pytest -n auto --dist loadgroup $(TESTS)
+	MALLOC_ARENA_MAX=2 $(RUN) -m pytest -n auto --dist loadgroup $(TESTS)
 
 prepare: $(PREPARE)/installed
 	@echo "$(PREPARE)/bin/python -m experiments.prepare_dataset prepares data sets"

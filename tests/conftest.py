@@ -33,3 +33,10 @@ def devices():
     found = jax.devices()
     assert len(found) == 8, "the suite needs eight virtual devices"
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs():
+    """A worker that kept every module's programs would grow to gigabytes."""
+    yield
+    jax.clear_caches()
