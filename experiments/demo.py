@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from caco_jax.analysis import plots
+from caco_jax.data.sources import ImageSet
 from caco_jax.evaluation.summary import evaluate_features
 from caco_jax.methods.bank_use import RECENT_STEPS
 from caco_jax.training.assemble import new_network
@@ -87,9 +88,9 @@ def main() -> None:
         "peak_memory_bytes": max(summary["peak_memory_bytes"], peak_memory_bytes()),
     }
     write_json(trained.files.path / "demo.json", results)
-    print(
-        f"\nHandwritten digits, {len(trained.experiment.images.test_images)} held out:"
-    )
+    images = trained.experiment.images
+    assert isinstance(images, ImageSet)  # raw pixels have been evaluated
+    print(f"\nHandwritten digits, {len(images.test_images)} held out:")
     print(table(results))
     print(
         f"\n{summary['epochs']} epochs in {results['pretrain_seconds']:.0f} s, "
