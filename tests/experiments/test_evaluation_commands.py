@@ -210,6 +210,7 @@ def test_health_measures_features_and_bank(call, workdir):
 
 
 def test_other_images_are_judged_by_the_same_network(call, workdir):
+    succeeded(call("knn", f"--workdir={workdir}", "--k", "3"))
     flags = ["--k", "3", "--source=fake:8x8x1x64"]
     out = succeeded(call("knn", f"--workdir={workdir}", *flags))
     assert "of 16 held-out images" in out
