@@ -54,7 +54,9 @@ def test_a_batch_may_be_larger_than_the_bank():
     phase = fill_bank(bank_size=3, temperature=0.5)
     found = play(phase, bank=BANK[:3])
     keys = unit(B @ TARGET)
-    np.testing.assert_allclose(found.advanced[0]["bank"], keys[:3], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        found.advanced[0]["bank"], keys[:3], rtol=1e-6, atol=1e-7
+    )
 
 
 def test_a_bank_that_fits_exactly_begins_anew_at_row_zero():
