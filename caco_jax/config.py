@@ -6,11 +6,7 @@ frozen dataclasses, and everything that can be known to be wrong is found there,
 anything is compiled.
 """
 
-import ast
 import dataclasses
-import pathlib
-import runpy
-from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -25,14 +21,12 @@ from caco_jax.schema import (
     NON_NEGATIVE,
     POSITIVE,
     SEED,
-    ConfigError,
     Range,
     build,
     require,
     setting,
     validate,
 )
-from caco_jax.variants import smoke
 
 PROJECTORS = ("caco", "mlp")
 OPTIMIZERS = ("sgd", "lars", "adam")
@@ -379,72 +373,6 @@ def experiment_config(config: ConfigDict | dict[str, Any]) -> ExperimentConfig:
     return build(
         ExperimentConfig, {**sections, "method": method_config, "bank_optimizer": bank}
     )
-
-
-def load_recipe(path: str) -> ConfigDict:
-    """Runs a recipe file: ``configs/x.py``, ``configs/x.py:variant`` and so on.
-
-    Every recipe and every variant of it has one more: with ``:smoke`` at the end it
-    is shrunk as `smoke` says.
-
-    Args:
-        path: a Python file with a function ``get_config(variant="")`` that returns a
-            ConfigDict; what follows a colon is handed to it.
-
-    Raises:
-        ConfigError: there is no such file, function or variant.
-    """
-    file, _, variant = path.partition(":")
-    if not pathlib.Path(file).is_file():
-        raise ConfigError(
-            f"--config: want the path of a recipe such as configs/caco_digits.py, "
-            f"got {file}: no such file"
-        )
-    get_config = runpy.run_path(file).get("get_config")
-    if get_config is None:
-        raise ConfigError(f"--config: {file} defines no get_config()")
-    first, _, last = variant.rpartition(":")
-    if last != "smoke":
-        first = variant
-    try:
-        config = get_config(first) if first else get_config()
-    except ConfigError as error:
-        raise ConfigError(f"--config: {file}: {error}") from None
-    return smoke(config) if last == "smoke" else config
-
-
-def override(config: ConfigDict, assignments: Sequence[str]) -> ConfigDict:
-    """A recipe with values replaced, as ``--config.a.b=value`` on a command line.
-
-    Args:
-        config: the recipe; it is not changed.
-        assignments: "a.b=value"; values are Python literals, or else strings.
-
-    Raises:
-        ConfigError: no such key, or no "=".
-    """
-    config = config.copy_and_resolve_references().unlock()
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--config.{path}: want --config.{path}=VALUE")
-        *sections, key = path.split(".")
-        section = config
-        for name in sections:
-            section = section.get(name)
-            if not isinstance(section, ConfigDict):
-                raise ConfigError(f"--config.{path}: there is no section {name!r}")
-        with section.ignore_type():  # types and keys are the schema's to judge
-            section[key] = _literal(text)
-    return config
-
-
-def _literal(text: str) -> Any:
-    """The Python literal that a text is, or else the text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text  # all that literal_eval says it raises
 
 
 def flatten(values: Any, path: str = "") -> dict[str, Any]:

@@ -11,8 +11,8 @@ Variants:  symmetric, multicrop, k8192, epochs800
 
 from ml_collections import ConfigDict
 
+from caco_jax.recipe import Variants, moco_imagenet
 from caco_jax.variants import with_variant
-from configs.base import Variants, moco_imagenet
 
 VARIANTS: Variants = {
     "symmetric": {"method.symmetric": True},

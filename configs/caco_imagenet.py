@@ -11,8 +11,8 @@ Variants:  batch4096, epochs800
 
 from ml_collections import ConfigDict
 
+from caco_jax.recipe import Variants, imagenet
 from caco_jax.variants import with_variant
-from configs.base import Variants, imagenet
 
 VARIANTS: Variants = {
     "batch4096": {"training.batch_size": 4096},

@@ -9,16 +9,15 @@ Command:   python -m experiments.pretrain --config=configs/caco_imagenet_multicr
 
 from ml_collections import ConfigDict
 
+from caco_jax.recipe import Variants, load_recipe
 from caco_jax.variants import with_variant
-from configs import caco_imagenet
-from configs.base import Variants
 
 VARIANTS: Variants = {}
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe."""
-    config = caco_imagenet.get_config()
+    config = load_recipe("caco_imagenet")
     config.data.views = "caco_multicrop"
     config.training.batch_size = 2048
     config.training.epochs = 800

@@ -11,8 +11,8 @@ Variants:  cifar100, clae
 
 from ml_collections import ConfigDict
 
+from caco_jax.recipe import CIFAR100, CLAE, Variants, cifar10
 from caco_jax.variants import with_variant
-from configs.base import CIFAR100, CLAE, Variants, cifar10
 
 VARIANTS: Variants = {**CIFAR100, **CLAE}
 

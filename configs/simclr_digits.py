@@ -10,8 +10,8 @@ Variants:  clae
 
 from ml_collections import ConfigDict
 
+from caco_jax.recipe import CLAE, Variants, digits
 from caco_jax.variants import with_variant
-from configs.base import CLAE, Variants, digits
 
 VARIANTS: Variants = CLAE
 

@@ -1,1 +1,1 @@
-"""Command-line programs: parse flags, call caco_jax, print and save."""
+"""Command-line programs, as ``python -m experiments.NAME``; see caco_jax.programs."""

@@ -1,31 +1,6 @@
-"""Downloads a TFDS image set and writes it as ArrayRecord, for training to read.
+"""Downloads a TFDS image set and writes it as ArrayRecord, for training to read."""
 
-    python -m experiments.prepare_dataset --dataset=tfds:cifar10 --data_dir=data
-
-ImageNet's two tar files have to be fetched by hand, and --manual_dir says where they
-are. What was prepared is summed up on the screen and in summary.json beside it.
-"""
-
-import argparse
-from pathlib import Path
-
-from caco_jax.data.prepare import prepare, summary_text
-from experiments.command import Parser, run
-
-
-def main() -> None:
-    """Parses flags and runs."""
-    parser = Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dataset", required=True, help="tfds:NAME[/CONFIG][:VERSION]")
-    parser.add_argument("--data_dir", required=True, help="where prepared sets lie")
-    parser.add_argument("--manual_dir", help="where files fetched by hand are")
-    flags = parser.parse_args()
-    manual_dir = None if flags.manual_dir is None else Path(flags.manual_dir)
-    summary = prepare(flags.dataset, Path(flags.data_dir), manual_dir=manual_dir)
-    print(summary_text(summary))
-
+from caco_jax.programs import start
 
 if __name__ == "__main__":
-    run(main)
+    start("prepare_dataset")

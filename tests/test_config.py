@@ -13,10 +13,9 @@ from caco_jax.config import (
     default_config,
     experiment_config,
     flatten,
-    load_recipe,
-    override,
 )
 from caco_jax.methods.caco import CacoConfig
+from caco_jax.recipe import load_recipe, override
 from caco_jax.schema import ConfigError
 
 DIGITS = "configs/caco_digits.py"
@@ -304,10 +303,16 @@ def test_a_missing_recipe_says_what_was_wanted(tmp_path):
     for path in (tmp_path / "none.py", tmp_path):
         with pytest.raises(ConfigError) as caught:
             load_recipe(str(path))
-        assert str(caught.value) == (
-            "--config: want the path of a recipe such as configs/caco_digits.py, "
-            f"got {path}: no such file"
-        )
+        message = str(caught.value)
+        assert message.startswith("--config: want the path of a recipe, or one of ")
+        assert ", caco_digits, " in message
+        assert message.endswith(f"; got {path}: no such file")
+
+
+def test_a_recipe_of_ours_needs_no_path(monkeypatch, tmp_path):
+    by_path = load_recipe("configs/caco_digits.py:clae")
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("caco_digits:clae") == by_path
 
 
 def test_a_file_that_is_no_recipe_says_so(tmp_path):

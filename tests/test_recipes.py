@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from caco_jax.config import experiment_config, flatten, load_recipe
+from caco_jax.config import experiment_config, flatten
 from caco_jax.methods.registry import METHODS
+from caco_jax.recipe import load_recipe
 from caco_jax.schema import ConfigError
 from caco_jax.training import assemble, loop
 from caco_jax.training.feeds import experiment_feeds

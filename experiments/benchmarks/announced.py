@@ -8,10 +8,10 @@ if __name__ == "__main__":
 from collections.abc import Callable
 from typing import Any
 
+from caco_jax.programs import command, pretrain
 from caco_jax.training import loop
 from caco_jax.training.checkpoints import Checkpoints
 from caco_jax.training.monitor import Monitor
-from experiments import command, pretrain
 
 
 def _announced(phase: str, inner: Callable[..., Any]) -> Callable[..., Any]:

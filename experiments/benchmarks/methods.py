@@ -12,14 +12,16 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from caco_jax.config import experiment_config, load_recipe, override
+from caco_jax.config import experiment_config
 from caco_jax.evaluation.summary import evaluate_features
 from caco_jax.methods.registry import METHODS
+from caco_jax.programs.command import run
+from caco_jax.programs.parser import Parser, parse
+from caco_jax.recipe import load_recipe, override
 from caco_jax.schema import UserError, require
 from caco_jax.training.pretrain import pretrain
 from caco_jax.training.runs import load_run, make_network_features
 from experiments.benchmarks.timing import machine, write_json
-from experiments.command import Parser, parse, run
 
 WIDTH = 16
 BUDGETS = (15, 60)

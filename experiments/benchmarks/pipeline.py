@@ -23,9 +23,10 @@ import jax
 import numpy as np
 from sklearn import datasets
 
-from caco_jax.config import experiment_config, load_recipe, override
+from caco_jax.config import experiment_config
 from caco_jax.data.records import Record
 from caco_jax.data.sources import RecordSet
+from caco_jax.recipe import load_recipe, override
 from caco_jax.training import assemble, feeds, loop
 from caco_jax.training.mesh import state_shardings
 from experiments.benchmarks import timing

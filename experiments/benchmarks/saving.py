@@ -20,7 +20,8 @@ from typing import Any
 
 import jax
 
-from caco_jax.config import experiment_config, load_recipe, override
+from caco_jax.config import experiment_config
+from caco_jax.recipe import load_recipe, override
 from caco_jax.training import assemble, feeds, loop
 from caco_jax.training.checkpoints import Checkpoints
 from caco_jax.training.state import TrainState

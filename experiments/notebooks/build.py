@@ -14,7 +14,8 @@ import pathlib
 import re
 from typing import Any
 
-from experiments.command import Parser, run
+from caco_jax.programs.command import run
+from caco_jax.programs.parser import Parser
 
 HERE = pathlib.Path(__file__).parent
 _BORDER = re.compile(r"^# %%(?P<text> \[markdown\])?\n", re.MULTILINE)

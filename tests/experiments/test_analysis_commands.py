@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 
 from caco_jax.config import default_config, experiment_config
-from caco_jax.training.assemble import assemble, initial_state
-from caco_jax.training.checkpoints import Checkpoints, Workdir
-from caco_jax.training.pretrain import config_values
-from experiments import (
+from caco_jax.programs import (
     alpha_gradients,
     bank_dynamics,
     command,
     deep_linear_pca,
     relu_fixed_points,
 )
+from caco_jax.training.assemble import assemble, initial_state
+from caco_jax.training.checkpoints import Checkpoints, Workdir
+from caco_jax.training.pretrain import config_values
 from tests.training import tiny
 
 pytestmark = pytest.mark.xdist_group("analysis")

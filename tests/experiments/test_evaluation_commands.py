@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 
 from caco_jax.data.sources import ImageSet, make_fake_set
-from caco_jax.training import assemble
-from caco_jax.training.checkpoints import Checkpoints, Workdir
-from caco_jax.training.mesh import make_mesh
-from caco_jax.training.pretrain import config_values
-from experiments import (
+from caco_jax.programs import (
     command,
     evaluating,
     few_shot,
@@ -23,6 +19,10 @@ from experiments import (
     knn,
     linear_probe,
 )
+from caco_jax.training import assemble
+from caco_jax.training.checkpoints import Checkpoints, Workdir
+from caco_jax.training.mesh import make_mesh
+from caco_jax.training.pretrain import config_values
 from tests.data.tfds_files import write_set
 from tests.training import tiny
 

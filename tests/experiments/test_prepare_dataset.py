@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import command, prepare_dataset
+from caco_jax.programs import command, prepare_dataset
 from tests.data.miniature_imagenet import picture
 from tests.data.tfds_files import write_set
 

@@ -1,10 +1,16 @@
-"""What recipes share: the images and the network of a data set, for any method."""
+"""Recipes: how one is read, and what ours share."""
 
+import ast
+import pathlib
+import runpy
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from caco_jax.config import default_config
+from caco_jax.schema import ConfigError
+from caco_jax.variants import smoke
 
 Variants = dict[str, dict[str, Any]]
 
@@ -95,3 +101,81 @@ def digits(method: str) -> ConfigDict:
         config.bank_optimizer.warmup_epochs = 5
     config.training.epochs = 80
     return config
+
+
+def recipes() -> dict[str, pathlib.Path]:
+    """The recipes that come with the package, by name."""
+    package = pathlib.Path(__file__).parent
+    installed, checkout = package / "recipes", package.parent / "configs"
+    files = (installed if installed.is_dir() else checkout).glob("[!_]*.py")
+    return {file.stem: file for file in sorted(files)}
+
+
+def load_recipe(path: str) -> ConfigDict:
+    """Runs a recipe file: ``configs/x.py``, ``configs/x.py:variant`` and so on.
+
+    A bare name is one of ours: ``caco_digits``, ``caco_digits:variant``.
+
+    Every recipe and every variant of it has one more: with ``:smoke`` at the end it
+    is shrunk as `smoke` says.
+
+    Args:
+        path: a name, or a Python file with a function ``get_config(variant="")`` that
+            returns a ConfigDict; what follows a colon is handed to it.
+
+    Raises:
+        ConfigError: there is no such file, function or variant.
+    """
+    name, _, variant = path.partition(":")
+    ours = recipes()
+    file = str(ours.get(name, name))
+    if not pathlib.Path(file).is_file():
+        raise ConfigError(
+            f"--config: want the path of a recipe, or one of {', '.join(ours)}; "
+            f"got {file}: no such file"
+        )
+    get_config = runpy.run_path(file).get("get_config")
+    if get_config is None:
+        raise ConfigError(f"--config: {file} defines no get_config()")
+    first, _, last = variant.rpartition(":")
+    if last != "smoke":
+        first = variant
+    try:
+        config = get_config(first) if first else get_config()
+    except ConfigError as error:
+        raise ConfigError(f"--config: {file}: {error}") from None
+    return smoke(config) if last == "smoke" else config
+
+
+def override(config: ConfigDict, assignments: Sequence[str]) -> ConfigDict:
+    """A recipe with values replaced, as ``--config.a.b=value`` on a command line.
+
+    Args:
+        config: the recipe; it is not changed.
+        assignments: "a.b=value"; values are Python literals, or else strings.
+
+    Raises:
+        ConfigError: no such key, or no "=".
+    """
+    config = config.copy_and_resolve_references().unlock()
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--config.{path}: want --config.{path}=VALUE")
+        *sections, key = path.split(".")
+        section = config
+        for name in sections:
+            section = section.get(name)
+            if not isinstance(section, ConfigDict):
+                raise ConfigError(f"--config.{path}: there is no section {name!r}")
+        with section.ignore_type():  # types and keys are the schema's to judge
+            section[key] = _literal(text)
+    return config
+
+
+def _literal(text: str) -> Any:
+    """The Python literal that a text is, or else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text  # all that literal_eval says it raises

@@ -15,13 +15,14 @@ from caco_jax.evaluation.features import make_features, make_view_features
 from caco_jax.evaluation.labelled import Part, labelled_parts, training_view
 from caco_jax.evaluation.scores import LEVEL, Accuracies
 from caco_jax.evaluation.sweep import Frozen
+from caco_jax.programs.command import blame
+from caco_jax.programs.parser import Parser
 from caco_jax.schema import UserError, require
 from caco_jax.training.assemble import evaluation_view
 from caco_jax.training.checkpoints import write_json
 from caco_jax.training.inputs import load_images, photo_sizes
 from caco_jax.training.mesh import replicated, rows
 from caco_jax.training.runs import Run, Split, load_run, make_network_features
-from experiments.command import Parser, blame
 
 _DATA_FLAGS = ("source", "data_dir", "train_split", "test_split")
 

@@ -1,39 +1,19 @@
-"""What all commands share: their flags, and one clear line for a caller's mistake."""
+"""What all commands share: reading recipes, one clear line for a caller's mistake."""
 
-import argparse
 import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
-from caco_jax.config import ExperimentConfig, experiment_config, load_recipe, override
+from caco_jax.config import ExperimentConfig, experiment_config
+from caco_jax.recipe import load_recipe, override
 from caco_jax.schema import UserError
 from caco_jax.training.distributed import AgreedError, leads, leave
 from caco_jax.training.preemption import REQUEUE_STATUS, Stopped
-
-PREFIX = "--config."
-
-
-class Parser(argparse.ArgumentParser):
-    """Flags of a command; a wrong one is one line and status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Prints the line and exits."""
-        self.exit(2, f"error: {message}; see --help\n")
-
-
-def parse(
-    parser: Parser, argv: Sequence[str] | None = None
-) -> tuple[argparse.Namespace, list[str]]:
-    """The flags, and the assignments "a.b=value" of all ``--config.a.b=value``."""
-    argv = sys.argv[1:] if argv is None else argv
-    assignments = [a.removeprefix(PREFIX) for a in argv if a.startswith(PREFIX)]
-    flags = parser.parse_args([a for a in argv if not a.startswith(PREFIX)])
-    return flags, assignments
 
 
 def read_config(recipe: str, assignments: Sequence[str]) -> ExperimentConfig:

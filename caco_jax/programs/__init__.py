@@ -1,0 +1,31 @@
+"""Command-line programs: they parse flags, call the library, print and save."""
+
+import importlib
+import os
+import pathlib
+
+
+def start(name: str) -> None:
+    """Runs a program of this package as a process of its own, and exits as it says.
+
+    Compiled programs are kept in the user's cache directory, or where
+    JAX_COMPILATION_CACHE_DIR says, so that a second start does not compile again.
+
+    Args:
+        name: the module, such as "pretrain".
+    """
+    if name == "pretrain":  # before what takes seconds to import
+        from caco_jax.training import preemption
+
+        preemption.STOP.listen()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory()))
+    main = importlib.import_module(f"{__name__}.{name}").main
+    from caco_jax.programs.command import run
+
+    run(main)
+
+
+def cache_directory() -> pathlib.Path:
+    """Where compiled programs are kept, by the XDG base directory specification."""
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "caco_jax" / "xla"

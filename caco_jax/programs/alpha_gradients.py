@@ -1,0 +1,292 @@
+"""Pairwise importance in a trained encoder: python -m experiments.alpha_gradients.
+
+Measures, by jax.grad and layer by layer, that the gradient of every member of the
+(phi, psi) family is minus that of its energy; shows what each importance weighs; plays
+the game in turns; and, where the run has a bank, takes it as pairs. Writes
+alpha_gradients.json and alpha_*.png into WORKDIR/analysis.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from caco_jax import losses
+from caco_jax.analysis import alpha_game, bank, importance, plots_alpha, snapshots
+from caco_jax.analysis.importance import ImportanceSummary, Weighing
+from caco_jax.analysis.plots_alpha import ShapeCurves
+from caco_jax.losses import checks
+from caco_jax.methods.caco import CacoConfig
+from caco_jax.programs.command import blame
+from caco_jax.programs.parser import Parser
+from caco_jax.schema import UserError
+from caco_jax.training.assemble import new_network
+from caco_jax.training.checkpoints import write_json
+
+TOLERANCES = {False: 1e-4, True: 1e-9}  # of the identity, by --x64
+TEMPERATURES = [0.05, 0.1, 0.2, 0.5, 1.0]
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    flags = Parser(description=__doc__)
+    flags.add_argument("--workdir", required=True, help="the run's directory")
+    flags.add_argument("--batch_size", type=int, default=100, help="images of a batch")
+    flags.add_argument(
+        "--temperatures", type=float, nargs="+", default=TEMPERATURES, help="of α"
+    )
+    flags.add_argument("--x64", action="store_true", help="in double precision")
+    flags.add_argument(
+        "--player",
+        choices=("bank", "none"),
+        help="bank: fail where the run has none; none: leave it out",
+    )
+    flags.add_argument("--steps", type=int, default=40, help="of the game in turns")
+    flags.add_argument("--turns", type=int, nargs="+", default=[1, 5, 20])
+    flags.add_argument("--rate", type=float, default=0.02, help="of its gradient steps")
+    flags.add_argument("--seed", type=int, default=0, help="of batch and views")
+    return flags
+
+
+class Subject:
+    """A run's newest state and one batch, in the precision asked for."""
+
+    def __init__(self, flags: Any) -> None:
+        self.dtype = jnp.float64 if flags.x64 else jnp.float32
+        self.files, self.experiment = snapshots.read_experiment(flags.workdir)
+        step = snapshots.saved_steps(self.files)[-1]
+        self.state = snapshots.read_state(self.files, self.experiment, step=step)
+        if flags.player == "bank" and "bank" not in self.state.players:
+            raise UserError(
+                f"--player: want a run with a bank, {self.experiment.method.name} has "
+                f"only: {', '.join(self.state.players)}; try AdCo or CaCo"
+            )
+        with blame("--batch_size"):
+            self.batch = snapshots.draw_batch(
+                self.experiment,
+                size=flags.batch_size,
+                seed=flags.seed,
+                dtype=self.dtype,
+            )
+        self.params = snapshots.cast(self.state.players["encoder"], self.dtype)
+        self.encode = snapshots.make_embed(
+            self.experiment.encoder, self.state.stats, dtype=self.dtype
+        )
+
+    def embed(self, params: Any) -> tuple[jax.Array, jax.Array]:
+        """Embeddings of the first and the second view."""
+        first, second, *_ = self.batch.views
+        return self.encode(params, first), self.encode(params, second)
+
+
+def identity(subject: Subject, *, x64: bool) -> dict[str, Any]:
+    """The identity's errors, and their figure."""
+    families = {name: make() for name, make in losses.FAMILIES.items()}
+    errors = alpha_game.identity_errors(subject.embed, subject.params, families)
+    worst, member, layer = max(
+        (error, member, layer)
+        for member, layers in errors.items()
+        for layer, error in layers.items()
+    )
+    plots_alpha.plot_identity(
+        errors, figure(subject, "alpha_identity"), tolerance=TOLERANCES[x64]
+    )
+    print(
+        f"identity: {len(errors)} members, {len(errors[member])} layers, largest "
+        f"relative error {worst:.1e} ({member}, {layer}); tolerance "
+        f"{TOLERANCES[x64]:g}"
+    )
+    return {"largest": worst, "tolerance": TOLERANCES[x64], "errors": errors}
+
+
+def figure(subject: Subject, name: str) -> Any:
+    """Where a figure goes."""
+    return subject.files.path / "analysis" / f"{name}.png"
+
+
+def weights(
+    subject: Subject, z1: jax.Array, z2: jax.Array, temperatures: list[float]
+) -> dict[str, Any]:
+    """What every importance weighs, and its figures."""
+    labels = subject.batch.labels
+    squared = importance.squared_distances(z1)
+    weighings = list(importance.weigh_pairs(z1, z2, temperatures=temperatures))
+    found = [
+        importance.summarise_importance(weighing.alpha, squared, labels)
+        for weighing in weighings
+    ]
+    chance = importance.chance_of_same_class(labels)
+    usual = middle(temperatures)
+    plots_alpha.plot_shapes(
+        shape_curves(weighings, found, squared, temperature=usual),
+        figure(subject, "alpha_shapes"),
+        chance=chance,
+        negatives=len(z1) - 1,
+        temperature=usual,
+    )
+    chosen = [
+        (min(temperatures), "exponential"),
+        *((usual, name) for name in ("exponential", "inverse", "quadratic")),
+    ]
+    alphas = {(w.temperature, w.name): np.asarray(w.alpha) for w in weighings}
+    plots_alpha.plot_importance_maps(
+        {f"{name}, τ {t:g}": alphas[t, name] for t, name in chosen},
+        labels,
+        figure(subject, "alpha_maps"),
+        class_names=subject.experiment.images.class_names,
+    )
+    return weight_table(weighings, found, chance, negatives=len(z1) - 1)
+
+
+def shape_curves(
+    weighings: list[Weighing],
+    found: list[ImportanceSummary],
+    squared: jax.Array,
+    *,
+    temperature: float,
+) -> dict[str, ShapeCurves]:
+    """The shapes that have a temperature, as the figure wants them."""
+    curves = {}
+    for name in importance.SHAPES:
+        rows = [
+            (w.temperature, f)
+            for w, f in zip(weighings, found, strict=True)
+            if w.name == name and not math.isnan(w.temperature)
+        ]
+        for w in weighings:
+            if (w.name, w.temperature) == (name, temperature):
+                curves[name] = ShapeCurves(
+                    *importance.weight_by_distance(w.alpha, squared),
+                    temperatures=[t for t, _ in rows],
+                    same_class=[f.same_class_share for _, f in rows],
+                    effective=[f.effective_negatives for _, f in rows],
+                )
+    return curves
+
+
+def weight_table(
+    weighings: list[Weighing],
+    found: list[ImportanceSummary],
+    chance: float,
+    *,
+    negatives: int,
+) -> dict[str, Any]:
+    """The table of all weights, printed."""
+    print(
+        f"{'importance':26}{'temperature':>12}{'same class':>12}{'hardest 1 %':>13}"
+        f"{'effective':>11}"
+    )
+    for weighing, row in zip(weighings, found, strict=True):
+        print(
+            f"{weighing.name:26}{_number(weighing.temperature, 'g'):>12}"
+            f"{_number(row.same_class_share, '.1%'):>12}"
+            f"{row.hardest_share:13.1%}{row.effective_negatives:11.1f}"
+        )
+    print(
+        f"{'a pair at random':38}{_number(chance, '.1%'):>12}{0.01:13.1%}"
+        f"{negatives:11.1f}"
+    )
+    rows = [
+        {"name": weighing.name, "temperature": weighing.temperature, **row._asdict()}
+        for weighing, row in zip(weighings, found, strict=True)
+    ]
+    return {
+        "chance_of_same_class": _known(chance),
+        "rows": [{key: _known(value) for key, value in row.items()} for row in rows],
+    }
+
+
+def _known(value: Any) -> Any:
+    """None for NaN, which JSON does not have."""
+    return None if value != value else value
+
+
+def middle(temperatures: list[float]) -> float:
+    """The one that stands for all where one is shown."""
+    return sorted(temperatures)[len(temperatures) // 2]
+
+
+def _number(value: float, how: str) -> str:
+    return "-" if math.isnan(value) else format(value, how)
+
+
+def turns(subject: Subject, flags: Any) -> dict[str, Any]:
+    """The game in turns from a new encoder, and its figure."""
+    params = snapshots.cast(new_network(subject.experiment).params, subject.dtype)
+    family = losses.FAMILIES["info_nce"](temperature=middle(flags.temperatures))
+    curves = {}
+    for turn in (None, *flags.turns):
+        name = "joint descent" if turn is None else f"α answers every {turn}"
+        curves[name] = alpha_game.descend_in_turns(
+            subject.embed,
+            params,
+            family,
+            rate=flags.rate,
+            steps=flags.steps,
+            turn=turn,
+        )
+        print(
+            f"{name}: InfoNCE per image {curves[name][0]:.4f} -> "
+            f"{curves[name][-1]:.4f} in {flags.steps} moves"
+        )
+    if 1 in flags.turns:
+        print("every 1 is joint descent, but for rounding, which the network amplifies")
+    plots_alpha.plot_turns(curves, figure(subject, "alpha_turns"))
+    return {name: curve.tolist() for name, curve in curves.items()}
+
+
+def bank_as_pairs(subject: Subject, z1: jax.Array, z2: jax.Array) -> dict[str, Any]:
+    """The bank's entries as pairs, and their figure."""
+    rows = snapshots.cast(subject.state.players["bank"], subject.dtype)
+    config: Any = subject.experiment.config.method
+    cooperative = isinstance(config, CacoConfig)
+    moves = bank.bank_moves(
+        z1,
+        rows,
+        temperature=config.bank_temperature,
+        positives=losses.nearest_entries(z2, rows) if cooperative else None,
+        keys=None if cooperative else z2,
+    )
+    plots_alpha.plot_bank_pairs(moves, figure(subject, "alpha_bank"))
+    found = bank.summarise_moves(moves)
+    print(
+        f"bank: importance of {found.effective_entries:.0f} entries out of "
+        f"{found.entries}; norm of the move: {found.cooperative_norm:.2e} cooperative, "
+        f"{found.adversarial_norm:.2e} adversarial"
+    )
+    return found._asdict()
+
+
+def check_flags(flags: Any) -> None:
+    """One line for numbers that make no sense, before anything is compiled."""
+    with blame("--temperatures"):
+        for temperature in flags.temperatures:
+            checks.check_positive(temperature=temperature)
+    for name in ("steps", "turns"):
+        given = getattr(flags, name)
+        if min(given if isinstance(given, list) else [given]) < 1:
+            raise UserError(f"--{name}: want at least 1, got {given}")
+
+
+def main() -> None:
+    """Parses flags and runs."""
+    flags = parser().parse_args()
+    check_flags(flags)
+    with jax.enable_x64(flags.x64):
+        subject = Subject(flags)
+        (subject.files.path / "analysis").mkdir(exist_ok=True)
+        with blame("--batch_size"):  # groups of BatchNorm may not divide it
+            z1, z2 = jax.jit(subject.embed)(subject.params)
+        result: dict[str, Any] = {
+            "step": int(subject.state.step),
+            "batch_size": len(z1),
+            "x64": flags.x64,
+            "identity": identity(subject, x64=flags.x64),
+            "importance": weights(subject, z1, z2, flags.temperatures),
+            "turns": turns(subject, flags),
+        }
+        if "bank" in subject.state.players and flags.player != "none":
+            result["bank"] = bank_as_pairs(subject, z1, z2)
+    write_json(subject.files.path / "analysis" / "alpha_gradients.json", result)

@@ -1,0 +1,148 @@
+"""What a run's bank or queue does: python -m experiments.bank_dynamics --workdir=...
+
+How closely it follows the queries, which entries serve and which are dead, how fast it
+moves, which queries each payoff leans to, and what its entries look like; over all
+checkpoints that the run kept (training.keep_checkpoints). Writes bank_dynamics.json
+and bank_*.png into WORKDIR/analysis.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from caco_jax.analysis import bank_history, plots_bank, snapshots
+from caco_jax.analysis.bank_history import Moment
+from caco_jax.analysis.plots_bank import History
+from caco_jax.programs.command import blame
+from caco_jax.programs.parser import Parser
+from caco_jax.training.assemble import Experiment
+from caco_jax.training.checkpoints import write_json
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    flags = Parser(description=__doc__)
+    flags.add_argument("--workdir", required=True, help="the run's directory")
+    flags.add_argument(
+        "--bandwidth",
+        type=float,
+        help="of the density's kernels, on the scale of cosines; if not given, the "
+        "bank's temperature",
+    )
+    flags.add_argument("--entries", type=int, default=4, help="of the gallery, twice")
+    flags.add_argument("--images", type=int, default=10, help="of a gallery's row")
+    flags.add_argument("--seed", type=int, default=0, help="of batches and views")
+    return flags
+
+
+def dynamics(moments: list[Moment], steps_per_epoch: int, folder: Any) -> dict:
+    """The memory over the checkpoints, printed and drawn."""
+    name = moments[-1].memory.name
+    print(
+        f"{'step':>6}{name + ' -> query':>16}{'query -> ' + name:>16}{'dead':>8}"
+        f"{'with itself before':>20}"
+    )
+    rows = [moment.summary() for moment in moments]
+    for row in rows:
+        before = row["with_itself_before"]
+        print(
+            f"{row['step']:6}{row['entry_to_nearest_query']:16.3f}"
+            f"{row['query_to_nearest_entry']:16.3f}{row['dead_share']:8.1%}"
+            f"{'-' if before is None else f'{before:.3f}':>20}"
+        )
+    if len(rows) == 1:
+        print(
+            "one checkpoint only: nothing to compare it with; "
+            "--config.training.keep_checkpoints of a run keeps more"
+        )
+    series = {
+        f"{name} entry, nearest query": [row["entry_to_nearest_query"] for row in rows],
+        f"query, nearest {name} entry": [row["query_to_nearest_entry"] for row in rows],
+    }
+    ages = moments[-1].memory.ages
+    by_age = None
+    if ages is None:
+        series["entry, itself before"] = [
+            np.nan if row["with_itself_before"] is None else row["with_itself_before"]
+            for row in rows
+        ]
+    else:
+        by_age = bank_history.cosine_by_age(ages, moments[-1].tracking.entries)
+        print(
+            f"queue: entries are {ages.mean():.1f} steps old on average, the newest "
+            f"{by_age[1][0]:.3f} and the oldest {by_age[1][-1]:.3f} near a query"
+        )
+    plots_bank.plot_dynamics(
+        History([row["step"] / steps_per_epoch for row in rows], series),
+        moments[-1].tracking.uses,
+        folder / "bank_dynamics.png",
+        by_age=by_age,
+    )
+    result: dict[str, Any] = {"memory": name, "checkpoints": rows}
+    if by_age is not None:
+        result["age_steps"], result["cosine_by_age"] = (
+            part.tolist() for part in by_age
+        )
+    return result
+
+
+def focus(experiment: Experiment, state: Any, flags: Any, folder: Any) -> dict:
+    """Which queries each payoff leans to, on augmented views as in training."""
+    config = experiment.config
+    batch = snapshots.draw_batch(
+        experiment,
+        size=len(snapshots.in_memory(experiment).train_images),
+        seed=flags.seed,
+    )
+    order = np.random.default_rng(flags.seed).permutation(len(batch.rows))
+    queries, keys = snapshots.encode_pairs(experiment, state, batch)
+    memory = snapshots.memory(experiment, state)
+    temperature = getattr(config.method, "bank_temperature", config.method.temperature)
+    with blame("--bandwidth"):
+        found = bank_history.focus_on_density(
+            queries[order],
+            keys[order],
+            memory.rows,
+            temperature=temperature,
+            batch_size=config.training.batch_size,
+            bandwidth=flags.bandwidth,
+        )
+    for density, by_payoff in found.correlations.items():
+        print(f"weight of a query against its density {density}:")
+        for payoff, value in by_payoff.items():
+            print(
+                f"  {payoff}: rank correlation {value:+.2f}; densest over sparsest "
+                f"tenth {found.dense_over_sparse[density][payoff]:.3g}"
+            )
+    plots_bank.plot_density(
+        found.densities, found.weights, found.correlations, folder / "bank_density.png"
+    )
+    return {
+        "rank_correlation": found.correlations,
+        "dense_over_sparse": found.dense_over_sparse,
+    }
+
+
+def gallery(experiment: Experiment, moment: Moment, flags: Any, folder: Any) -> None:
+    """The images nearest to the most and the least used entries."""
+    images = snapshots.in_memory(experiment).train_images
+    rows = bank_history.gallery_rows(moment, entries=flags.entries, images=flags.images)
+    plots_bank.plot_gallery(
+        [(f"{what} used: {uses}", images[near]) for what, uses, near in rows],
+        folder / "bank_gallery.png",
+    )
+
+
+def main() -> None:
+    """Parses flags and runs."""
+    flags = parser().parse_args()
+    files, experiment = snapshots.read_experiment(flags.workdir)
+    moments = bank_history.read_history(files, experiment)
+    folder = files.path / "analysis"
+    folder.mkdir(exist_ok=True)
+    result = dynamics(moments, experiment.steps_per_epoch, folder)
+    state = snapshots.read_state(files, experiment, step=moments[-1].step)
+    result["density"] = focus(experiment, state, flags, folder)
+    with blame("--entries, --images"):
+        gallery(experiment, moments[-1], flags, folder)
+    write_json(folder / "bank_dynamics.json", result)

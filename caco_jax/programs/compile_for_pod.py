@@ -1,0 +1,90 @@
+"""Compiles a recipe's train step for a TPU slice that is not there, and reads it.
+
+python -m experiments.compile_for_pod --config=... --topology=v5e:4x4
+python -m experiments.compile_for_pod --config=... --sweep_topologies=v5e:4x4,v5e:8x8
+"""
+
+import argparse
+import dataclasses
+import pathlib
+
+from caco_jax.config import ExperimentConfig
+from caco_jax.pod.report import Report, as_text, curve_text, make_report
+from caco_jax.pod.topology import open_slice
+from caco_jax.programs.command import read_config
+from caco_jax.programs.parser import Parser, parse
+from caco_jax.schema import UserError
+from caco_jax.training.checkpoints import write_json
+
+
+def main() -> None:
+    """Parses flags, compiles, prints and saves."""
+    parser = Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="--config.SECTION.KEY=VALUE replaces a value of the recipe. No data set "
+        "is read. A ResNet-50 takes minutes.",
+    )
+    parser.add_argument(
+        "--config",
+        required=True,
+        help="a recipe: a name, or a Python file",
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--topology", help="CHIP:SHAPE, such as v5e:4x4 or v4:4x4x4")
+    where.add_argument("--sweep_topologies", help="several, with commas between them")
+    parser.add_argument(
+        "--scale_batch",
+        action="store_true",
+        help="with --sweep_topologies: the batch grows with the chips, from the "
+        "recipe's on the first slice (weak scaling); else it is the same on all",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="compile several times faster, with less optimisation: what chips send is "
+        "the same and memory nearly so, but HBM traffic, and so time, comes out higher",
+    )
+    parser.add_argument(
+        "--out", default="runs/pod/report.json", help="file; %(default)s by default"
+    )
+    flags, assignments = parse(parser)
+    config = read_config(flags.config, assignments)
+    source = {"config": flags.config, "changes": assignments}
+    if flags.topology:
+        if flags.scale_batch:
+            raise UserError("--scale_batch: want --sweep_topologies, got --topology")
+        report = source | make_report(
+            config, open_slice(flags.topology), quick=flags.quick
+        )
+        print(as_text(report))
+    else:
+        reports = sweep(
+            config,
+            flags.sweep_topologies.split(","),
+            scale_batch=flags.scale_batch,
+            quick=flags.quick,
+        )
+        report = source | {"scale_batch": flags.scale_batch, "curve": reports}
+        print(curve_text(reports))
+    out = pathlib.Path(flags.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, report)
+    print(f"saved in {out}")
+
+
+def sweep(
+    config: ExperimentConfig, names: list[str], *, scale_batch: bool, quick: bool
+) -> list[Report]:
+    """A report for each slice; all names are checked before anything is compiled."""
+    slices = [open_slice(name, flag="--sweep_topologies") for name in names]
+    reports = []
+    for where in slices:
+        batch_size = config.training.batch_size
+        if scale_batch:
+            batch_size = batch_size * len(where.devices) // len(slices[0].devices)
+        training = dataclasses.replace(config.training, batch_size=batch_size)
+        here = dataclasses.replace(config, training=training)
+        reports.append(make_report(here, where, quick=quick))
+        print(as_text(reports[-1]), end="\n\n", flush=True)
+    return reports

@@ -1,0 +1,192 @@
+"""Deep linear networks under fixed α are PCA: python -m experiments.deep_linear_pca.
+
+Projected gradient ascent of the energy from many random starts, in double precision,
+for several depths and widths, on Gaussian inputs and on digits; then two cases that
+violate the theorem's conditions. Writes deep_linear_pca.json and .png into OUT.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from caco_jax.analysis import deep_linear, plots_networks
+from caco_jax.analysis import pairs as inputs
+from caco_jax.analysis.deep_linear import Ascent, Verdict
+from caco_jax.analysis.pairs import Pairs
+from caco_jax.analysis.plots_networks import AscentCurves
+from caco_jax.programs.command import blame
+from caco_jax.programs.parser import Parser
+from caco_jax.schema import UserError
+from caco_jax.training.checkpoints import write_json
+
+GAP, RATIO, COSINE = 1e-6, 1e-3, 0.999  # the claims' tolerances
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    flags = Parser(description=__doc__)
+    flags.add_argument("--out", default="runs/deep_linear_pca", help="a directory")
+    flags.add_argument("--starts", type=int, default=128, help="of each network")
+    flags.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    flags.add_argument("--widths", type=int, nargs="+", default=[4, 16], help="units")
+    flags.add_argument(
+        "--pairs",
+        help="a .npz file with views x1, x2 [N, d] and, if wanted, weights alpha "
+        "[N, N]: asks the theorem about these instead",
+    )
+    flags.add_argument("--seed", type=int, default=0, help="of inputs and starts")
+    return flags
+
+
+def read_pairs(path: str) -> Pairs:
+    """Inputs of the caller's."""
+    try:
+        with np.load(path) as arrays:
+            given = {name: jnp.asarray(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError) as error:
+        raise UserError(f"--pairs: cannot read {path}: {error}") from None
+    if not {"x1", "x2"} <= given.keys() <= {"x1", "x2", "alpha"}:
+        raise UserError(
+            f"--pairs: want arrays x1, x2 and perhaps alpha, got {sorted(given)}"
+        )
+    with blame("--pairs"):
+        return inputs.given_pairs(**given)
+
+
+def climb(pairs: Pairs, depth: int, width: int, flags: Any) -> tuple[Ascent, Verdict]:
+    """All starts of one network."""
+    covariance = pairs.covariance
+    sizes = (len(covariance), *[width] * depth)
+    keys = jax.random.split(jax.random.key(flags.seed + 1), flags.starts)
+    starts = jax.vmap(lambda key: deep_linear.random_weights(key, sizes))(keys)
+    ascent = deep_linear.ascend(covariance, starts)
+    return ascent, deep_linear.judge(ascent, covariance)
+
+
+def describe(name: str, depth: int, width: int, verdict: Verdict) -> dict[str, Any]:
+    """One row of the table, printed."""
+    row = {
+        "inputs": name,
+        "depth": depth,
+        "width": width,
+        "starts": len(verdict.gaps),
+        "largest_gap": float(np.abs(verdict.gaps).max()),
+        "largest_rank_ratio": float(verdict.rank_ratios.max()),
+        "smallest_cosine": float(verdict.cosines.min()),
+        "stuck": verdict.stuck,
+    }
+    print(
+        f"{name:10}{depth:6}{width:6}{row['largest_gap']:12.1e}"
+        f"{row['largest_rank_ratio']:12.1e}{row['smallest_cosine']:12.6f}"
+        f"{len(verdict.stuck):7} of {row['starts']}"
+    )
+    for reason in sorted(set(verdict.stuck.values()))[:2]:
+        print(f"{'':22}{reason}")
+    return row
+
+
+def table(cases: dict[str, Pairs], flags: Any) -> tuple[list[dict], dict[tuple, tuple]]:
+    """Every network on every input: the rows, and where each ascent went."""
+    print(
+        f"{'inputs':10}{'depth':>6}{'width':>6}{'energy gap':>12}{'σ2/σ1':>12}"
+        f"{'|cos|':>12}{'stuck':>7}"
+    )
+    rows, climbs = [], {}
+    for name, pairs in cases.items():
+        for depth in flags.depths:
+            for width in flags.widths:
+                climbs[name, depth, width] = climb(pairs, depth, width, flags)
+                rows.append(describe(name, depth, width, climbs[name, depth, width][1]))
+    return rows, climbs
+
+
+def curves(pairs: Pairs, ascent: Ascent) -> AscentCurves:
+    """An ascent as the figure wants it."""
+    return AscentCurves(
+        ascent.curve_steps,
+        deep_linear.energy_gaps(ascent.energy_curve, pairs.covariance),
+    )
+
+
+def draw(cases: dict[str, Pairs], climbs: dict[tuple, tuple], flags: Any) -> None:
+    """The figure."""
+    shallow, deep = min(flags.depths), max(flags.depths)
+    two = sorted(flags.depths)[:2]
+    width = max(flags.widths)
+    plots_networks.plot_pca(
+        {
+            f"{name}, depth {depth}": curves(cases[name], climbs[name, depth, width][0])
+            for name in ("Gaussian", "digits")
+            for depth in (shallow, deep)
+        },
+        deep_linear.in_top_plane(
+            climbs["tied", deep, width][0], cases["tied"].covariance
+        ),
+        {
+            f"depth {depth}": curves(
+                cases["negative"], climbs["negative", depth, width][0]
+            )
+            for depth in two
+        },
+        pathlib.Path(flags.out) / "deep_linear_pca.png",
+    )
+
+
+def check_flags(flags: Any) -> None:
+    """One line for numbers that make no sense."""
+    for name in ("depths", "widths"):
+        if min(getattr(flags, name)) < 1:
+            raise UserError(f"--{name}: want at least 1, got {getattr(flags, name)}")
+    if flags.starts < 1:
+        raise UserError(f"--starts: want at least 1, got {flags.starts}")
+
+
+def study(flags: Any) -> dict[str, Any]:
+    """The theorem's claims, and two violations of its conditions."""
+    key = jax.random.key(flags.seed)
+    holds = {
+        "Gaussian": inputs.gaussian_pairs(key),
+        "digits": inputs.digit_pairs(seed=flags.seed),
+    }
+    violations = {
+        "tied": inputs.tie_top_eigenvalues(holds["Gaussian"]),
+        "negative": inputs.gaussian_pairs(key, noise=3.0),
+    }
+    rows, climbs = table(holds, flags)
+    kept = [
+        row["largest_gap"] <= GAP
+        and row["largest_rank_ratio"] <= RATIO
+        and row["smallest_cosine"] >= COSINE
+        for row in rows
+    ]
+    print(
+        f"{sum(kept)} of {len(kept)} networks: every start ends at the same energy "
+        f"(gap <= {GAP:g}), rank 1 (<= {RATIO:g}), on the top eigenvector "
+        f"(>= {COSINE:g})\n"
+    )
+    for name, pairs in violations.items():
+        print(f"{name}: {'; '.join(deep_linear.failed_conditions(pairs.covariance))}")
+    more_rows, more = table(violations, flags)
+    draw(holds | violations, climbs | more, flags)
+    return {"claims_hold": all(kept), "networks": rows, "violations": more_rows}
+
+
+def main() -> None:
+    """Parses flags and runs."""
+    flags = parser().parse_args()
+    check_flags(flags)
+    out = pathlib.Path(flags.out)
+    with jax.enable_x64(True):
+        if flags.pairs is None:
+            out.mkdir(parents=True, exist_ok=True)
+            result = study(flags)
+        else:
+            pairs = read_pairs(flags.pairs)
+            with blame("--pairs"):
+                deep_linear.check_theorem(pairs.covariance, (pairs.x1.shape[1], 1))
+            out.mkdir(parents=True, exist_ok=True)
+            result = {"networks": table({"given": pairs}, flags)[0]}
+    write_json(out / "deep_linear_pca.json", result)

@@ -1,0 +1,127 @@
+"""Checks an installation, and says what to fix: python -m experiments.doctor.
+
+Versions, devices, libtpu, the directory of compiled programs, and three steps of
+training on made-up images. Status 1 if anything is wrong.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+import jax
+
+from caco_jax.programs.command import read_config
+from caco_jax.programs.parser import Parser
+from caco_jax.training.pretrain import pretrain
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+EXTRAS = {
+    "torch": ("torch", "weights from and to PyTorch", "pip install 'caco_jax[torch]'"),
+    "tensorflow": (
+        "tensorflow",
+        "preparing TFDS sets",
+        "make prepare, or pip install 'caco_jax[prepare]'",
+    ),
+    "libtpu": (
+        "libtpu",
+        "TPUs, and compiling for them",
+        "make tpu, or pip install 'caco_jax[tpu]'",
+    ),
+}
+
+
+class Unwell(Exception):
+    """Something to fix, and how."""
+
+
+def versions() -> str:
+    """Of Python and of what all is built on."""
+    found = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    return ", ".join([f"Python {platform.python_version()}", *found])
+
+
+def devices() -> str:
+    """What JAX would run on.
+
+    Raises:
+        Unwell: JAX finds none, or a graphics card is there that it does not use.
+    """
+    try:
+        found = jax.devices()
+    except RuntimeError as error:
+        raise Unwell(
+            f"JAX finds no device: {str(error).splitlines()[0]}; "
+            "JAX_PLATFORMS=cpu runs on the processor"
+        ) from None
+    kind = f"{len(found)} x {found[0].device_kind} ({found[0].platform})"
+    wanted = os.environ.get("JAX_PLATFORMS")
+    if not wanted and found[0].platform == "cpu" and os.path.exists("/dev/nvidia0"):
+        raise Unwell(
+            f"{kind}, but there is an NVIDIA GPU; pip install 'caco_jax[cuda]'"
+        )
+    return kind
+
+
+def cache() -> str:
+    """Where compiled programs are kept.
+
+    Raises:
+        Unwell: nothing can be written there.
+    """
+    place = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place):
+            return f"compiled programs are kept in {place}"
+    except OSError as error:
+        raise Unwell(
+            f"compiled programs cannot be kept in {place}: {error.strerror}; name "
+            "another directory in JAX_COMPILATION_CACHE_DIR"
+        ) from None
+
+
+def steps() -> str:
+    """Three steps of CaCo on made-up images.
+
+    Raises:
+        Unwell: they fail.
+    """
+    config = read_config("caco_digits:smoke", [])
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            summary = pretrain(config, f"{folder}/run")
+        except Exception as error:  # whatever it is, it is what the reader must know
+            raise Unwell(f"three steps of training fail: {error!r}") from error
+    return f"three steps of training in {summary['pretrain_seconds']:.1f} s"
+
+
+def extras() -> Iterator[str]:
+    """What is not installed, and who needs it."""
+    for module, (name, use, remedy) in EXTRAS.items():
+        if importlib.util.find_spec(module) is None:
+            yield f"{name} is not here: only {use} needs it ({remedy})"
+
+
+CHECKS: tuple[Callable[[], str], ...] = (versions, devices, cache, steps)
+
+
+def main() -> None:
+    """Prints a line for each check."""
+    Parser(description=__doc__).parse_args()
+    unwell = 0
+    for check in CHECKS:
+        try:
+            print(f"ok    {check()}", flush=True)
+        except Unwell as error:
+            unwell += 1
+            print(f"FIX   {error}", flush=True)
+    for line in extras():
+        print(f"note  {line}")
+    if unwell:
+        sys.exit(1)
+    print("All is well.")

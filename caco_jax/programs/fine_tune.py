@@ -1,0 +1,104 @@
+"""Trains a run's network on with labels: python -m experiments.fine_tune --workdir=...
+
+For each share of the labels a new network is trained, from the run's.
+"""
+
+import argparse
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from caco_jax.evaluation import sweep
+from caco_jax.evaluation.fine_tune import FineTuning, fine_tune
+from caco_jax.evaluation.labelled import choose_rows
+from caco_jax.evaluation.scores import accuracies
+from caco_jax.programs import evaluating
+from caco_jax.programs.parser import Parser
+from caco_jax.schema import ConfigError
+from caco_jax.training.alarms import check_finite
+from caco_jax.training.runs import Run
+
+
+def parse_flags() -> argparse.Namespace:
+    """The command's flags."""
+    parser = Parser(description=__doc__)
+    evaluating.add_run_flags(parser)
+    parser.add_argument(
+        "--labels",
+        type=float,
+        nargs="+",
+        default=[0.01, 0.1, 1.0],
+        help="shares of the training images, of each class where all are known",
+    )
+    for field in dataclasses.fields(FineTuning):
+        if field.name == "frozen":
+            options: dict[str, Any] = {"nargs": "*"}
+        elif field.name == "frozen_statistics":
+            options = {"action": "store_true"}
+        else:
+            options = {"type": type(field.default)}
+        parser.add_argument(
+            f"--{field.name}",
+            default=field.default,
+            help=f"{field.metadata['doc']}; {field.default}",
+            **options,
+        )
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    return parser.parse_args()
+
+
+def read_plan(flags: argparse.Namespace) -> FineTuning:
+    """The plan of the flags."""
+    values = {f.name: getattr(flags, f.name) for f in dataclasses.fields(FineTuning)}
+    values["frozen"] = tuple(values["frozen"])
+    try:
+        return FineTuning(**values)
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from None
+
+
+def tune(loaded: Run, plan: FineTuning, share: float, seed: int) -> dict[str, Any]:
+    """Trains on a share of the labels, judges, and says so."""
+    train, test = evaluating.run_parts(loaded)
+    experiment, network = loaded.experiment, loaded.network
+    with evaluating.blame("--labels"):
+        rows = choose_rows(train, share=share, seed=seed)
+    with evaluating.blame("--frozen"), jax.set_mesh(experiment.mesh):
+        tuned = fine_tune(
+            experiment.encoder,
+            evaluating.training_views(loaded),
+            network.params,
+            network.stats,
+            train,
+            rows,
+            plan,
+            num_classes=experiment.images.num_classes,
+            seed=seed,
+            put=evaluating.put_batch(loaded),
+        )
+    check_finite(0, {"loss": tuned.losses})
+    frozen = evaluating.frozen_network(loaded)
+    frozen = frozen._replace(params=tuned.params, stats=tuned.stats)
+    scores, labels = sweep.collect_scores(
+        tuned.head, sweep.part_features(frozen, test, np.arange(len(test)))
+    )
+    found = accuracies(scores, labels)
+    print(
+        f"Fine-tuned on {share:g} of the labels ({len(rows)} images): "
+        f"{evaluating.summary(found, len(labels))}"
+    )
+    last = float(tuned.losses[-1])
+    result = {"share": share, "images": len(rows), "last_loss": last}
+    return result | evaluating.figures(loaded, found)
+
+
+def main() -> None:
+    """Parses flags and runs."""
+    flags = parse_flags()
+    plan = read_plan(flags)
+    loaded = evaluating.open_run(flags)
+    rows = [tune(loaded, plan, share, flags.seed) for share in flags.labels]
+    result = {"plan": dataclasses.asdict(plan), "results": rows}
+    evaluating.save(loaded, flags, "fine_tune", result)

@@ -1,0 +1,97 @@
+"""Whether a run's representation is alive: python -m experiments.health --workdir=...
+
+Of the held-out images: RankMe, spread and uniformity of the backbone's features, how
+two views of an image agree, and, where the run has a bank, how queries lie to it.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from caco_jax.data.views import make_views
+from caco_jax.evaluation import health
+from caco_jax.programs.command import blame
+from caco_jax.programs.evaluating import add_run_flags, open_run, run_parts, save
+from caco_jax.programs.parser import Parser
+from caco_jax.schema import require
+from caco_jax.training.runs import Run
+
+ROWS = 2048  # images at most
+BATCH_ROWS = 128
+
+
+def measure(loaded: Run, *, rows: int, seed: int) -> dict[str, float]:
+    """The figures by name."""
+    experiment, network = loaded.experiment, loaded.network
+    views = make_views(experiment.recipe)
+    variables = {"params": network.params, "batch_stats": network.stats}
+
+    @jax.jit
+    def encode(key: jax.Array, pixels: Any) -> tuple[Any, Any, Any]:
+        first, second, *_ = views(key, pixels)
+        apply = experiment.encoder.apply
+        return (
+            apply(variables, first, train=False, method="features"),
+            apply(variables, second, train=False, method="features"),
+            apply(variables, first, train=False),
+        )
+
+    _, test = run_parts(loaded)
+    count = min(rows, len(test))
+    if count > BATCH_ROWS:
+        count -= count % BATCH_ROWS  # one compiled shape
+    chosen = np.linspace(0, len(test) - 1, count).round().astype(int)
+    found = []
+    for number, (pixels, _) in enumerate(test.centers(chosen)):
+        for first in range(0, len(pixels), BATCH_ROWS):
+            key = jax.random.fold_in(jax.random.key(seed), number * len(chosen) + first)
+            found.append(encode(key, pixels[first : first + BATCH_ROWS]))
+    one, other, embeddings = (
+        jnp.concatenate(part) for part in zip(*found, strict=True)
+    )
+    with blame(f"--workdir: of {experiment.images.name}"):
+        figures = {
+            "images": len(one),
+            "features": one.shape[1],
+            "effective_rank": health.effective_rank(one),
+            "deviation": health.feature_deviation(one),
+            "uniformity": health.uniformity(one),
+            "alignment": health.alignment(one, other),
+        }
+        bank = loaded.state.players.get("bank")
+        if bank is not None:
+            cosine, nearest = health.nearest_cosine(embeddings, bank)
+            uses = jnp.bincount(jnp.asarray(nearest), length=len(bank))
+            figures["bank_nearest_cosine"] = cosine
+            figures["bank_use_entropy"] = health.use_entropy(uses)
+    return figures
+
+
+LINES = {
+    "effective_rank": "effective rank (RankMe), of at most {most}",
+    "deviation": "deviation of directions; 1 on the whole sphere, 0 collapsed",
+    "uniformity": "uniformity, the lower the better; 0 collapsed",
+    "alignment": "alignment of two views, squared distance; 0 the same",
+    "bank_nearest_cosine": "cosine of a query with its nearest entry of the bank",
+    "bank_use_entropy": "entropy of the entries so used, 1 all alike",
+}
+
+
+def main() -> None:
+    """Parses flags and runs."""
+    parser = Parser(description=__doc__)
+    add_run_flags(parser)
+    parser.add_argument("--images", type=int, default=ROWS, help="held out, at most")
+    parser.add_argument("--seed", type=int, default=0, help="of the views")
+    flags = parser.parse_args()
+    require(flags.images >= 2, f"--images: want at least 2, got {flags.images}")
+    loaded = open_run(flags)
+    figures = measure(loaded, rows=flags.images, seed=flags.seed)
+    most = min(figures["images"], figures["features"])
+    print(f"{figures['images']} held-out images, views as in pretraining:")
+    for name, line in LINES.items():
+        if name in figures:
+            print(f"{figures[name]:10.3f}  {line.format(most=most)}")
+    save(loaded, flags, "health", figures)

@@ -1,0 +1,39 @@
+"""kNN accuracy of a run's frozen features: python -m experiments.knn --workdir=..."""
+
+import jax
+
+from caco_jax.evaluation.knn import knn_accuracy
+from caco_jax.programs.command import blame
+from caco_jax.programs.evaluating import add_run_flags, open_run, run_features, save
+from caco_jax.programs.parser import Parser
+
+
+def main() -> None:
+    """Parses flags and runs."""
+    parser = Parser(description=__doc__)
+    add_run_flags(parser)
+    parser.add_argument("--k", type=int, nargs="+", default=[20], help="neighbours")
+    parser.add_argument(
+        "--temperature", type=float, nargs="+", default=[0.2], help="of the votes"
+    )
+    flags = parser.parse_args()
+    loaded = open_run(flags)
+    train, test = run_features(loaded)
+    settings = [(k, t) for k in flags.k for t in flags.temperature]
+    with blame("--k, --temperature"), jax.set_mesh(loaded.experiment.mesh):
+        accuracies = knn_accuracy(
+            *test,
+            *train,
+            num_classes=loaded.experiment.images.num_classes,
+            settings=settings,
+        )
+    rows = [
+        {"k": k, "temperature": temperature, "accuracy": accuracy}
+        for (k, temperature), accuracy in zip(settings, accuracies, strict=True)
+    ]
+    for row in rows:
+        print(
+            f"kNN, k {row['k']}, temperature {row['temperature']:g}: "
+            f"{row['accuracy']:.2%} of {len(test.labels)} held-out images"
+        )
+    save(loaded, flags, "knn", {"results": rows})

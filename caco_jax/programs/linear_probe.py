@@ -1,0 +1,226 @@
+"""Linear probe of a run: python -m experiments.linear_probe --workdir=...
+
+--protocol=lbfgs: features once, then multinomial logistic regression to convergence;
+its penalty is the one that does best on a held-out part of the training images.
+--protocol=imagenet: SGD or LARC on augmented images, as the papers' figures are made.
+Several learning rates and weight decays train together, and training images that no
+head saw say which is taken.
+"""
+
+import argparse
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from caco_jax.evaluation import linear, multilabel, sweep
+from caco_jax.evaluation.heads import PRESETS, Protocol
+from caco_jax.evaluation.listed import listed_set
+from caco_jax.evaluation.scores import (
+    LEVEL,
+    accuracies,
+    average_precision,
+    bootstrap_interval,
+    mean_average_precision,
+)
+from caco_jax.programs import evaluating
+from caco_jax.programs.parser import Parser
+from caco_jax.schema import ConfigError
+from caco_jax.training.runs import Run
+
+SWEPT = ("learning_rates", "weight_decays", "batch_size", "epochs")
+HELD_OUT = 0.1
+PRECISION_DRAWS = 200  # of the bootstrap: each ranks all images for all classes
+
+
+def parse_flags() -> argparse.Namespace:
+    """The command's flags."""
+    parser = Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    evaluating.add_run_flags(parser)
+    parser.add_argument("--protocol", choices=("lbfgs", "imagenet"), default="lbfgs")
+    parser.add_argument(
+        "--label_feature",
+        help="lbfgs: a feature of a TFDS set that lists the classes of an image, as "
+        "labels in tfds:voc/2007; judged by the mean average precision",
+    )
+    parser.add_argument(
+        "--l2",
+        type=float,
+        help="lbfgs: penalty on the weights; chosen among "
+        f"{', '.join(f'{l2:g}' for l2 in linear.L2_GRID)} if not given",
+    )
+    parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        help="imagenet: whose published settings; caco's if not given",
+    )
+    parser.add_argument(
+        "--learning_rates", type=float, nargs="+", help="imagenet: to try"
+    )
+    parser.add_argument(
+        "--weight_decays", type=float, nargs="+", help="imagenet: to try with each"
+    )
+    parser.add_argument("--batch_size", type=int, help="imagenet: images a step")
+    parser.add_argument("--epochs", type=int, help="imagenet: of training")
+    parser.add_argument(
+        "--held_out",
+        type=float,
+        help="imagenet: share of the training images kept back to choose by; "
+        f"{HELD_OUT} if not given",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    flags = parser.parse_args()
+    ignored = {
+        "lbfgs": ("preset", "held_out", *SWEPT),
+        "imagenet": ("l2", "label_feature"),
+    }
+    other = {"lbfgs": "imagenet", "imagenet": "lbfgs"}[flags.protocol]
+    evaluating.check_flags(
+        flags, dict.fromkeys(ignored[flags.protocol]), f"--protocol={other}"
+    )
+    return flags
+
+
+def by_lbfgs(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
+    """Logistic regression on features that are taken once."""
+    train, test = evaluating.run_features(loaded)
+    num_classes = loaded.experiment.images.num_classes
+    l2, choice = flags.l2, None
+    with evaluating.blame("--l2"):
+        if l2 is None:
+            choice = linear.choose_l2(*train, num_classes=num_classes, seed=flags.seed)
+            l2 = choice.l2
+        model = linear.fit_logistic_regression(*train, num_classes=num_classes, l2=l2)
+    scores = linear.scores(model, test.features)
+    found = accuracies(np.asarray(scores), np.asarray(test.labels))
+    seen = linear.accuracy(model, *train)
+    how = f"L2 {l2:g}"
+    if choice is not None:
+        how += f" (the best of {len(choice.accuracies)} on held-out training images)"
+    print(f"Linear probe, {how}: {evaluating.summary(found, len(test.labels))}")
+    print(f"{seen:.2%} of the training images")
+    result = {"l2": l2, "held_out": grid_figures(choice), "train_accuracy": seen}
+    return result | evaluating.figures(loaded, found)
+
+
+def by_precision(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
+    """One logistic regression a class, for images that show several."""
+    experiment = loaded.experiment
+    with evaluating.blame("--label_feature"):
+        images = listed_set(experiment.images, flags.label_feature)
+    loaded = loaded._replace(experiment=experiment._replace(images=images))
+    train, test = evaluating.run_features(loaded)
+    l2, choice = flags.l2, None
+    with evaluating.blame("--l2"):
+        if l2 is None:
+            choice = multilabel.choose_l2(*train, seed=flags.seed)
+            l2 = choice.l2
+        model = multilabel.fit_independent(*train, l2=l2)
+    found = np.asarray(linear.scores(model, test.features))
+    relevant = np.asarray(test.labels).astype(bool)
+    area = mean_average_precision(found, relevant)
+    points = mean_average_precision(found, relevant, eleven_points=True)
+    low, high = bootstrap_interval(
+        lambda rows: mean_average_precision(found[rows], relevant[rows]),
+        len(found),
+        draws=PRECISION_DRAWS,
+    )
+    print(
+        f"Linear probe, L2 {l2:g}: mAP {area:.2%} of {len(found)} held-out images "
+        f"({LEVEL:.0%} interval {low:.2%} to {high:.2%}), at 11 points {points:.2%}"
+    )
+    by_class = {
+        name: average_precision(scores, wanted) if wanted.any() else None
+        for name, scores, wanted in zip(
+            images.class_names, found.T, relevant.T, strict=True
+        )
+    }
+    return {
+        "l2": l2,
+        "held_out": grid_figures(choice),
+        "mean_average_precision": area,
+        "mean_average_precision_11_points": points,
+        "interval": (low, high),
+        "by_class": by_class,
+    }
+
+
+def grid_figures(choice: linear.L2Choice | None) -> dict[str, float] | None:
+    """How each penalty did, by its value."""
+    if choice is None:
+        return None
+    return {f"{tried:g}": share for tried, share in choice.accuracies.items()}
+
+
+def read_protocol(flags: argparse.Namespace) -> Protocol:
+    """The preset with what the flags replace."""
+    named = {name: getattr(flags, name) for name in SWEPT}
+    changes: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in named.items()
+        if value is not None
+    }
+    try:
+        return dataclasses.replace(PRESETS[flags.preset or "caco"], **changes)
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from None
+
+
+def by_sweep(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
+    """Heads that train together on augmented images."""
+    protocol = read_protocol(flags)
+    train, test = evaluating.run_parts(loaded)
+    frozen = evaluating.frozen_network(loaded)
+    with evaluating.blame("--held_out"), jax.set_mesh(loaded.experiment.mesh):
+        swept = sweep.sweep_heads(
+            frozen,
+            train,
+            protocol,
+            num_classes=loaded.experiment.images.num_classes,
+            held_out=HELD_OUT if flags.held_out is None else flags.held_out,
+            seed=flags.seed,
+            put=evaluating.put_batch(loaded),
+        )
+    everything = np.arange(len(test))
+    scores, labels = sweep.collect_scores(
+        swept.best, sweep.part_features(frozen, test, everything)
+    )
+    found = accuracies(scores, labels)
+    best = swept.settings[swept.chosen]
+    rows = [
+        {
+            **setting._asdict(),
+            "held_out": None if swept.held_out is None else float(swept.held_out[i]),
+        }
+        for i, setting in enumerate(swept.settings)
+    ]
+    if len(rows) > 1:
+        print(f"{'learning rate':>13}{'weight decay':>14}{'held out':>10}")
+        for i, row in enumerate(rows):
+            mark = "  chosen" if i == swept.chosen else ""
+            print(
+                f"{row['learning_rate']:13g}{row['weight_decay']:14g}"
+                f"{row['held_out']:10.2%}{mark}"
+            )
+    print(
+        f"Linear probe, {protocol.optimizer}, learning rate {best.learning_rate:g}, "
+        f"weight decay {best.weight_decay:g}: {evaluating.summary(found, len(labels))}"
+    )
+    asked = dataclasses.asdict(protocol) | {"preset": flags.preset or "caco"}
+    chosen = {"chosen": best._asdict(), "heads": rows, "protocol_settings": asked}
+    return chosen | evaluating.figures(loaded, found)
+
+
+def main() -> None:
+    """Parses flags and runs."""
+    flags = parse_flags()
+    loaded = evaluating.open_run(flags)
+    by = {"lbfgs": by_lbfgs, "imagenet": by_sweep}[flags.protocol]
+    if flags.label_feature is not None:
+        by = by_precision
+    name = {"lbfgs": "linear_probe", "imagenet": "linear_probe_imagenet"}
+    result = {"protocol": flags.protocol, **by(loaded, flags)}
+    evaluating.save(loaded, flags, name[flags.protocol], result)

@@ -1,0 +1,6 @@
+"""Checks an installation, and says what to fix."""
+
+from caco_jax.programs import start
+
+if __name__ == "__main__":
+    start("doctor")

@@ -1,0 +1,148 @@
+"""``caco``, and the wheel that brings it."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from caco_jax.programs import cache_directory, cli
+
+ROOT = pathlib.Path(__file__).parents[2]
+FACES = {file.stem for file in (ROOT / "experiments").glob("[!_]*.py")}
+
+
+def leaves(programs):
+    for found in programs.values():
+        yield from leaves(found) if isinstance(found, dict) else [found]
+
+
+def test_every_program_of_the_repository_has_a_door():
+    assert sorted(leaves(cli.PROGRAMS)) == sorted(FACES)
+
+
+@pytest.fixture
+def caco(monkeypatch, capsys):
+    """Runs the command; started programs are recorded, with what is left to them."""
+    started = []
+    monkeypatch.setattr(cli, "start", lambda name: started.append((name, *sys.argv)))
+
+    def caco(*words):
+        monkeypatch.setattr(sys, "argv", ["caco", *words])
+        status = None
+        try:
+            cli.main()
+        except SystemExit as left:
+            status = left.code
+        return started, status, *capsys.readouterr()
+
+    return caco
+
+
+def test_words_lead_to_a_program_and_the_rest_is_its_own(caco):
+    started, *_ = caco("probe", "--workdir=runs/a", "knn")
+    assert started == [("linear_probe", "caco probe", "--workdir=runs/a", "knn")]
+    started, *_ = caco("analyse", "deep-linear", "--help")
+    assert started[1:] == [("deep_linear_pca", "caco analyse deep-linear", "--help")]
+
+
+def test_help_says_a_line_for_each(caco):
+    started, status, out, err = caco("--help")
+    assert (started, status, err) == ([], 0, "")
+    for name in cli.PROGRAMS:
+        assert f"\n    {name}" in out
+    assert "Linear probe of a run" in out
+    assert "alpha, bank, deep-linear, relu" in out
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["analyse"], "the following arguments are required: COMMAND"),
+        (["prob"], "argument COMMAND: invalid choice: 'prob' (choose from "),
+        (["analyse", "beta"], "argument COMMAND: invalid choice: 'beta' "),
+    ],
+)
+def test_a_mistake_is_one_line(caco, words, message):
+    started, status, out, err = caco(*words)
+    assert (started, status, out) == ([], 2, "")
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line, completions",
+    [
+        ("caco pre", ["prepare", "pretrain"]),
+        ("caco analyse ", ["alpha", "bank", "deep-linear", "relu"]),
+        ("caco knn --temp", ["--temperature"]),
+    ],
+)
+def test_a_shell_completes(line, completions):
+    done = subprocess.run(
+        [sys.executable, "-c", "from caco_jax.programs.cli import main; main()"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "_ARGCOMPLETE": "1",
+            "_ARGCOMPLETE_STDOUT_FILENAME": "/dev/stdout",
+            "_ARGCOMPLETE_IFS": "\n",
+            "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = {word.strip() for word in done.stdout.splitlines()} - {"-h", "--help"}
+    assert sorted(found) == completions, done.stderr
+
+
+def test_compiled_programs_are_the_users_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_directory() == tmp_path / "caco_jax" / "xla"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_directory() == pathlib.Path.home() / ".cache" / "caco_jax" / "xla"
+
+
+@pytest.mark.slow
+def test_the_wheel_is_whole_and_works_from_an_empty_directory(tmp_path):
+    source, site, empty = (tmp_path / name for name in ("source", "site", "empty"))
+    for folder in ("caco_jax", "configs"):
+        no_caches = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, source / folder, ignore=no_caches)
+    for file in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
+    empty.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--target", str(site), str(source)], check=True)
+
+    names = {path.name for path in site.iterdir()} - {"bin"}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"caco_jax"}
+    here = {file.relative_to(ROOT) for file in (ROOT / "caco_jax").rglob("*.*")}
+    for file in here:
+        if "__pycache__" not in file.parts:
+            assert (site / file).exists(), f"{file} is not in the wheel"
+
+    def run(*words):
+        return subprocess.run(
+            [sys.executable, str(site / "bin" / "caco"), *words],
+            cwd=empty,
+            env={**os.environ, "PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = run("pretrain", "--config=caco_digits:smoke", "--workdir=run")
+    assert done.returncode == 0, done.stderr
+    assert "The run in run is complete" in done.stdout
+    done = run("knn", "--workdir=run", "--k=3")
+    assert done.returncode == 0, done.stderr
+    done = run("pretrain", "--config=nothing", "--workdir=other")
+    assert done.returncode == 2
+    assert ", caco_digits, " in done.stderr
