@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
         """Prints the line and exits."""
         self.exit(2, f"error: {message}; see --help\n")
 
-    def parse_args(self, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+    def parse_args(self, *args: Any, **options: Any) -> Any:
         """As its base; before that, answers a shell that completes a command line."""
         argcomplete.autocomplete(self)
         return super().parse_args(*args, **options)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("analysis")
 
 ROOT = pathlib.Path(__file__).parents[2]
 MAINS = {
-    module.__name__.split(".")[1]: module.main
+    module.__name__.rpartition(".")[2]: module.main
     for module in (alpha_gradients, bank_dynamics, deep_linear_pca, relu_fixed_points)
 }
 SIZES = {  # of each method's own

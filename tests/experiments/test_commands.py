@@ -246,7 +246,7 @@ def one_line(result):
         (["--config.seed", "3"], "unrecognized arguments: 3; see --help"),
         (["--config.seed"], "--config.seed: want --config.seed=VALUE"),
         (["--confg=x"], "unrecognized arguments: --confg=x; see --help"),
-        (["--config=configs"], "--config: want the path of a recipe such as "),
+        (["--config=configs"], "--config: want the path of a recipe, or one of "),
     ],
 )
 def test_an_impossible_configuration_touches_nothing(

@@ -66,9 +66,8 @@ def test_help():
             "error: --scale_batch: want --sweep_topologies, got --topology",
         ),
         (
-            ("--config=absent.py", "--topology=v5e:4x4"),
-            "error: --config: want the path of a recipe such as "
-            "configs/caco_digits.py, got absent.py: no such file",
+            ("--config=configs/__init__.py", "--topology=v5e:4x4"),
+            "error: --config: configs/__init__.py defines no get_config()",
         ),
     ],
 )
