@@ -1,5 +1,6 @@
 """A person's own images: what a directory's layout says about splits and classes."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,8 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from caco_jax.data.records import FolderRecords
+
+logger = logging.getLogger("caco_jax")
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"),
@@ -149,13 +152,25 @@ def _check_classes(train: Listing, test: Listing) -> None:
             f"data.source: want classes in both splits, got none in {side.root}: "
             "images lie beside its sub-folders, or it has fewer than two"
         )
-    unknown = sorted(set(test.classes) - set(train.classes), key=natural_key)
+    unknown = set(test.classes) - set(train.classes)
     if unknown:
         raise ValueError(
             f"data.source: want every class of {test.root} in {train.root} too, got "
-            f"{', '.join(unknown[:3])}{' and others' if len(unknown) > 3 else ''} in "
-            "the test split only"
+            f"{_some(unknown)} in the test split only"
         )
+    untested = set(train.classes) - set(test.classes)
+    if untested:
+        logger.warning(
+            "data.source: %s has no image of %s: nothing says how well they are told "
+            "apart",
+            test.root,
+            _some(untested),
+        )
+
+
+def _some(names: set[str]) -> str:
+    first = sorted(names, key=natural_key)
+    return f"{', '.join(first[:3])}{' and others' if len(first) > 3 else ''}"
 
 
 def hold_out(

@@ -150,6 +150,13 @@ def test_what_is_wrong_is_one_line(tmp_path, paths, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_class_without_test_images_is_said(tmp_path, caplog):
+    paths = ["train/a/1.jpg", "train/b/1.jpg", "train/c/1.jpg"]
+    open_folder(lay_out(tmp_path, *paths, "test/a/2.jpg", "test/b/2.jpg"))
+    (message,) = caplog.messages
+    assert message.startswith(f"data.source: {tmp_path / 'test'} has no image of c: ")
+
+
 def test_no_such_directory_or_no_permission(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"got .*gone: there is no such directory"):
         open_folder(tmp_path / "gone")
