@@ -1,0 +1,435 @@
+"""Times CaCo on one GPU beside PyTorch, in a few minutes, without network.
+
+    python -m experiments.benchmarks.gpu [--out=FILE.json] [--parts=step,bank,cifar]
+        [--budget_seconds=440] [--profile=FOLDER] [--smoke]
+
+Wants jax, flax, optax and torch, and installs nothing; CIFAR's part and the step with
+augmentation want dm-pix, too, and are left out without it. Every side has a process of
+its own; they run in turn, and one that fails is reported so. What is measured is
+written after each part. A case that the budget has no time for is left out and named.
+
+step: CaCo's whole step, ResNet-50, 224 pixels, two views, bfloat16; at a batch of 256
+and at the largest that fits. bank: the two-view bank game alone, beside the limit that
+its five products of matrices set. cifar: SimCLR with a ResNet-18 on 32 pixels, views
+made on the device, beside a DataLoader's.
+"""
+
+import argparse
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.benchmarks import timing
+from experiments.benchmarks.workers import Candidate, Crew, Failed
+
+OURS, TORCH = "experiments.benchmarks.our_steps", "experiments.benchmarks.torch_sides"
+FULL: dict[str, Any] = {
+    "runs": 7,
+    "limit_seconds": 200.0,
+    "compiled": True,
+    "dtype": "bfloat16",
+    "product": 8192,
+    "bank": {
+        "queries": (256, 1024, 4096),
+        "entries": (2**16, 2**20),
+        "dim": (128, 256),
+    },
+    "step": {
+        "pixels": 224,
+        "network": {
+            "stage_sizes": (3, 4, 6, 3),
+            "block": "bottleneck",
+            "width": 64,
+            "stem": "imagenet",
+        },
+        "widths": (2048, 2048, 256),
+        "entries": 65536,
+        "temperature": 0.08,
+    },
+    "batch": 256,
+    "cifar": {
+        "batch": 256,
+        "images": 50_000,
+        "network": {
+            "stage_sizes": (2, 2, 2, 2),
+            "block": "basic",
+            "width": 64,
+            "stem": "small",
+        },
+        "widths": (512, 128),
+        "temperature": 0.5,
+    },
+}
+_TINY = {"stage_sizes": (1,), "block": "basic", "width": 4, "stem": "small"}
+SMOKE: dict[str, Any] = {
+    "runs": 2,
+    "limit_seconds": 120.0,
+    "compiled": False,
+    "dtype": "float32",
+    "product": 64,
+    "bank": {"queries": (8,), "entries": (64, 128), "dim": (16,)},
+    "step": {
+        **FULL["step"],
+        "pixels": 16,
+        "network": _TINY,
+        "widths": (8, 8, 4),
+        "entries": 64,
+    },
+    "batch": 4,
+    "cifar": {**FULL["cifar"], "batch": 4, "images": 16, "network": _TINY}
+    | {"widths": (8, 4)},
+}
+TEMPERATURES = {"temperature": 0.08, "bank_temperature": 0.08}
+PRODUCTS = 5  # positives, scores, queries' gradient; scores again, bank's move
+MEMORY_SHARE = 0.88  # of the device's, that the largest batch may be planned to fill
+Row = dict[str, Any]
+
+
+class Session:
+    """What the parts share: sizes, processes, the clock, and what was found so far."""
+
+    def __init__(self, options: argparse.Namespace, crew: Crew) -> None:
+        self.sizes = SMOKE if options.smoke else FULL
+        self.crew, self.profile = crew, options.profile
+        self.workers = 0 if options.smoke else max(timing.cores() - 1, 1)
+        self._end = time.monotonic() + options.budget_seconds
+        self._out = options.out
+        self.figures: dict[str, Any] = {"settings": {**vars(options), **self.sizes}}
+
+    def late(self) -> bool:
+        """Whether the budget is spent."""
+        return time.monotonic() > self._end
+
+    def compare(self, candidates: Mapping[str, Candidate]) -> dict[str, Row]:
+        """Times the candidates in turn."""
+        return self.crew.compare(candidates, runs=self.sizes["runs"])
+
+    def save(self) -> None:
+        """Writes what there is."""
+        if self._out:
+            timing.write_json(self._out, self.figures)
+
+
+def main() -> None:
+    """Measures part by part, prints and, with --out, saves."""
+    options = _options()
+    # Before any process imports JAX: its memory grows as needed, and may fill the GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+    if options.smoke:  # beside other work, PyTorch's threads wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sizes = SMOKE if options.smoke else FULL
+    with Crew(limit_seconds=sizes["limit_seconds"]) as crew:
+        session = Session(options, crew)
+        describe(session)
+        for name in options.parts.split(","):
+            print(f"\n{name}", flush=True)
+            rows = session.figures.setdefault(name, {})
+            for case, row in PARTS[name](session):
+                rows[case] = row
+                session.save()
+            for member in ("ours", "tuned", "original", "bfloat16", "recolored"):
+                crew.stop(member)
+
+
+def describe(session: Session) -> None:
+    """The machine, and how fast it multiplies matrices."""
+    found = session.crew.build(
+        {"ours": Candidate(f"{OURS}:machine", {})}, round_seconds=0.0
+    )["ours"]
+    session.figures["machine"] = found
+    print({key: found.get(key) for key in ("devices", "processor", "cores", "failed")})
+    print(found.get("versions"))
+    size = session.sizes["product"]
+    rates = session.figures.setdefault("products_flops", {})
+    for dtype in ("bfloat16", "float32"):
+        product = Candidate(f"{OURS}:product", {"size": size, "dtype": dtype})
+        row = session.compare({"ours": product})["ours"]
+        if "seconds" in row:
+            rates[dtype] = 2 * size**3 / row["seconds"].median
+            print(f"products in {dtype}: {rates[dtype] / 1e12:.2f} TFLOP/s", flush=True)
+    session.save()
+
+
+# The bank game.
+
+
+def bank(session: Session) -> Iterator[tuple[str, Row]]:
+    """The game at all sizes, four ways: ours also as if its products were bfloat16."""
+    sizes = session.sizes["bank"]
+    heads = ("limit", "ours", "bfloat16", "tuned", "original", "ours/limit")
+    print(_line("N, K, D", *heads))
+    for dim, entries, queries in itertools.product(
+        sizes["dim"], sizes["entries"], sizes["queries"]
+    ):
+        case = f"{queries} {entries} {dim}"
+        if session.late():
+            yield case, _left_out(case)
+            continue
+        shape = {"queries": queries, "entries": entries, "dim": dim, **TEMPERATURES}
+        sides = session.compare(
+            {
+                "ours": Candidate(f"{OURS}:bank", shape),
+                "bfloat16": Candidate(
+                    f"{OURS}:bank", {**shape, "products": "bfloat16"}
+                ),
+                **_torch_ways("bank", shape, session),
+            }
+        )
+        limit = _bank_limit(session, queries, entries, dim)
+        row = _ratios(sides) | {"limit_seconds": limit}
+        if limit and "seconds" in sides["ours"]:
+            row["ours_over_limit"] = sides["ours"]["seconds"].median / limit
+        print(
+            _line(
+                case,
+                f"{1e3 * limit:.2f}" if limit else "-",
+                *_cells(sides, "ours", "bfloat16", "tuned", "original"),
+                f"{row.get('ours_over_limit', float('nan')):.1f}",
+            ),
+            flush=True,
+        )
+        _print_memory(sides)
+        yield case, row
+
+
+def _bank_limit(session: Session, queries: int, entries: int, dim: int) -> float | None:
+    """Seconds that the products alone would take in bfloat16."""
+    rate = session.figures["products_flops"].get("bfloat16")
+    return rate and PRODUCTS * 2 * (2 * queries) * entries * dim / rate
+
+
+# CaCo's whole step.
+
+
+def step(session: Session) -> Iterator[tuple[str, Row]]:
+    """The step at the batch that all can hold, then each at its largest."""
+    batch = session.sizes["batch"]
+    print(_line("batch", "ours", "tuned", "original", "  (ms)"))
+    sides, at_once = _beside(session, batch)
+    row = _with_images(_ratios(sides), batch) | at_once
+    print(_line(str(batch), *_cells(sides, "ours", "tuned", "original")))
+    _print_images(row)
+    _print_memory(sides)
+    yield f"batch {batch}", row
+    for name, extra in (("profile", _profile), ("recolored", _recolored)):
+        if session.late():
+            yield name, _left_out(name)
+        elif found := extra(session, batch):
+            yield name, found
+    for name in ("ours", "tuned", "original"):
+        session.crew.stop(name)
+    for name in ("ours", "tuned"):
+        case = f"largest batch, {name}"
+        yield (
+            case,
+            _left_out(case) if session.late() else _largest(session, name, sides[name]),
+        )
+
+
+def _beside(session: Session, batch: int) -> tuple[dict[str, Row], Row]:
+    """Ours beside one other at a time: three would not fit into one memory."""
+    crew, runs = session.crew, session.sizes["runs"]
+    candidates = _step_candidates(session, batch)
+    pair = {name: candidates[name] for name in ("ours", "tuned")}
+    sides = session.compare(pair)
+    crew.stop("tuned")
+    original = {"original": candidates["original"]}
+    sides |= crew.build(original, round_seconds=0.1)
+    again: Row = {}
+    if "failed" in sides["original"]:
+        # Perhaps for want of memory that ours holds: then alone, not in turn.
+        again = {"original_beside_ours": sides["original"]["failed"]}
+        crew.stop("ours")
+        crew.stop("original")
+        sides |= session.compare(original)
+    else:
+        turns = crew.alternate(["original", "ours"], runs=runs)
+        sides["original"] |= turns["original"]
+        again = {"ours_beside_original": turns["ours"]}
+    return sides, again
+
+
+def _step_candidates(session: Session, batch: int) -> dict[str, Candidate]:
+    shape = {**session.sizes["step"], "batch": batch}
+    dtype = session.sizes["dtype"]
+    return {
+        "ours": Candidate(f"{OURS}:caco", {**shape, "dtype": dtype}),
+        **_torch_ways("caco", shape, session),
+    }
+
+
+def _profile(session: Session, batch: int) -> Row | None:
+    """Where the time of our step goes."""
+    if not session.profile:
+        return None
+    try:
+        parts = session.crew.ask("ours", "profile", session.profile)
+    except Failed:  # it was stopped to make room
+        session.crew.stop("ours")
+        session.compare({"ours": _step_candidates(session, batch)["ours"]})
+        try:
+            parts = session.crew.ask("ours", "profile", session.profile)
+        except Failed as failure:
+            return {"failed": str(failure)}
+    total = sum(parts.values())
+    for name, seconds in parts.items():
+        print(f"{name:30} {1e3 * seconds:8.2f} ms {seconds / max(total, 1e-12):6.1%}")
+    return {"seconds_by_part": parts}
+
+
+def _recolored(session: Session, batch: int) -> Row:
+    """What the device's part of the augmentation costs: the step with and without."""
+    ours = _step_candidates(session, batch)["ours"]
+    with_views = ours._replace(settings={**ours.settings, "recolored": True})
+    sides = session.compare({"ours": ours, "recolored": with_views})
+    print(_line("", *_cells(sides, "ours", "recolored"), "(with augmentation)"))
+    return sides
+
+
+def _largest(session: Session, name: str, found: Row) -> Row:
+    """The speed at the largest batch that one side alone can hold."""
+    batch = session.sizes["batch"]
+    memory = found.get("memory_bytes")
+    limit = session.figures["machine"].get("limit_bytes")
+    if not memory or not limit:
+        return {"failed": "its memory, or the device's, is not known"}
+    fixed = found.get("fixed_bytes", 0)
+    most = int((MEMORY_SHARE * limit - fixed) / (memory - fixed) * batch)
+    row: Row = {"failed": "no batch was tried"}
+    for share in (1.0, 0.85):
+        larger = max(int(share * most) // 64 * 64, batch)
+        candidate = _step_candidates(session, larger)[name]
+        row = session.compare({name: candidate})[name]
+        session.crew.stop(name)
+        if "seconds" in row:
+            speed = larger / row["seconds"].median
+            print(f"{name}, batch {larger}: {speed:,.0f} images/s", flush=True)
+            return row | {"batch": larger, "images_per_second": speed}
+        print(f"{name}, batch {larger}: {row['failed']}", flush=True)
+    return row
+
+
+# CIFAR-size SimCLR.
+
+
+def cifar(session: Session) -> Iterator[tuple[str, Row]]:
+    """A step from images to the new parameters, views included."""
+    case, shape = "simclr, resnet18", session.sizes["cifar"]
+    if session.late():
+        yield case, _left_out(case)
+        return
+    more = {"compiled": session.sizes["compiled"], "workers": session.workers}
+    sides = session.compare(
+        {
+            "ours": Candidate(
+                f"{OURS}:simclr", {**shape, "dtype": session.sizes["dtype"]}
+            ),
+            "tuned": Candidate(f"{TORCH}:simclr", {**shape, **more}),
+        }
+    )
+    print(_line("batch", "ours", "tuned", "  (ms)"))
+    print(_line(str(shape["batch"]), *_cells(sides, "ours", "tuned")))
+    row = _with_images(_ratios(sides), shape["batch"])
+    _print_images(row)
+    yield case, row
+
+
+PARTS: dict[str, Callable[[Session], Iterator[tuple[str, Row]]]] = {
+    "step": step,
+    "bank": bank,
+    "cifar": cifar,
+}
+
+
+# What all parts print and write.
+
+
+def _torch_ways(
+    function: str, shape: Mapping[str, Any], session: Session
+) -> dict[str, Candidate]:
+    compiled = session.sizes["compiled"]
+    return {
+        way: Candidate(
+            f"{TORCH}:{function}",
+            {**shape, "way": way, "compiled": compiled and way == "tuned"},
+        )
+        for way in ("tuned", "original")
+    }
+
+
+def _ratios(sides: Mapping[str, Row]) -> Row:
+    """The sides, and of each other side its median over ours."""
+    row: Row = dict(sides)
+    ours = sides["ours"].get("seconds")
+    for name, side in sides.items():
+        if name != "ours" and ours and "seconds" in side:
+            row[f"{name}_over_ours"] = side["seconds"].median / ours.median
+    return row
+
+
+def _with_images(row: Row, batch: int) -> Row:
+    speeds = {
+        name: batch / side["seconds"].median
+        for name, side in row.items()
+        if isinstance(side, dict) and "seconds" in side
+    }
+    return row | {"images_per_second": speeds}
+
+
+def _left_out(case: str) -> Row:
+    print(f"{case}: left out, the budget is spent", flush=True)
+    return {"left_out": "the budget was spent"}
+
+
+def _line(first: str, *cells: str) -> str:
+    return f"{first:>18}" + "".join(f" {cell:>20}" for cell in cells)
+
+
+def _cells(sides: Mapping[str, Row], *names: str) -> list[str]:
+    """Median, and from fastest to slowest, in milliseconds."""
+    cells = []
+    for name in names:
+        side = sides.get(name, {})
+        if "seconds" in side:
+            median, fastest, slowest, _ = side["seconds"]
+            spread = f"{1e3 * fastest:.2f}-{1e3 * slowest:.2f}"
+            cells.append(f"{1e3 * median:.2f} ({spread})")
+        else:
+            print(f"{name} failed: {side.get('failed', 'not run')}")
+            cells.append("failed")
+    return cells
+
+
+def _print_images(row: Row) -> None:
+    for name, speed in row["images_per_second"].items():
+        ratio = row.get(f"{name}_over_ours")
+        print(f"{name}: {speed:,.0f} images/s" + (f", {ratio:.2f}x" if ratio else ""))
+
+
+def _print_memory(sides: Mapping[str, Row]) -> None:
+    known = {name: side.get("memory_bytes") for name, side in sides.items()}
+    cells = (f"{name} {bytes_ / 1e9:.2f}" for name, bytes_ in known.items() if bytes_)
+    print(f"{'peak memory, GB:':>18} " + ", ".join(cells), flush=True)
+
+
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", help="write the figures to this JSON file")
+    parser.add_argument("--parts", default=",".join(PARTS), help="in this order")
+    parser.add_argument("--budget_seconds", type=float, default=440.0)
+    parser.add_argument("--profile", help="profile our step into this folder")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, for a CPU")
+    options = parser.parse_args(arguments)
+    unknown = set(options.parts.split(",")) - set(PARTS)
+    if unknown:
+        parser.error(f"--parts: want some of {', '.join(PARTS)}, got {options.parts}")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Benchmark candidates in processes of their own: one that fails takes none along.
+
+Each process holds one library, so that neither its memory nor its threads are in the
+other's way. They are timed in turn.
+"""
+
+import gc
+import importlib
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from experiments.benchmarks.timing import Timing
+
+ROUND_SECONDS = 0.1  # a timed round has as many steps as fill it
+MOST_STEPS = 100
+REST_SECONDS = 0.02
+END_SECONDS = 10
+
+
+class Ready(NamedTuple):
+    """A candidate that is set up.
+
+    Attributes:
+        step: starts one step, and may return before it is done.
+        wait: returns when all steps that were started are done.
+        facts: what else is known of it, such as "memory_bytes"; asked once, after the
+            first steps.
+        profile: writes a profile into a folder, and tells seconds a step by part.
+    """
+
+    step: Callable[[], object]
+    wait: Callable[[], object]
+    facts: Callable[[], dict[str, Any]] = dict
+    profile: Callable[[str], dict[str, float]] | None = None
+
+
+class Candidate(NamedTuple):
+    """What a process makes a `Ready` of.
+
+    Attributes:
+        factory: "module:function", imported in the process alone.
+        settings: keyword arguments of the function.
+    """
+
+    factory: str
+    settings: Mapping[str, Any]
+
+    def make(self) -> Ready:
+        """Sets it up, here."""
+        module, _, name = self.factory.partition(":")
+        return getattr(importlib.import_module(module), name)(**self.settings)
+
+
+class Failed(Exception):
+    """A candidate could not do what it was asked; the message says why."""
+
+
+class _Bench:
+    """The other end: what a process does with what it is asked."""
+
+    def __init__(self) -> None:
+        self.ready: Ready | None = None
+        self.steps = 1
+
+    def build(self, candidate: Candidate, round_seconds: float) -> dict[str, Any]:
+        """Sets up a candidate in the place of the last one, and runs it twice."""
+        self.ready = None
+        gc.collect()
+        begun = time.perf_counter()
+        self.ready = candidate.make()
+        self.round()
+        first = time.perf_counter() - begun
+        self.steps = 1
+        once = max(self.round(), round_seconds / MOST_STEPS)
+        self.steps = max(round(round_seconds / once), 1)
+        return {"build_seconds": first, **self.ready.facts()}
+
+    def round(self) -> float:
+        """Seconds a step."""
+        assert self.ready is not None, "nothing was built"
+        begun = time.perf_counter()
+        for _ in range(self.steps):
+            self.ready.step()
+        self.ready.wait()
+        return (time.perf_counter() - begun) / self.steps
+
+    def profile(self, folder: str) -> dict[str, float]:
+        """Seconds a step by part."""
+        assert self.ready is not None, "nothing was built"
+        assert self.ready.profile is not None, "it has no profile"
+        return self.ready.profile(folder)
+
+
+def _serve(pipe: Connection) -> None:
+    bench = _Bench()
+    while True:
+        try:
+            action, arguments = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            answer = getattr(bench, action)(*arguments)
+        # Out of memory, no compiler, an old version: whatever it is, it is a result.
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            pipe.send((False, f"{type(error).__name__}: {lines[0][:200]}"))
+        else:
+            pipe.send((True, answer))
+
+
+class Crew:
+    """Processes by the name of what they run.
+
+    Args:
+        limit_seconds: longest wait for one answer; a process that takes longer ends.
+    """
+
+    def __init__(self, *, limit_seconds: float) -> None:
+        self._limit = limit_seconds
+        self._members: dict[str, tuple[Any, Connection]] = {}
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for name in list(self._members):
+            self.stop(name)
+
+    def stop(self, name: str) -> None:
+        """Ends a process, and so gives back all its memory."""
+        if name in self._members:
+            process, pipe = self._members.pop(name)
+            pipe.close()  # then it ends by itself, and its own processes with it
+            process.join(END_SECONDS)
+            process.kill()
+            process.join()
+
+    def build(
+        self, candidates: Mapping[str, Candidate], *, round_seconds: float
+    ) -> dict[str, dict[str, Any]]:
+        """Sets up all at once; of each its facts, or {"failed": why}."""
+        for name, candidate in candidates.items():
+            self._send(name, "build", candidate, round_seconds)
+        return {name: self._answer_or_failure(name) for name in candidates}
+
+    def alternate(
+        self, names: Sequence[str], *, runs: int
+    ) -> dict[str, dict[str, Any]]:
+        """Times those that were built, in turn: {"seconds": a step} or {"failed"}."""
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        failed: dict[str, dict[str, Any]] = {}
+        for _ in range(runs):
+            for name in names:
+                if name in failed:
+                    continue
+                time.sleep(REST_SECONDS)
+                try:
+                    seconds[name].append(self.ask(name, "round"))
+                except Failed as failure:
+                    failed[name] = {"failed": str(failure)}
+        timed = {
+            name: {"seconds": Timing(statistics.median(t), min(t), max(t), len(t))}
+            for name, t in seconds.items()
+            if name not in failed
+        }
+        return timed | failed
+
+    def compare(
+        self,
+        candidates: Mapping[str, Candidate],
+        *,
+        runs: int,
+        round_seconds: float = ROUND_SECONDS,
+    ) -> dict[str, dict[str, Any]]:
+        """Builds all, then times in turn those that can be."""
+        built = self.build(candidates, round_seconds=round_seconds)
+        able = [name for name, facts in built.items() if "failed" not in facts]
+        timed = self.alternate(able, runs=runs)
+        return {name: facts | timed.get(name, {}) for name, facts in built.items()}
+
+    def ask(self, name: str, action: str, *arguments: Any) -> Any:
+        """One question and its answer.
+
+        Raises:
+            Failed: an error there, no answer in time, or the process ended.
+        """
+        self._send(name, action, *arguments)
+        return self._answer(name)
+
+    def _send(self, name: str, action: str, *arguments: Any) -> None:
+        if name not in self._members:
+            context = multiprocessing.get_context("spawn")
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs,))
+            process.start()
+            theirs.close()
+            self._members[name] = process, ours
+        self._members[name][1].send((action, arguments))
+
+    def _answer(self, name: str) -> Any:
+        process, pipe = self._members[name]
+        try:
+            if not pipe.poll(self._limit):
+                self.stop(name)
+                raise Failed(f"no answer in {self._limit:.0f} s")
+            fine, answer = pipe.recv()
+        except (EOFError, ConnectionError):
+            process.join()
+            self.stop(name)
+            raise Failed(f"its process ended, status {process.exitcode}") from None
+        if not fine:
+            raise Failed(answer)
+        return answer
+
+    def _answer_or_failure(self, name: str) -> dict[str, Any]:
+        try:
+            return self._answer(name)
+        except Failed as failure:
+            return {"failed": str(failure)}
