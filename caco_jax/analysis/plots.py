@@ -77,6 +77,23 @@ def plot_bank_use(rows: Rows, path: str | os.PathLike, *, recent_steps: int) -> 
     figure.savefig(path, dpi=120)
 
 
+def flatten_features(
+    features: Float[np.ndarray, "m f"], *, seed: int = 0
+) -> Float[np.ndarray, "m 2"]:
+    """Features in two dimensions by t-SNE on cosines.
+
+    Args:
+        features: [M, F], M at least 2.
+        seed: of t-SNE.
+    """
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    # Its threads spin while they wait: on busy cores one is a hundred times faster.
+    with threadpool_limits(1):
+        return TSNE(
+            metric="cosine", init="random", random_state=seed, perplexity=perplexity
+        ).fit_transform(features)
+
+
 def plot_embedding_map(
     features: Float[np.ndarray, "m f"],
     labels: Int[np.ndarray, " m"],
@@ -94,12 +111,7 @@ def plot_embedding_map(
         class_names: for the legend.
         seed: of t-SNE.
     """
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    # Its threads spin while they wait: on busy cores one is a hundred times faster.
-    with threadpool_limits(1):
-        flat = TSNE(
-            metric="cosine", init="random", random_state=seed, perplexity=perplexity
-        ).fit_transform(features)
+    flat = flatten_features(features, seed=seed)
     figure = Figure(figsize=(6, 5), layout="constrained")
     axis = figure.subplots()
     for label in np.unique(labels):
