@@ -37,6 +37,10 @@ MOMENTS: Mapping[str, tuple[str | None, int, float]] = {
 }
 _END_SECONDS = 10
 _TRIES = 20
+_PACKAGES = (
+    *("jax", "jaxlib", "numpy", "flax", "optax"),
+    *("orbax-checkpoint", "tensorstore", "grain"),
+)
 
 
 def hits(
@@ -212,7 +216,7 @@ def main() -> None:
     """Parses flags, runs, prints and saves."""
     flags = _options()
     parts = flags.parts.split(",")
-    figures: dict[str, Any] = {"machine": machine()}
+    figures: dict[str, Any] = {"machine": machine(_PACKAGES)}
     with tempfile.TemporaryDirectory() as root:
         runs = Runs(pathlib.Path(root))
         made: dict[str, Callable[[], dict[str, Any]]] = {
