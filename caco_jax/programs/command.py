@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
 from caco_jax.config import ExperimentConfig, experiment_config
 from caco_jax.recipe import load_recipe, override
 from caco_jax.schema import UserError
@@ -73,29 +71,3 @@ def blame(flag: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(f"{flag}: {error}") from None
-
-
-class ProgressBar:
-    """Epochs on a terminal: loss, kNN, images a second, time left."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
-        self._knn = ""
-
-    def __call__(
-        self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
-    ) -> None:
-        """Shows an epoch's row."""
-        if self._bar is None:
-            self._bar = tqdm(
-                total=epochs, initial=epoch - 1, unit="epoch", mininterval=1.0
-            )
-        if row.get("knn") is not None:
-            self._knn = f", kNN {row['knn']:.1%}"
-        self._bar.set_postfix_str(
-            f"loss {row['loss']:.3f}{self._knn}, {images_per_second:,.0f} images/s",
-            refresh=False,
-        )
-        self._bar.update()
-        if epoch == epochs:
-            self._bar.close()

@@ -1,5 +1,6 @@
 """Pretrains CaCo on handwritten digits, evaluates it and prints one table."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ from caco_jax.analysis import plots
 from caco_jax.data.sources import ImageSet
 from caco_jax.evaluation.summary import evaluate_features
 from caco_jax.methods.bank_use import RECENT_STEPS
-from caco_jax.programs.command import ProgressBar, read_config
+from caco_jax.programs.command import read_config
 from caco_jax.programs.parser import Parser, parse
+from caco_jax.programs.reporting import add_reporting_flags, make_reporter
 from caco_jax.training.assemble import new_network
 from caco_jax.training.checkpoints import write_json
 from caco_jax.training.pretrain import peak_memory_bytes, pretrain
@@ -76,11 +78,13 @@ def main() -> None:
         action="store_true",
         help="start over; a run already there is moved to WORKDIR.old",
     )
+    add_reporting_flags(parser)
     flags, assignments = parse(parser)
     config = read_config(flags.config, assignments)
-    summary = pretrain(
-        config, flags.workdir, force_new=flags.fresh, report=ProgressBar()
-    )
+    with contextlib.closing(make_reporter(flags)) as reporter:
+        summary = pretrain(
+            config, flags.workdir, force_new=flags.fresh, reporter=reporter
+        )
     trained = load_run(flags.workdir)
     results = evaluate(trained)
     results |= {

@@ -1,11 +1,13 @@
 """Pretrains an encoder: python -m experiments.pretrain --config=... --workdir=..."""
 
 import argparse
+import contextlib
 from typing import Any
 
 from caco_jax.config import ExperimentConfig
-from caco_jax.programs.command import ProgressBar, read_config
+from caco_jax.programs.command import read_config
 from caco_jax.programs.parser import Parser, parse
+from caco_jax.programs.reporting import add_reporting_flags, make_reporter
 from caco_jax.schema import UserError
 from caco_jax.training import preemption
 from caco_jax.training.distributed import (
@@ -15,7 +17,7 @@ from caco_jax.training.distributed import (
     together,
 )
 from caco_jax.training.dry_run import rehearse
-from caco_jax.training.pretrain import pretrain
+from caco_jax.training.pretrain import Reporter, pretrain
 
 
 def main() -> None:
@@ -46,6 +48,7 @@ def main() -> None:
         action="store_true",
         help="check the run, its images, memory and directory; train and write nothing",
     )
+    add_reporting_flags(parser)
     add_distributed_flags(parser)
     flags, assignments = parse(parser)
     join_others(flags)
@@ -57,10 +60,11 @@ def main() -> None:
     if flags.dry_run:
         said = describe(config, flags.workdir, how)
     else:
-        report = ProgressBar() if leads() else None
-        summary = pretrain(
-            config, flags.workdir, **how, stop=preemption.STOP, report=report
-        )
+        reporter = make_reporter(flags) if leads() else Reporter()
+        with contextlib.closing(reporter):
+            summary = pretrain(
+                config, flags.workdir, **how, stop=preemption.STOP, reporter=reporter
+            )
         said = (
             f"The run in {flags.workdir} is complete: {summary['epochs']} epochs, "
             f"{summary['pretrain_seconds']:.0f} s, "

@@ -99,6 +99,12 @@ class Progress:
 
 Metrics = dict[str, np.ndarray]
 EpochsDone = Iterator[tuple[int, TrainState, Metrics]]
+# (what a step is called, the number of steps done, the metrics of the last ones)
+WatchFn = Callable[[str, int, Metrics], None]
+
+
+def _nobody(*_: Any) -> None:
+    """Watches nothing."""
 
 
 def run_phase(
@@ -110,6 +116,7 @@ def run_phase(
     *,
     phase: str = "step",
     stop: Callable[[], bool] = lambda: False,
+    watch: WatchFn = _nobody,
 ) -> EpochsDone:
     """Trains on all that a feed has.
 
@@ -121,6 +128,7 @@ def run_phase(
         progress: what is counted here.
         phase: what messages call a step.
         stop: asked after every dispatch whether the epoch shall end with it.
+        watch: called after every dispatch.
 
     Yields:
         (number of the epoch, from 1; state, metrics of each step just done).
@@ -144,6 +152,7 @@ def run_phase(
             for state, metrics in results:  # noqa: B007 - the last is yielded
                 parts.append(_judge(step, metrics, progress, config, phase))
                 step += len(metrics["loss"])
+                watch(phase, step, metrics)
         joined = jax.tree.map(lambda *values: np.concatenate(values), *parts)
         progress.images += config.batch_size * len(joined["loss"])
         yield epoch + 1, state, joined
@@ -188,7 +197,11 @@ def _judge(
 
 
 def start_up(
-    experiment: Experiment, open_feed: OpenFeed, progress: Progress
+    experiment: Experiment,
+    open_feed: OpenFeed,
+    progress: Progress,
+    *,
+    watch: WatchFn = _nobody,
 ) -> TrainState:
     """The state that training begins with: after the method's start-up, if it has one.
 
@@ -200,11 +213,13 @@ def start_up(
         experiment: the run.
         open_feed: where its images come from.
         progress: what is counted here.
+        watch: called after every dispatch.
     """
     state = assemble.initial_state(experiment)
     phase = experiment.method.start_up
     if phase is not None:
-        state = hand_over(_warm(experiment, phase, state, open_feed, progress), state)
+        warmed = _warm(experiment, phase, state, open_feed, progress, watch)
+        state = hand_over(warmed, state)
     return assemble.place_state(experiment, state)
 
 
@@ -214,6 +229,7 @@ def _warm(
     state: TrainState,
     open_feed: OpenFeed,
     progress: Progress,
+    watch: WatchFn,
 ) -> TrainState:
     """The last state of a start-up that begins with the encoder of a state."""
     optimizer = assemble.start_up_optimizer(experiment, phase.method)
@@ -230,7 +246,13 @@ def _warm(
     with open_feed(key, steps=steps, epochs=epochs) as feed:
         step = assemble.start_up_step(experiment)
         *_, (_, warming, _) = run_phase(
-            experiment, step, warming, feed, progress, phase="start-up step"
+            experiment,
+            step,
+            warming,
+            feed,
+            progress,
+            phase="start-up step",
+            watch=watch,
         )
     return warming
 
@@ -271,6 +293,7 @@ def train_epochs(
     progress: Progress,
     *,
     stop: Callable[[], bool] = lambda: False,
+    watch: WatchFn = _nobody,
 ) -> EpochsDone:
     """Trains from the state's step, of whichever epoch, to the end of the run.
 
@@ -280,6 +303,7 @@ def train_epochs(
         open_feed: where the images come from.
         progress: what is counted here.
         stop: asked after every dispatch whether to yield before the epoch's end.
+        watch: called after every dispatch.
 
     Yields:
         (number of the epoch, from 1; state, metrics of each of the epoch's steps, those
@@ -295,4 +319,6 @@ def train_epochs(
         first_step=int(state.step),
     ) as feed:
         step = assemble.training_step(experiment)
-        yield from run_phase(experiment, step, state, feed, progress, stop=stop)
+        yield from run_phase(
+            experiment, step, state, feed, progress, stop=stop, watch=watch
+        )

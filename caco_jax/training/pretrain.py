@@ -5,7 +5,7 @@ import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 import jax
@@ -27,6 +27,7 @@ from caco_jax.training.distributed import (
 from caco_jax.training.feeds import OpenFeed, count_bad, experiment_feeds
 from caco_jax.training.lock import cannot_write
 from caco_jax.training.monitor import Monitor
+from caco_jax.training.opening import opening_lines
 from caco_jax.training.preemption import Stop, Stopped
 from caco_jax.training.record import Record, peak_memory_bytes, provenance
 from caco_jax.training.runs import restore_latest
@@ -38,8 +39,33 @@ __all__ = ["config_values", "peak_memory_bytes", "pretrain"]
 
 logger = logging.getLogger("caco_jax")
 
-# (epoch, epochs, the epoch's row, images a second so far)
-ReportFn = Callable[[int, int, dict[str, Any], float], None]
+
+class Reporter:
+    """Who follows a run. This one does nothing: override what matters."""
+
+    def watch(self, phase: str, step: int, metrics: loop.Metrics) -> None:
+        """Called after every dispatch.
+
+        Args:
+            phase: "step" or "start-up step".
+            step: how many are done.
+            metrics: of the last of them, [S] each.
+        """
+
+    def epoch_done(
+        self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
+    ) -> None:
+        """Called after every epoch.
+
+        Args:
+            epoch: its number, from 1.
+            epochs: of the whole run.
+            row: the line of ``metrics.jsonl``.
+            images_per_second: so far.
+        """
+
+    def close(self) -> None:
+        """Called by whoever made it, after the run's end or interruption."""
 
 
 def config_values(experiment: Experiment) -> dict[str, Any]:
@@ -56,7 +82,7 @@ def pretrain(
     force_new: bool = False,
     changes: Collection[str] = (),
     stop: Stop | None = None,
-    report: ReportFn | None = None,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Trains until the configured number of epochs is done, resuming what is there.
 
@@ -67,7 +93,7 @@ def pretrain(
         changes: dotted keys of the configuration that may differ from the run's that
             is there.
         stop: tells when to end early; None: never.
-        report: called after every epoch.
+        reporter: who follows the run.
 
     Returns:
         The summary, as in ``summary.json``: "epochs", "steps", "pretrain_seconds",
@@ -105,7 +131,9 @@ def pretrain(
         for context in (jax.set_mesh(experiment.mesh), newest, best):
             held.enter_context(context)
         keeper = Keeper(files, newest, best, attempts=training.save_attempts)
-        run = _Run(experiment, files, newest, keeper, stop or Stop(), report)
+        run = _Run(
+            experiment, files, newest, keeper, stop or Stop(), reporter or Reporter()
+        )
         return run.to_the_end()
 
 
@@ -119,11 +147,11 @@ class _Run:
         checkpoints: Checkpoints,
         keeper: Keeper,
         stop: Stop,
-        report: ReportFn | None,
+        reporter: Reporter,
     ) -> None:
         self.experiment, self.files, self.checkpoints = experiment, files, checkpoints
         self.keeper, self.stop = keeper, stop
-        self.report = report or (lambda *args: None)
+        self.reporter = reporter
         self.bad = count_bad(experiment)
         self.record = self._record_so_far()
         # Of many processes none may leave an evaluation that the others go on with.
@@ -179,7 +207,8 @@ class _Run:
 
     def _train(self) -> None:
         experiment, record = self.experiment, self.record
-        logger.info("%s", experiment.method.description)
+        for line in opening_lines(experiment, self.files):
+            logger.info("%s", line)
         open_feed = experiment_feeds(experiment, self.bad)
         state = self._first_state(open_feed)
         if record.is_waiting():
@@ -188,7 +217,12 @@ class _Run:
             return
         stop = any_process(self.stop.requested, experiment.mesh)
         done = loop.train_epochs(
-            experiment, state, open_feed, record.progress, stop=stop
+            experiment,
+            state,
+            open_feed,
+            record.progress,
+            stop=stop,
+            watch=self.reporter.watch,
         )
         for _, state, metrics in done:
             record.add(metrics)
@@ -200,7 +234,12 @@ class _Run:
         if self.checkpoints.latest_step() is None:
             if self.experiment.method.start_up is not None:
                 logger.info("start-up: filling the bank")
-            return loop.start_up(self.experiment, open_feed, self.record.progress)
+            return loop.start_up(
+                self.experiment,
+                open_feed,
+                self.record.progress,
+                watch=self.reporter.watch,
+            )
         state = restore_latest(self.experiment, self.checkpoints)
         logger.info("continuing from step %d", int(state.step))
         return state
@@ -215,7 +254,7 @@ class _Run:
         record.finish_epoch(row)
         self.keeper.write_line(record)
         speed = record.progress.images_per_second()
-        self.report(epoch, config.epochs, row, speed)
+        self.reporter.epoch_done(epoch, config.epochs, row, speed)
         record.note_process(self.bad)
         due = epoch % config.checkpoint_every_epochs == 0
         self.keeper.epoch_done(state, record, due=due)

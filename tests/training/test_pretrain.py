@@ -38,12 +38,18 @@ class Interrupted(Exception):
     pass
 
 
+def after_epochs(told):
+    reporter = pretrain.Reporter()
+    reporter.epoch_done = told
+    return reporter
+
+
 def interrupt_at(last_epoch):
-    def report(epoch, *_):
+    def told(epoch, *_):
         if epoch == last_epoch:
             raise Interrupted
 
-    return report
+    return after_epochs(told)
 
 
 class Whole:
@@ -52,7 +58,9 @@ class Whole:
     def __init__(self, path):
         self.files, self.reports = Workdir(path), []
         self.summary = pretrain.pretrain(
-            tiny.config(**EVERY_TWO), path, report=lambda *row: self.reports.append(row)
+            tiny.config(**EVERY_TWO),
+            path,
+            reporter=after_epochs(lambda *row: self.reports.append(row)),
         )
 
 
@@ -110,7 +118,7 @@ def test_each_epoch_is_reported_as_it_is_written(whole):
 def test_an_interrupted_run_ends_in_the_same_bits(whole, tmp_path, caplog, last_epoch):
     config = tiny.config(**EVERY_TWO)
     with pytest.raises(Interrupted):
-        pretrain.pretrain(config, tmp_path, report=interrupt_at(last_epoch))
+        pretrain.pretrain(config, tmp_path, reporter=interrupt_at(last_epoch))
     files = Workdir(tmp_path)
     # The line of an epoch that was not saved is there, and will be written again.
     assert len(files.read_metrics()) == last_epoch
@@ -146,7 +154,7 @@ def test_another_seed_is_another_run(whole, tmp_path):
     assert snapshot(tmp_path) == before
     with pytest.raises(Interrupted):
         pretrain.pretrain(
-            config, tmp_path / "run", force_new=True, report=interrupt_at(1)
+            config, tmp_path / "run", force_new=True, reporter=interrupt_at(1)
         )
     (row,) = Workdir(tmp_path / "run").read_metrics()
     (other, *_) = Workdir(tmp_path / "run.old").read_metrics()
@@ -385,7 +393,7 @@ def test_raw_pixels_are_features_too(whole):
 def test_a_directory_without_a_checkpoint_says_what_to_do(tmp_path):
     with pytest.raises(Interrupted):
         pretrain.pretrain(
-            tiny.config(**EVERY_TWO), tmp_path / "young", report=interrupt_at(1)
+            tiny.config(**EVERY_TWO), tmp_path / "young", reporter=interrupt_at(1)
         )
     with pytest.raises(UserError, match=r"/young has no checkpoint yet; let experimen"):
         runs.load_run(tmp_path / "young")

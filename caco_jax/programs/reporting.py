@@ -1,0 +1,209 @@
+"""Who follows a run from the command line: a bar or lines, TensorBoard, W&B."""
+
+import argparse
+import contextlib
+import importlib
+import pathlib
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from caco_jax.programs.parser import Parser
+from caco_jax.schema import UserError
+from caco_jax.training.pretrain import Reporter
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def add_reporting_flags(parser: Parser) -> None:
+    """Flags that say who else is told."""
+    parser.add_argument(
+        "--no_tensorboard",
+        action="store_true",
+        help="write no TensorBoard events into WORKDIR/tensorboard",
+    )
+    parser.add_argument(
+        "--wandb", metavar="PROJECT", help="log to this project of Weights & Biases"
+    )
+
+
+def make_reporter(flags: argparse.Namespace) -> Reporter:
+    """Everyone that the flags name; a bar on a terminal, lines elsewhere.
+
+    Raises:
+        UserError: Weights & Biases is asked for and not installed.
+    """
+    everyone: list[Reporter] = [Bar() if sys.stderr.isatty() else Lines()]
+    if not flags.no_tensorboard:
+        everyone.append(TensorBoard(pathlib.Path(flags.workdir) / "tensorboard"))
+    if flags.wandb:
+        everyone.append(WeightsAndBiases(flags.wandb, flags.workdir))
+    return Everyone(everyone)
+
+
+class Everyone(Reporter):
+    """Several as one."""
+
+    def __init__(self, reporters: list[Reporter]) -> None:
+        self._reporters = reporters
+
+    def watch(self, *args: Any) -> None:
+        """Tells all."""
+        for reporter in self._reporters:
+            reporter.watch(*args)
+
+    def epoch_done(self, *args: Any) -> None:
+        """Tells all."""
+        for reporter in self._reporters:
+            reporter.epoch_done(*args)
+
+    def close(self) -> None:
+        """Closes all."""
+        for reporter in self._reporters:
+            reporter.close()
+
+
+def in_words(row: dict[str, Any], images_per_second: float) -> str:
+    """An epoch's loss, kNN if it was found, and the speed."""
+    knn = row.get("knn")
+    said = "" if knn is None else f", kNN {knn:.1%}"
+    return f"loss {row['loss']:.3f}{said}, {images_per_second:,.0f} images/s"
+
+
+class Bar(Reporter):
+    """Epochs on a terminal, with the time left."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._begun = time.perf_counter()
+
+    def epoch_done(
+        self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
+    ) -> None:
+        """Shows an epoch's row."""
+        if self._bar is None:
+            self._bar = tqdm(
+                total=epochs, initial=epoch - 1, unit="epoch", mininterval=1.0
+            )
+            self._bar.start_t -= time.perf_counter() - self._begun
+            self._bar.last_print_t = self._bar.start_t
+        self._bar.set_postfix_str(in_words(row, images_per_second), refresh=False)
+        self._bar.update()
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Lines(Reporter):
+    """Plain lines on stderr, one a minute and one for the last epoch."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._last >= SECONDS_BETWEEN_LINES
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+        self._last = time.monotonic()
+
+    def watch(self, phase: str, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """Says where it is, if nothing was said for a minute."""
+        if self._is_due():
+            self._say(f"{phase} {step:,}: loss {metrics['loss'][-1]:.3f}")
+
+    def epoch_done(
+        self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
+    ) -> None:
+        """Says an epoch's row, if nothing was said for a minute."""
+        if self._is_due() or epoch == epochs:
+            said = in_words(row, images_per_second)
+            self._say(f"epoch {epoch:,} of {epochs:,}: {said}")
+
+
+def numbers(row: dict[str, Any]) -> dict[str, float]:
+    """What of a row can be drawn over epochs."""
+    return {
+        name: value
+        for name, value in row.items()
+        if isinstance(value, int | float) and name != "epoch"
+    }
+
+
+class TensorBoard(Reporter):
+    """A curve for each figure of a row, over epochs.
+
+    Args:
+        folder: of the events; a resumed run goes on in it.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        self._writer: Any = None
+
+    def epoch_done(
+        self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
+    ) -> None:
+        """Writes an epoch's row."""
+        from tensorboardX import SummaryWriter
+
+        try:
+            if self._writer is None:  # what a killed run wrote of this epoch is void
+                self._writer = SummaryWriter(
+                    str(self._folder), purge_step=epoch, flush_secs=10
+                )
+            for name, value in numbers(row).items():
+                self._writer.add_scalar(name, value, epoch)
+            self._writer.add_scalar("images_per_second", images_per_second, epoch)
+        except OSError:
+            return  # metrics.jsonl and the checkpoints are what must not fail
+
+    def close(self) -> None:
+        """Writes what is still in memory."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+
+
+class WeightsAndBiases(Reporter):
+    """The same figures, at Weights & Biases.
+
+    Args:
+        project: of theirs.
+        workdir: of the run; its name, and its identity when it is resumed.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+
+    def __init__(self, project: str, workdir: str) -> None:
+        try:
+            wandb = importlib.import_module("wandb")
+        except ImportError:
+            raise UserError(
+                "--wandb: want the package; pip install 'caco_jax[wandb]'"
+            ) from None
+        path = pathlib.Path(workdir).absolute()
+        self._run = wandb.init(
+            project=project,
+            name=path.name,
+            id=str(path).strip("/").replace("/", "-"),
+            resume="allow",
+            dir=str(path),
+        )
+
+    def epoch_done(
+        self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
+    ) -> None:
+        """Logs an epoch's row."""
+        values = numbers(row) | {"images_per_second": images_per_second}
+        self._run.log(values, step=epoch)
+
+    def close(self) -> None:
+        """Sends what is still here."""
+        self._run.finish()

@@ -1,0 +1,125 @@
+"""Who follows a run: lines, a bar, TensorBoard, Weights & Biases."""
+
+import argparse
+import sys
+import types
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from caco_jax.programs import reporting
+from caco_jax.schema import UserError
+
+ROW = {"epoch": 1, "step": 5, "loss": 2.5, "knn": 0.875, "alarms": ["collapse"]}
+
+
+def events(folder):
+    """(step, tag, value) of all scalars in event files, in the order of writing."""
+    found = []
+    for file in sorted(folder.iterdir()):
+        data, at = file.read_bytes(), 0
+        while at < len(data):  # length, its checksum, the event, its checksum
+            size = int.from_bytes(data[at : at + 8], "little")
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            at += 16 + size
+    return found
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = types.SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: now.seconds)
+    return now
+
+
+def test_lines_come_once_a_minute_and_at_the_end(clock, capsys):
+    lines = reporting.Lines()
+    metrics = {"loss": np.array([3.0, 2.0])}
+    lines.watch("start-up step", 16, metrics)
+    lines.epoch_done(1, 3, ROW, 640.4)
+    assert capsys.readouterr().err == ""
+    clock.seconds = 61.0
+    lines.watch("start-up step", 1600, metrics)
+    lines.watch("start-up step", 1616, metrics)
+    assert capsys.readouterr().err == "start-up step 1,600: loss 2.000\n"
+    clock.seconds = 122.0
+    lines.epoch_done(2, 3, {"loss": 2.5, "knn": None}, 1640.4)
+    lines.epoch_done(3, 3, ROW, 1640.4)
+    assert capsys.readouterr().err == (
+        "epoch 2 of 3: loss 2.500, 1,640 images/s\n"
+        "epoch 3 of 3: loss 2.500, kNN 87.5%, 1,640 images/s\n"
+    )
+
+
+def test_the_bar_counts_the_time_before_its_first_epoch(capsys):
+    bar = reporting.Bar()
+    bar._begun -= 100.0
+    bar.epoch_done(3, 4, ROW, 640.4)
+    shown = capsys.readouterr().err
+    assert "3/4" in shown
+    assert "loss 2.500, kNN 87.5%, 640 images/s" in shown
+    assert "01:40<01:40" in shown  # one of them took 100 s, one is left
+    bar.epoch_done(4, 4, ROW, 640.4)
+    bar.close()
+    assert capsys.readouterr().err.endswith("\n")
+
+
+def test_tensorboard_has_every_number(tmp_path):
+    board = reporting.TensorBoard(tmp_path / "events")
+    board.epoch_done(7, 9, ROW, 640.0)
+    board.close()
+    assert events(tmp_path / "events") == [
+        (7, "step", 5.0),
+        (7, "loss", 2.5),
+        (7, "knn", 0.875),
+        (7, "images_per_second", 640.0),
+    ]
+
+
+def test_a_disk_that_fails_does_not_stop_a_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    board = reporting.TensorBoard(tmp_path / "file" / "events")
+    board.epoch_done(1, 2, ROW, 1.0)
+    board.close()
+
+
+def test_weights_and_biases_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"^--wandb: want the package; pip install "):
+        reporting.WeightsAndBiases("project", "runs/mine")
+
+
+def test_weights_and_biases_gets_the_same_numbers(monkeypatch, tmp_path):
+    said = []
+    run = types.SimpleNamespace(
+        log=lambda values, step: said.append((step, values)),
+        finish=lambda: said.append("finished"),
+    )
+    made = types.SimpleNamespace(init=lambda **how: said.append(how) or run)
+    monkeypatch.setitem(sys.modules, "wandb", made)
+    reporter = reporting.WeightsAndBiases("project", str(tmp_path / "mine"))
+    reporter.epoch_done(2, 2, ROW, 640.0)
+    reporter.close()
+    how, line, finished = said
+    assert (how["project"], how["name"], how["resume"]) == ("project", "mine", "allow")
+    numbers = {"step": 5, "loss": 2.5, "knn": 0.875, "images_per_second": 640.0}
+    assert line == (2, numbers)
+    assert finished == "finished"
+
+
+def test_all_that_the_flags_name_are_told(monkeypatch, tmp_path, clock, capsys):
+    flags = argparse.Namespace(no_tensorboard=False, wandb=None, workdir=str(tmp_path))
+    reporter = reporting.make_reporter(flags)
+    clock.seconds = 61.0
+    reporter.watch("step", 3, {"loss": np.array([1.5])})
+    reporter.epoch_done(1, 1, ROW, 640.0)
+    reporter.close()
+    assert capsys.readouterr().err == (
+        "step 3: loss 1.500\nepoch 1 of 1: loss 2.500, kNN 87.5%, 640 images/s\n"
+    )
+    assert len(events(tmp_path / "tensorboard")) == 4
+    flags.no_tensorboard, flags.workdir = True, str(tmp_path / "other")
+    reporting.make_reporter(flags).epoch_done(1, 1, ROW, 640.0)
+    assert not (tmp_path / "other").exists()
