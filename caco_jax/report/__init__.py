@@ -1,0 +1,1 @@
+"""One HTML page about a run, to open from disk: gathered, then rendered."""

@@ -1,0 +1,133 @@
+"use strict";
+// What all sections are made of. Text reaches the page as text alone, never as HTML.
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const HUES = 6;
+
+function el(tag, attributes, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (name === "style") Object.entries(value).forEach(([k, v]) => node.style.setProperty(k, v));
+    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const hue = (run) => `var(--c${run % HUES})`;
+const percent = (value, digits = 1) => (100 * value).toFixed(digits) + "%";
+const whole = (value) => Math.round(value).toLocaleString("en");
+const several = (count, one, many) => `${whole(count)} ${count === 1 ? one : many}`;
+
+function number(value) {
+  if (value === null || value === undefined) return "–";
+  if (Number.isInteger(value)) return whole(value);
+  const size = Math.abs(value);
+  return size >= 100 ? whole(value) : size < 0.001 ? value.toExponential(1) : value.toPrecision(3);
+}
+
+function say(text) { document.getElementById("said").textContent = text; }
+
+// Sections.
+
+function section(id, link, title, ...children) {
+  document.getElementById("nav").append(el("a", { href: "#" + id }, link));
+  const node = el("section", { id, "aria-labelledby": id + "-title" },
+    el("h2", { id: id + "-title" }, title), ...children);
+  document.getElementById("content").append(node);
+  return node;
+}
+
+// Pictures: parts of a sheet, which is one picture of many.
+
+const sheets = [];
+
+function useSheet(sheet) {
+  sheet.name = "sheet-" + sheets.push(sheet);
+  document.head.append(el("style", {}, `.${sheet.name}{background-image:url(${sheet.url})}`));
+  return sheet;
+}
+
+function thumb(sheet, index, size, label) {
+  const scale = size / Math.max(sheet.width, sheet.height);
+  const [w, h] = [sheet.width * scale, sheet.height * scale];
+  const [row, column] = [Math.floor(index / sheet.columns), index % sheet.columns];
+  return el("span", {
+    class: `thumb ${sheet.name}` + (sheet.width > 32 ? " smooth" : ""),
+    role: label ? "img" : null, "aria-label": label || null, "aria-hidden": label ? null : "true",
+    style: {
+      width: w + "px", height: h + "px",
+      "background-size": `${sheet.columns * w}px ${sheet.rows * h}px`,
+      "background-position": `${-column * w}px ${-row * h}px`,
+    },
+  });
+}
+
+const className = (label) => label < 0 ? "no class" : DATA.classes[label] ?? String(label);
+const ofClass = (label) => label < 0 ? "" : "class " + className(label);
+
+// Tips.
+
+function showTip(x, y, ...children) {
+  const tip = document.getElementById("tip");
+  tip.replaceChildren(...children);
+  tip.hidden = false;
+  const box = tip.getBoundingClientRect();
+  const left = x + 16 + box.width > innerWidth ? x - 16 - box.width : x + 16;
+  tip.style.left = Math.max(4, left) + "px";
+  tip.style.top = Math.max(4, Math.min(y + 12, innerHeight - box.height - 4)) + "px";
+}
+
+function hideTip() { document.getElementById("tip").hidden = true; }
+
+// Themes.
+
+const redraws = [];
+
+function dark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+function themes() {
+  const button = document.getElementById("theme");
+  const label = () => {
+    button.textContent = dark() ? "Light" : "Dark";
+    button.setAttribute("aria-label", dark() ? "Use light colours" : "Use dark colours");
+    redraws.forEach((redraw) => redraw());
+  };
+  button.addEventListener("click", () => {
+    document.documentElement.dataset.theme = dark() ? "light" : "dark";
+    label();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
+  label();
+}
+
+// Moves the focus among the children of a grid with the arrow keys.
+
+function roving(grid, choose) {
+  grid.addEventListener("keydown", (event) => {
+    const items = [...grid.children];
+    const at = items.indexOf(document.activeElement);
+    if (at < 0) return;
+    const top = items[0].offsetTop;
+    const columns = Math.max(1, items.findIndex((item) => item.offsetTop > top));
+    const row = items.some((item) => item.offsetTop > top) ? columns : items.length;
+    const to = {
+      ArrowRight: at + 1, ArrowLeft: at - 1, ArrowDown: at + row, ArrowUp: at - row,
+      Home: 0, End: items.length - 1,
+    }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const next = items[Math.max(0, Math.min(items.length - 1, to))];
+    items[at].tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  });
+  grid.addEventListener("click", (event) => {
+    const item = event.target.closest("button");
+    if (item) choose(item);
+  });
+}

@@ -1,0 +1,170 @@
+"""All that a report shows of a run, read or computed once, as plain values."""
+
+import contextlib
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from caco_jax.report import looks, measures
+from caco_jax.report.sample import draw_sample, sheet
+from caco_jax.report.settings import setting_rows
+from caco_jax.report.verdicts import run_verdicts
+from caco_jax.schema import UserError
+from caco_jax.training.checkpoints import Checkpoints, Workdir
+from caco_jax.training.runs import Run, load_run
+
+TRAIN_IMAGES = 1024  # at most, that play with the bank
+HELD_OUT_IMAGES = 600  # at most, on the map
+SMALL_PIXELS = 32  # larger images are shown half as many
+
+
+def collect(workdir: str, compare: Sequence[str] = ()) -> dict[str, Any]:
+    """What a report shows.
+
+    Args:
+        workdir: the run's directory.
+        compare: of other runs, whose curves, figures and settings stand beside.
+
+    Raises:
+        UserError: a directory holds no run, or the run has no checkpoint yet.
+    """
+    others = [_other(path) for path in compare]
+    run = load_run(workdir)
+    folders = [run.files, *others]
+    names = run_names([folder.path for folder in folders])
+    rows = [folder.read_metrics() for folder in folders]
+    health = measures.read_json(run.files.path / "health.json")
+    experiment = run.experiment
+    candidates = experiment.method.candidates
+    batch_size = experiment.config.training.batch_size
+    among = candidates(batch_size) if candidates else None
+    page = {
+        "run": _about(run, names[0]),
+        "runs": names,
+        "verdicts": [
+            verdict._asdict()
+            for verdict in run_verdicts(
+                rows[0],
+                health,
+                epochs=experiment.config.training.epochs,
+                candidates=among,
+            )
+        ],
+        "curves": curves(rows, chance=math.log(among) if among else None),
+        "measures": [measures.run_measures(folder.path) for folder in folders],
+        "missing": measures.missing(run.files.path, workdir),
+        "settings": setting_rows(
+            dict(zip(names, (f.read_config() for f in folders), strict=True))
+        ),
+        "classes": list(experiment.images.class_names),
+        **_looks(run),
+    }
+    return finite(page)
+
+
+def _other(path: str) -> Workdir:
+    files = Workdir(path)
+    if not files.has_run():
+        raise UserError(
+            f"--compare: want directories of runs, got {files.path}: it has no "
+            "config.json"
+        )
+    return files
+
+
+def run_names(paths: Sequence[os.PathLike]) -> list[str]:
+    """A name for each run: its directory's, with those above it where two agree."""
+    parts = [os.fspath(path).strip(os.sep).split(os.sep) for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = [os.sep.join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({i + 1})" for i, name in enumerate(names)]  # one run, twice
+
+
+def _about(run: Run, name: str) -> dict[str, Any]:
+    provenance: dict[str, Any] = {}
+    with contextlib.suppress(UserError), Checkpoints(run.files) as checkpoints:
+        record = checkpoints.read_record()
+        provenance = record.provenance if record else {}
+    players = {
+        player: sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for player, tree in run.state.players.items()
+    }
+    return {
+        "name": name,
+        "path": str(run.files.path),
+        "description": run.experiment.method.description,
+        "images": run.experiment.images.name,
+        "step": int(run.state.step),
+        "numbers": players,
+        "summary": measures.read_json(run.files.summary_file) or {},
+        "versions": provenance.get("versions", {}),
+        "devices": provenance.get("devices", []),
+    }
+
+
+def curves(
+    runs: Sequence[Sequence[dict[str, Any]]], *, chance: float | None
+) -> list[dict[str, Any]]:
+    """The metrics of some runs over epochs.
+
+    Args:
+        runs: the metric lines of each.
+        chance: cross entropy of an encoder that knows nothing.
+
+    Returns:
+        For each metric "name", "x": the epochs, "series": a list a run with None where
+        it has no value, and "chance", or None.
+    """
+    epochs = sorted({row["epoch"] for rows in runs for row in rows})
+    by_epoch = [{row["epoch"]: row for row in rows} for rows in runs]
+    names = dict.fromkeys(name for rows in runs for row in rows for name in row)
+    return [
+        {
+            "name": name,
+            "x": epochs,
+            "series": [
+                [of_run.get(epoch, {}).get(name) for epoch in epochs]
+                for of_run in by_epoch
+            ],
+            "chance": chance if name == "cross_entropy" else None,
+        }
+        for name in names
+        if name not in ("epoch", "step")
+    ]
+
+
+def _looks(run: Run) -> dict[str, Any]:
+    """What the networks make of the images."""
+    train = draw_sample(run.experiment, count=TRAIN_IMAGES, held_out=False)
+    halved = 2 if max(train.pixels.shape[1:3]) > SMALL_PIXELS else 1
+    train = train._replace(pixels=train.pixels[::halved], labels=train.labels[::halved])
+    held_out = draw_sample(
+        run.experiment, count=HELD_OUT_IMAGES // halved, held_out=True
+    )
+    encoded = looks.encode(run, train)
+    if not np.isfinite(np.asarray(encoded.queries)).all():
+        return {"map": None, "pairs": None, "bank": None, "views": None, "train": None}
+    return {
+        "map": looks.embedding_map(run, held_out),
+        "pairs": looks.pair_weights(run, train, encoded),
+        "bank": looks.bank_entries(run, train, encoded),
+        "views": looks.seen_views(run),
+        "train": {"labels": train.labels.tolist(), "sheet": sheet(train.pixels)},
+    }
+
+
+def finite(value: Any) -> Any:
+    """The value with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,169 @@
+"""What the evaluation commands left in a run's directory, as rows of one table."""
+
+import json
+import pathlib
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+Values = Mapping[str, Any]
+
+
+class Measure(NamedTuple):
+    """One figure of a run.
+
+    Attributes:
+        what: in words.
+        value: a fraction.
+        low: end of its interval; None where the command gives none.
+        high: the other end.
+        interval: what the interval is, in words.
+    """
+
+    what: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    interval: str = ""
+
+
+def _knn(found: Values) -> Iterator[Measure]:
+    for row in found["results"]:
+        what = f"kNN, {row['k']} neighbours, temperature {row['temperature']:g}"
+        yield Measure(what, row["accuracy"])
+
+
+def _with_interval(what: str, row: Values, key: str = "accuracy") -> Measure:
+    low, high = row["interval"]
+    return Measure(what, row[key], low, high, "95% by bootstrap")
+
+
+def _linear_probe(found: Values) -> Iterator[Measure]:
+    how = found["protocol"]
+    if "mean_average_precision" in found:
+        what = "Linear probe, mean average precision"
+        yield _with_interval(what, found, "mean_average_precision")
+        return
+    kind = "logistic regression" if how == "lbfgs" else f"{how} protocol"
+    yield _with_interval(f"Linear probe, {kind}", found)
+    yield Measure(f"Linear probe, {kind}, top 5", found["top5"])
+
+
+def _few_shot(found: Values) -> Iterator[Measure]:
+    for row in found["results"]:
+        yield _spread(
+            f"Few-shot, {_labels(row['shots'])} a class",
+            row["mean"],
+            row["std"],
+            f"± deviation of {len(row['each'])} draws",
+        )
+
+
+def _labels(count: int) -> str:
+    return "1 label" if count == 1 else f"{count} labels"
+
+
+def _spread(what: str, mean: float, deviation: float, of: str) -> Measure:
+    return Measure(what, mean, mean - deviation, mean + deviation, of)
+
+
+def _fine_tune(found: Values) -> Iterator[Measure]:
+    for row in found["results"]:
+        share = f"{row['share']:.0%} of the labels ({row['images']:,} images)"
+        yield _with_interval(f"Fine-tuned on {share}", row)
+
+
+def _demo(found: Values) -> Iterator[Measure]:
+    rows = {"pretrained": "this encoder", "random_encoder": "an untrained encoder"}
+    for key, who in {**rows, "raw_pixels": "raw pixels"}.items():
+        row = found[key]
+        yield Measure(f"Demo, {who}: kNN", row["knn"])
+        yield Measure(f"Demo, {who}: linear probe", row["linear"])
+        yield _spread(
+            f"Demo, {who}: 3 labels a class",
+            row["few_shot_mean"],
+            row["few_shot_std"],
+            "± deviation of its draws",
+        )
+
+
+class Command(NamedTuple):
+    """An evaluation: the program, what it measures, how its file is read."""
+
+    program: str
+    wants: str
+    read: Callable[[Values], Iterator[Measure]]
+
+
+# By the stem of the file; that of other images goes on with their name.
+COMMANDS = {
+    "knn": Command("knn", "kNN accuracy", _knn),
+    "linear_probe": Command("linear_probe", "the linear probe", _linear_probe),
+    "few_shot": Command("few_shot", "accuracy from few labels", _few_shot),
+    "fine_tune": Command("fine_tune", "fine-tuning", _fine_tune),
+}
+DEMO = Command("demo", "the demo's table", _demo)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """A file's value; None where it is not there or not whole."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def run_measures(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Every figure in a run's directory.
+
+    Returns:
+        `Measure`'s fields, with "images" and "step" as its file says them, and
+        "by_class" on the first figure of a file that has it.
+    """
+    rows: list[dict[str, Any]] = []
+    for stem, command in {**COMMANDS, "demo": DEMO}.items():
+        for path in sorted(folder.glob(f"{stem}*.json")):
+            if _belongs(path.stem, stem):
+                rows.extend(_rows(read_json(path), command))
+    return rows
+
+
+def _belongs(name: str, stem: str) -> bool:
+    return name == stem or (stem != "demo" and name.startswith(f"{stem}_"))
+
+
+def _rows(found: Any, command: Command) -> list[dict[str, Any]]:
+    if not isinstance(found, dict):
+        return []
+    try:
+        measures = list(command.read(found))
+    except (KeyError, TypeError):  # a file of that name which another program wrote
+        return []
+    rows = [
+        {**m._asdict(), "images": found.get("images"), "step": found.get("step")}
+        for m in measures
+    ]
+    if rows and isinstance(found.get("by_class"), dict):
+        rows[0]["by_class"] = found["by_class"]
+    return rows
+
+
+def missing(folder: pathlib.Path, workdir: str) -> list[dict[str, str]]:
+    """What was not measured yet: {"wants", "command"}.
+
+    Args:
+        folder: the run's directory.
+        workdir: the same, as the command should say it.
+    """
+    wanted = {stem: (c.program, c.wants) for stem, c in COMMANDS.items()}
+    wanted["health"] = ("health", "the health of the features")
+    return [
+        {"wants": wants, "command": command_line(program, workdir)}
+        for stem, (program, wants) in wanted.items()
+        if not any(folder.glob(f"{stem}*.json"))
+    ]
+
+
+def command_line(program: str, workdir: str) -> str:
+    """How a program is run on a run."""
+    return f"python -m experiments.{program} --workdir={shlex.quote(workdir)}"
