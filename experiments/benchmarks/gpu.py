@@ -21,10 +21,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.benchmarks import timing
+from experiments.benchmarks import beside, timing
+from experiments.benchmarks.beside import OURS, TORCH, Row
 from experiments.benchmarks.workers import Candidate, Crew, Failed
 
-OURS, TORCH = "experiments.benchmarks.our_steps", "experiments.benchmarks.torch_sides"
 FULL: dict[str, Any] = {
     "runs": 7,
     "limit_seconds": 200.0,
@@ -84,7 +84,6 @@ SMOKE: dict[str, Any] = {
 TEMPERATURES = {"temperature": 0.08, "bank_temperature": 0.08}
 PRODUCTS = 5  # positives, scores, queries' gradient; scores again, bank's move
 MEMORY_SHARE = 0.88  # of the device's, that the largest batch may be planned to fill
-Row = dict[str, Any]
 
 
 class Session:
@@ -160,7 +159,7 @@ def bank(session: Session) -> Iterator[tuple[str, Row]]:
     """The game at all sizes, four ways: ours also as if its products were bfloat16."""
     sizes = session.sizes["bank"]
     heads = ("limit", "ours", "bfloat16", "tuned", "original", "ours/limit")
-    print(_line("N, K, D", *heads))
+    print(beside.line("N, K, D", *heads))
     for dim, entries, queries in itertools.product(
         sizes["dim"], sizes["entries"], sizes["queries"]
     ):
@@ -175,23 +174,23 @@ def bank(session: Session) -> Iterator[tuple[str, Row]]:
                 "bfloat16": Candidate(
                     f"{OURS}:bank", {**shape, "products": "bfloat16"}
                 ),
-                **_torch_ways("bank", shape, session),
+                **beside.torch_ways("bank", shape, compiled=session.sizes["compiled"]),
             }
         )
         limit = _bank_limit(session, queries, entries, dim)
-        row = _ratios(sides) | {"limit_seconds": limit}
+        row = beside.with_ratios(sides) | {"limit_seconds": limit}
         if limit and "seconds" in sides["ours"]:
             row["ours_over_limit"] = sides["ours"]["seconds"].median / limit
         print(
-            _line(
+            beside.line(
                 case,
                 f"{1e3 * limit:.2f}" if limit else "-",
-                *_cells(sides, "ours", "bfloat16", "tuned", "original"),
+                *beside.cells(sides, "ours", "bfloat16", "tuned", "original"),
                 f"{row.get('ours_over_limit', float('nan')):.1f}",
             ),
             flush=True,
         )
-        _print_memory(sides)
+        beside.print_memory(sides)
         yield case, row
 
 
@@ -207,12 +206,12 @@ def _bank_limit(session: Session, queries: int, entries: int, dim: int) -> float
 def step(session: Session) -> Iterator[tuple[str, Row]]:
     """The step at the batch that all can hold, then each at its largest."""
     batch = session.sizes["batch"]
-    print(_line("batch", "ours", "tuned", "original", "  (ms)"))
+    print(beside.line("batch", "ours", "tuned", "original", "  (ms)"))
     sides, at_once = _beside(session, batch)
-    row = _with_images(_ratios(sides), batch) | at_once
-    print(_line(str(batch), *_cells(sides, "ours", "tuned", "original")))
-    _print_images(row)
-    _print_memory(sides)
+    row = beside.with_images(beside.with_ratios(sides), batch) | at_once
+    print(beside.line(str(batch), *beside.cells(sides, "ours", "tuned", "original")))
+    beside.print_images(row)
+    beside.print_memory(sides)
     yield f"batch {batch}", row
     for name, extra in (("profile", _profile), ("recolored", _recolored)):
         if session.late():
@@ -257,7 +256,7 @@ def _step_candidates(session: Session, batch: int) -> dict[str, Candidate]:
     dtype = session.sizes["dtype"]
     return {
         "ours": Candidate(f"{OURS}:caco", {**shape, "dtype": dtype}),
-        **_torch_ways("caco", shape, session),
+        **beside.torch_ways("caco", shape, compiled=session.sizes["compiled"]),
     }
 
 
@@ -285,7 +284,11 @@ def _recolored(session: Session, batch: int) -> Row:
     ours = _step_candidates(session, batch)["ours"]
     with_views = ours._replace(settings={**ours.settings, "recolored": True})
     sides = session.compare({"ours": ours, "recolored": with_views})
-    print(_line("", *_cells(sides, "ours", "recolored"), "(with augmentation)"))
+    print(
+        beside.line(
+            "", *beside.cells(sides, "ours", "recolored"), "(with augmentation)"
+        )
+    )
     return sides
 
 
@@ -330,10 +333,10 @@ def cifar(session: Session) -> Iterator[tuple[str, Row]]:
             "tuned": Candidate(f"{TORCH}:simclr", {**shape, **more}),
         }
     )
-    print(_line("batch", "ours", "tuned", "  (ms)"))
-    print(_line(str(shape["batch"]), *_cells(sides, "ours", "tuned")))
-    row = _with_images(_ratios(sides), shape["batch"])
-    _print_images(row)
+    print(beside.line("batch", "ours", "tuned", "  (ms)"))
+    print(beside.line(str(shape["batch"]), *beside.cells(sides, "ours", "tuned")))
+    row = beside.with_images(beside.with_ratios(sides), shape["batch"])
+    beside.print_images(row)
     yield case, row
 
 
@@ -344,75 +347,9 @@ PARTS: dict[str, Callable[[Session], Iterator[tuple[str, Row]]]] = {
 }
 
 
-# What all parts print and write.
-
-
-def _torch_ways(
-    function: str, shape: Mapping[str, Any], session: Session
-) -> dict[str, Candidate]:
-    compiled = session.sizes["compiled"]
-    return {
-        way: Candidate(
-            f"{TORCH}:{function}",
-            {**shape, "way": way, "compiled": compiled and way == "tuned"},
-        )
-        for way in ("tuned", "original")
-    }
-
-
-def _ratios(sides: Mapping[str, Row]) -> Row:
-    """The sides, and of each other side its median over ours."""
-    row: Row = dict(sides)
-    ours = sides["ours"].get("seconds")
-    for name, side in sides.items():
-        if name != "ours" and ours and "seconds" in side:
-            row[f"{name}_over_ours"] = side["seconds"].median / ours.median
-    return row
-
-
-def _with_images(row: Row, batch: int) -> Row:
-    speeds = {
-        name: batch / side["seconds"].median
-        for name, side in row.items()
-        if isinstance(side, dict) and "seconds" in side
-    }
-    return row | {"images_per_second": speeds}
-
-
 def _left_out(case: str) -> Row:
     print(f"{case}: left out, the budget is spent", flush=True)
     return {"left_out": "the budget was spent"}
-
-
-def _line(first: str, *cells: str) -> str:
-    return f"{first:>18}" + "".join(f" {cell:>20}" for cell in cells)
-
-
-def _cells(sides: Mapping[str, Row], *names: str) -> list[str]:
-    """Median, and from fastest to slowest, in milliseconds."""
-    cells = []
-    for name in names:
-        side = sides.get(name, {})
-        if "seconds" in side:
-            median, fastest, slowest, _ = side["seconds"]
-            spread = f"{1e3 * fastest:.2f}-{1e3 * slowest:.2f}"
-            cells.append(f"{1e3 * median:.2f} ({spread})")
-        else:
-            print(f"{name} failed: {side.get('failed', 'not run')}")
-            cells.append("failed")
-    return cells
-
-
-def _print_images(row: Row) -> None:
-    for name, speed in row["images_per_second"].items():
-        ratio = row.get(f"{name}_over_ours")
-        print(f"{name}: {speed:,.0f} images/s" + (f", {ratio:.2f}x" if ratio else ""))
-
-
-def _print_memory(sides: Mapping[str, Row]) -> None:
-    known = {name: side.get("memory_bytes") for name, side in sides.items()}
-    cells = (f"{name} {bytes_ / 1e9:.2f}" for name, bytes_ in known.items() if bytes_)
-    print(f"{'peak memory, GB:':>18} " + ", ".join(cells), flush=True)
 
 
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -18,6 +18,8 @@ from caco_jax.methods import caco as caco_method
 from caco_jax.methods import simclr as simclr_method
 from caco_jax.methods.method import Method, Network
 from caco_jax.nets import Encoder, ResNet, caco_projector, mlp_projector
+from caco_jax.training.mesh import make_mesh
+from caco_jax.training.mesh import rows as spread
 from caco_jax.training.optimizers import sgd
 from caco_jax.training.state import create_state
 from caco_jax.training.step import make_encode, make_optimizer, make_train_step
@@ -56,6 +58,7 @@ def bank(
     temperature: float,
     bank_temperature: float,
     products: str = "highest",
+    devices: int = 1,
 ) -> Ready:
     """The bank game with momentum and the bank's move.
 
@@ -67,6 +70,7 @@ def bank(
         bank_temperature: the bank's.
         products: "highest" as the package has them; "bfloat16" rounds what is
             multiplied and sums in float32: how fast the same walks could be.
+        devices: that rows of bank, queries and keys are spread over.
     """
     _stream._dot = {"highest": _HIGHEST, "bfloat16": _narrow_dot}[products]
     jax.clear_caches()
@@ -86,11 +90,12 @@ def bank(
         )
         return (table, velocity), (loss, descent)
 
-    state = table, jnp.zeros_like(table)
-    jitted = jax.jit(play, donate_argnums=0)
-    return _ready(
-        jitted.lower(state, rows, partners).compile(), state, (rows, partners)
-    )
+    mesh = make_mesh(jax.devices()[:devices])
+    state = jax.device_put((table, jnp.zeros_like(table)), spread(mesh))
+    inputs = jax.device_put((rows, partners), spread(mesh, axis=1))
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(play, donate_argnums=0).lower(state, *inputs).compile()
+    return _ready(compiled, state, inputs)
 
 
 _HIGHEST = _stream._dot

@@ -1,0 +1,78 @@
+"""The CPU's benchmarks: the one command, what it fits, and starts of a run."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+from PIL import Image
+
+from experiments.benchmarks import growth, startup, timing
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("benchmark_gpu")
+def test_smoke_run_writes_its_parts_and_the_figure(tmp_path):
+    out, figure = tmp_path / "new" / "figures.json", tmp_path / "growth.png"
+    command = [sys.executable, "-m", "experiments.benchmarks", "--smoke", "--cores=1"]
+    done = subprocess.run(
+        [*command, "--parts=bank,growth", f"--out={out}", f"--figure={figure}"],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    assert figures["machine"]["cores"] == 1
+    bank = figures["bank"]
+    assert bank["ours"]["seconds"]["median"] > 0
+    if timing.version("torch") is not None:
+        ratio = bank["tuned"]["seconds"]["median"] / bank["ours"]["seconds"]["median"]
+        assert bank["tuned_over_ours"] == pytest.approx(ratio)
+    devices = figures["growth"]["devices"]
+    one, two = devices["bytes_a_device"]
+    assert two < one  # each holds its own rows of the bank
+    for row in figures["growth"].values():
+        fitted = growth.exponent(row["values"], row["seconds"])
+        assert row["time_exponent"] == pytest.approx(fitted)
+    with Image.open(figure) as image:
+        assert min(image.size) >= 300
+    assert "time ~ x^" in done.stdout
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_exponents_are_those_of_power_laws(power):
+    values = [8, 16, 64, 128]
+    costs = [3 * value**power for value in values]
+    assert growth.exponent(values, costs) == pytest.approx(power, abs=1e-12)
+
+
+def test_every_sweep_grows_a_setting_that_its_side_has():
+    for sweep in growth.SWEEPS.values():
+        assert sweep.grows in {*sweep.held, "devices"}
+        assert list(sweep.values) == sorted(set(sweep.values))
+
+
+@pytest.mark.slow
+def test_first_step_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    seconds = startup.first_step("simclr_digits:smoke", tmp_path / "run", cache)
+    assert seconds > 0
+    assert (tmp_path / "run").exists()  # the run had begun
+
+
+def test_run_that_ends_early_is_no_start(tmp_path):
+    with pytest.raises(RuntimeError, match="no_such ended before its first step"):
+        startup.first_step("no_such", tmp_path / "run", {})
