@@ -164,7 +164,9 @@ def _command(words: tuple[str, ...], program: str) -> str:
         texts += [help_of(program, action) for action in actions[1].split(",")]
     blocks = "\n\n".join(f"```text\n{text.rstrip()}\n```" for text in texts)
     name = " ".join(words)
-    return f"## {name}\n\n`caco {name}`, or `python -m experiments.{program}`.\n\n{blocks}"
+    return (
+        f"## {name}\n\n`caco {name}`, or `python -m experiments.{program}`.\n\n{blocks}"
+    )
 
 
 def help_of(program: str, *words: str) -> str:
@@ -206,7 +208,7 @@ def _entry(text: str, key: str) -> str:
 
 
 def modules(package: str) -> str:
-    """mkdocstrings' lines for every public module of a package."""
+    """The lines by which mkdocstrings finds every public module of a package."""
     folder = ROOT / package.replace(".", "/")
     names = sorted(file.stem for file in folder.glob("[!_]*.py"))
     return "\n\n".join(f"::: {package}.{name}" for name in names)

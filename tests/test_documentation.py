@@ -1,0 +1,352 @@
+"""What README and docs say: commands parse, snippets run, links lead somewhere."""
+
+import argparse
+import functools
+import importlib
+import importlib.util
+import pathlib
+import pkgutil
+import re
+import shlex
+import sys
+from unittest import mock
+
+import jax
+import pytest
+
+import caco_jax
+from caco_jax.config import default_config, experiment_config, flatten
+from caco_jax.losses import l2_normalize
+from caco_jax.methods.registry import METHODS
+from caco_jax.programs import cli
+from caco_jax.programs.command import read_config
+from caco_jax.programs.parser import PREFIX, Parser
+from caco_jax.recipe import load_recipe, recipes
+from caco_jax.training.pretrain import pretrain
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+BLOCK = re.compile(r'^```(\w*)(?: title="(.+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+REFERENCE = re.compile(r"\]\[(caco_jax[\w.]*)\]")
+COMMAND = re.compile(r"(\w+=\S+ )*(\S*python|make|caco|srun|gcloud|pip) ")
+OTHERS = {"pip", "#SBATCH", "if", "."}  # that a page may show beside our own programs
+FACES = {file.stem for file in (ROOT / "experiments").glob("[!_]*.py")}
+pages = pytest.mark.parametrize(
+    "page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES]
+)
+
+
+@functools.cache
+def hooks():
+    """The script that makes the generated parts of the pages."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def prose(page):
+    """A page without its blocks of code."""
+    return BLOCK.sub("", page.read_text())
+
+
+@functools.cache
+def known_keys():
+    """Every dotted key that some method's configuration has, and its default."""
+    keys = {}
+    for name in METHODS:
+        keys |= flatten(default_config(name).to_dict())
+    return keys
+
+
+# Commands.
+
+
+def command_lines(page):
+    """What a page shows to be typed, a command a line."""
+    for language, _, body in BLOCK.findall(page.read_text()):
+        for line in body.replace("\\\n", " ").splitlines():
+            # A block that is no shell's may show a command among what it prints.
+            if language == "sh" or (not language and COMMAND.match(line)):
+                yield line
+    for code in INLINE.findall(prose(page)):
+        if COMMAND.match(code) and "experiments.NAME" not in code:
+            yield code
+
+
+class ParsedError(Exception):
+    """The flags are good; nothing was run."""
+
+
+def parse_flags(program, words):
+    """The flags of a program, by its own parser."""
+
+    def stop(self, *args, **options):
+        raise ParsedError(argparse.ArgumentParser.parse_args(self, *args, **options))
+
+    main = importlib.import_module(f"caco_jax.programs.{program}").main
+    with (
+        mock.patch.object(Parser, "parse_args", stop),
+        mock.patch.object(sys, "argv", [program, *words]),
+        pytest.raises(ParsedError) as parsed,
+    ):
+        main()
+    return parsed.value.args[0]
+
+
+def program_of(words):
+    """The program that ``caco`` leads these words to, and the rest of them."""
+    found, rest = cli.PROGRAMS, list(words)
+    while isinstance(found, dict):
+        found = found[rest.pop(0)]
+    return found, rest
+
+
+def check_command(line, written):
+    """Fails unless every word of a command is understood.
+
+    Args:
+        line: the command.
+        written: files that the page itself tells the reader to write.
+    """
+    words = [word for word in shlex.split(line) if word != "&"]
+    while re.match(r"[A-Z_]+=", words[0]):
+        del words[0]
+    if words[0] == "gcloud":
+        (inner,) = [word for word in words if word.startswith("--command=")]
+        *_, last = inner.partition("=")[2].split("&&")
+        check_command(last, written)
+    elif words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert {word for word in words[1:] if "=" not in word} <= set(targets)
+    elif words[0] == "caco":
+        check_program(*program_of(words[1:]), written)
+    elif "-m" in words:
+        module, *rest = words[words.index("-m") + 1 :]
+        check_module(module, rest, written)
+    else:
+        assert words[0] in OTHERS, line
+
+
+def check_module(module, words, written):
+    assert module == "venv" or module.startswith("experiments.")
+    assert importlib.util.find_spec(module), module
+    name = module.removeprefix("experiments.")
+    if name in FACES:
+        check_program(name, words, written)
+
+
+def check_program(program, words, written):
+    if not words:
+        return  # named, not typed
+    flags = parse_flags(program, [w for w in words if not w.startswith(PREFIX)])
+    changes = [w.removeprefix(PREFIX) for w in words if w.startswith(PREFIX)]
+    recipe = getattr(flags, "config", None)
+    if recipe is None:
+        assert not changes
+    elif recipe.partition(":")[0] not in written:
+        read_config(recipe, changes)
+
+
+@pages
+def test_every_command_is_understood(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    written = {title for _, title, _ in BLOCK.findall(page.read_text()) if title}
+    for line in command_lines(page):
+        check_command(line, written)
+
+
+@pytest.mark.parametrize(
+    "line, error",
+    [
+        ("python -m experiments.knn --workdir=a --neighbours 3", SystemExit),
+        ("python -m experiments.knn --k 20", SystemExit),
+        ("python -m experiments.nothing --workdir=a", AssertionError),
+        ("python -m experiments.pretrain --config=caco --workdir=a", ValueError),
+        (
+            "python -m experiments.pretrain --config=caco_digits --workdir=a "
+            "--config.training.epoch=3",
+            ValueError,
+        ),
+        ("make nothing", AssertionError),
+        ("caco nothing", KeyError),
+        ("rm -r runs", AssertionError),
+    ],
+)
+def test_a_wrong_command_is_found(line, error):
+    with pytest.raises(error):
+        check_command(line, set())
+
+
+def test_commands_are_found_where_they_are():
+    found = {page: len(list(command_lines(page))) for page in PAGES}
+    assert found[ROOT / "README.md"] > 10
+    assert found[DOCS / "how-to" / "evaluate.md"] > 7
+    assert found[DOCS / "how-to" / "pod.md"] >= 7
+
+
+# Names in running text.
+
+
+@pages
+def test_every_key_is_one_of_the_configuration(page):
+    sections = {key.partition(".")[0] for key in known_keys() if "." in key}
+    for code in INLINE.findall(prose(page)):
+        key = re.match(r"(?:--config\.)?([a-z_]+\.[a-z_]+)(=.*)?$", code)
+        if key and key[1].partition(".")[0] in sections:
+            assert key[1] in known_keys(), code
+
+
+@pages
+def test_every_file_is_there(page):
+    written = {title for _, title, _ in BLOCK.findall(page.read_text()) if title}
+    roots = "caco_jax|configs|docs|experiments|tests"
+    for code in INLINE.findall(prose(page)):
+        if re.match(rf"({roots})/[\w./-]*$", code) and code not in written:
+            assert (ROOT / code).exists(), code
+
+
+@pages
+def test_every_link_leads_somewhere(page):
+    for link in LINK.findall(prose(page)):
+        if link.startswith(("https://", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_file(), link
+        if anchor:
+            built = hooks().on_page_markdown(target.read_text())
+            assert anchor in anchors(built), link
+    for name in REFERENCE.findall(prose(page)):
+        pkgutil.resolve_name(name)
+
+
+def anchors(text):
+    """The anchors of a page: its headings', and those that it states."""
+    titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.M)
+    slugs = {
+        re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower())
+        for title in titles
+    }
+    return slugs | set(re.findall(r'id="([^"]+)"', text))
+
+
+def test_every_page_has_its_place_in_the_site():
+    site = (ROOT / "mkdocs.yml").read_text()
+    listed = re.findall(r": (\S+\.md)$", site, re.M)
+    assert sorted(listed) == sorted(
+        str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")
+    )
+
+
+# Python.
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A directory in which the pages' runs are one."""
+    folder = tmp_path_factory.mktemp("docs")
+    config = experiment_config(load_recipe("caco_digits:smoke"))
+    pretrain(config, folder / "runs" / "mine")
+    (folder / "runs" / "tutorial").symlink_to("mine")
+    return folder
+
+
+@pages
+def test_every_snippet_runs(page, request, monkeypatch):
+    found = BLOCK.findall(page.read_text())
+    code = [body for language, title, body in found if language == "python"]
+    if any(title for *_, title, _ in found) or not code:
+        return  # files have a test of their own: test_adding_a_method
+    if any("load_run" in body for body in code):
+        monkeypatch.chdir(request.getfixturevalue("run"))
+    rows = l2_normalize(jax.random.normal(jax.random.key(0), (24, 4)))
+    names = {"queries": rows[:8], "keys": rows[8:16], "bank": rows * 2}
+    if page.name != "README.md":
+        names = {}  # a page of the site says all that it needs
+    for body in code:
+        exec(body, names)
+
+
+# What is generated.
+
+
+def test_the_reference_has_every_field_of_every_configuration():
+    reference = hooks().generated("configuration")
+    rows = [line.split(" | ") for line in reference.splitlines() if "| <span" in line]
+    found = {re.search(r"`(.+)`", row[0])[1]: row for row in rows}
+    assert found.keys() == known_keys().keys() - {"method.name"}
+    for name in METHODS:
+        _, _, table = reference.partition(f"## method: {name}\n")
+        table, _, _ = table.partition("\n## ")
+        for key in default_config(name).method:
+            assert key == "name" or f"`method.{key}`" in table
+
+
+@pytest.mark.parametrize(
+    "key, kind, allowed, default, meaning",
+    [
+        ("training.batch_size", "int", "[2, inf)", "`256`", "images a step"),
+        ("optimizer.momentum", "float", "[0, 1)", "`0.9`", "sgd, lars"),
+        ("bank_optimizer.learning_rate", "float", "(0, inf)", "`3.0`", "warm-up"),
+        ("encoder.stem", "str", "`imagenet`, `small`", "`'imagenet'`", "64 px"),
+        ("data.workers", "int or None", "[0, inf)", "`None`", "processes"),
+        ("seed", "int", "[0, 4.29497e+09]", "`0`", "random draw"),
+    ],
+)
+def test_a_field_has_its_type_range_default_and_meaning(
+    key, kind, allowed, default, meaning
+):
+    reference = hooks().generated("configuration")
+    (row,) = [line for line in reference.splitlines() if f"`{key}`" in line]
+    assert f" | {kind} | {allowed} | {default} | " in row
+    assert meaning in row.rpartition(default)[2]
+
+
+def test_the_reference_has_every_program():
+    reference = hooks().generated("commands")
+    for _, program in hooks().programs(cli.PROGRAMS):
+        assert f"usage: python -m experiments.{program} " in reference
+    assert "usage: python -m experiments.convert export " in reference
+
+
+def test_the_reference_has_every_recipe():
+    reference = hooks().generated("recipes")
+    for name in recipes():
+        assert f"| `{name}` |" in reference
+    assert "arXiv:2203.14370 | linear 71.3 %" in reference
+
+
+def test_the_reference_has_every_public_module():
+    built = "".join(
+        hooks().on_page_markdown(page.read_text())
+        for page in (DOCS / "reference" / "api").glob("*.md")
+    )
+    listed = re.findall(r"^::: (\S+)$", built, re.M)
+    assert len(listed) == len(set(listed))
+    package = ROOT / "caco_jax"
+    there = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in package.rglob("[!_]*.py")
+        if file.parent.name not in ("programs", "assets")
+    }
+    assert there <= set(listed)
+
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(KeyError, match="nothing"):
+        hooks().on_page_markdown("<!-- generated: nothing -->")
+
+
+# Citing.
+
+
+def test_the_citation_names_the_version_and_the_papers():
+    text = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {caco_jax.__version__}\n" in text
+    for number in ("2203.14370", "2011.08435", "2010.12050", "2201.12680"):
+        assert text.count(f"arXiv:{number}") == 1
