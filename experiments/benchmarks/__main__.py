@@ -8,8 +8,8 @@ given views. cifar: SimCLR's step from images, beside a DataLoader's. data: augm
 and decoding, beside Pillow's. start_up: from a command to its first step. growth: time
 and memory as the work grows, with fitted exponents and a figure. Each library has a
 process of its own; they run in turn, and what is measured is written after each part.
-On a machine that does other work at the time --cores=1 is fairer to PyTorch: its threads
-wait for each other at every operation.
+On a machine that does other work at the time --cores=1 is fairer to PyTorch, whose
+threads wait for each other at every operation.
 
 `python -m experiments.benchmarks.gpu` is for one GPU.
 """
