@@ -10,6 +10,7 @@ metric lines and the counts of a run that nobody disturbed.
 import argparse
 import concurrent.futures
 import functools
+import itertools
 import json
 import pathlib
 import random
@@ -44,7 +45,14 @@ _PACKAGES = (
 
 
 def hits(
-    runs: Runs, number: signal.Signals, count: int, *, processes: int, seed: int = 0
+    runs: Runs,
+    number: signal.Signals,
+    count: int,
+    *,
+    processes: int,
+    methods: Sequence[str] = METHODS,
+    moments: Sequence[str] = tuple(MOMENTS),
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Sends a signal to many runs, each at a moment of its own, and continues them.
 
@@ -53,14 +61,16 @@ def hits(
         number: SIGKILL, or a signal that asks.
         count: of runs; they go through all methods and all moments.
         processes: at the same time.
-        seed: of the moments.
+        methods: of `METHODS`.
+        moments: of `MOMENTS`.
+        seed: of what is drawn.
     """
-    for method in METHODS[:count]:
+    for method in methods[:count]:
         runs.reference(method)
-    choices = [(METHODS[i % 4], list(MOMENTS)[i % 5], i) for i in range(count)]
+    pairs = zip(itertools.cycle(methods), itertools.cycle(moments), range(count))
     one = functools.partial(_hit, runs, number, seed)
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
-        cases = list(pool.map(lambda choice: one(*choice), choices))
+        cases = list(pool.map(lambda pair: one(*pair), pairs))
     found = {
         "runs": count,
         "same_end": sum(case["same_end"] for case in cases),
@@ -167,13 +177,29 @@ DAMAGES: Sequence[tuple[Callable[[pathlib.Path, random.Random], None], str]] = (
 )
 
 
-def damages(runs: Runs, count: int, *, processes: int, seed: int = 0) -> dict[str, Any]:
-    """Spoils the newest checkpoint, or the two newest, of complete runs; continues."""
-    for method in METHODS[:count]:
+def damages(
+    runs: Runs,
+    count: int,
+    *,
+    processes: int,
+    methods: Sequence[str] = METHODS,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Spoils the newest checkpoint, or the two newest, of complete runs; continues.
+
+    Args:
+        runs: where and how they run.
+        count: of runs; they go through all methods and all of `DAMAGES`.
+        processes: at the same time.
+        methods: of `METHODS`.
+        seed: of what is drawn.
+    """
+    for method in methods[:count]:
         runs.reference(method)
+    choices = zip(itertools.cycle(methods), range(count))
     one = functools.partial(_damaged, runs, seed)
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
-        cases = list(pool.map(one, range(count)))
+        cases = list(pool.map(lambda choice: one(*choice), choices))
     return {
         "runs": count,
         "fell_back_to_the_newest_good": sum(case["fell_back"] for case in cases),
@@ -183,9 +209,8 @@ def damages(runs: Runs, count: int, *, processes: int, seed: int = 0) -> dict[st
     }
 
 
-def _damaged(runs: Runs, seed: int, index: int) -> dict[str, Any]:
+def _damaged(runs: Runs, seed: int, method: str, index: int) -> dict[str, Any]:
     rng = random.Random(f"{seed} {index}")
-    method = METHODS[index % len(METHODS)]
     damage, pattern = DAMAGES[index % len(DAMAGES)]
     workdir = runs.root / f"damaged-{index}"
     shutil.copytree(runs.reference(method), workdir)
