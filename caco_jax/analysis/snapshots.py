@@ -21,7 +21,7 @@ from caco_jax.nets.encoder import Encoder
 from caco_jax.schema import UserError
 from caco_jax.training.assemble import Experiment, assemble, evaluation_view
 from caco_jax.training.checkpoints import Checkpoints, Workdir
-from caco_jax.training.runs import restore_latest
+from caco_jax.training.runs import restore_state
 from caco_jax.training.state import TrainState
 
 PyTree = Any
@@ -57,23 +57,9 @@ class Memory(NamedTuple):
     ages: Int[np.ndarray, " k"] | None
 
 
-class _Snapshot(Checkpoints):
-    """Checkpoints whose newest is a chosen one."""
-
-    def __init__(self, files: Workdir, step: int) -> None:
-        super().__init__(files)
-        self._step = step
-
-    def latest_step(self) -> int:
-        return self._step
-
-
 def saved_steps(files: Workdir) -> list[int]:
     """Steps of the checkpoints that a run kept, oldest first."""
-    if not files.checkpoints.is_dir():
-        return []
-    names = (entry.name for entry in files.checkpoints.iterdir())
-    return sorted(int(name) for name in names if name.isdigit())
+    return Checkpoints(files).steps()
 
 
 def read_experiment(workdir: str | os.PathLike) -> tuple[Workdir, Experiment]:
@@ -110,8 +96,8 @@ def in_memory(experiment: Experiment) -> ImageSet:
 
 def read_state(files: Workdir, experiment: Experiment, *, step: int) -> TrainState:
     """The state of one checkpoint, as arrays of the host."""
-    with _Snapshot(files, step) as checkpoints:
-        return jax.device_get(restore_latest(experiment, checkpoints))
+    with Checkpoints(files) as checkpoints:
+        return jax.device_get(restore_state(experiment, checkpoints, step=step))
 
 
 def read_states(files: Workdir, experiment: Experiment) -> Iterator[TrainState]:

@@ -25,7 +25,7 @@ from caco_jax.training.checkpoints import Checkpoints, Workdir, write_json
 from caco_jax.training.inputs import photo_sizes, view_recipe
 from caco_jax.training.mesh import make_mesh, state_shardings
 from caco_jax.training.pretrain import config_values
-from caco_jax.training.runs import restore_latest
+from caco_jax.training.runs import restore_state
 from caco_jax.training.state import TrainState, create_state
 
 # A run that continues from here counts from it.
@@ -158,7 +158,7 @@ def _restore(place: Workdir) -> TrainState:
             "run to its first one"
         )
     with Checkpoints(place) as checkpoints:
-        return restore_latest(experiment, checkpoints)
+        return restore_state(experiment, checkpoints)
 
 
 def _complete(state: TrainState, experiment: Experiment) -> TrainState:

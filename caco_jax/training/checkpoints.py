@@ -183,26 +183,43 @@ class Checkpoints:
         (unnamed,) = self.folder.glob(f"{self._begun}.orbax-checkpoint-tmp*")
         write_manifest(unnamed)
 
-    def restore(self, like: TrainState) -> TrainState:
-        """The newest state.
+    def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
+        """The state of a step.
 
         Args:
             like: arrays or shapes with shardings, of the same structure.
+            step: which; None: the newest that is whole.
 
         Raises:
-            UserError: nothing was saved yet, or other arrays were.
+            UserError: it was not saved, or it is damaged.
         """
-        step = self.latest_step()
-        if step is None:
-            raise UserError(
-                f"--workdir: no checkpoint in {self.folder}; run "
-                "experiments.pretrain to its end first"
-            )
-        folder = self.folder / str(step)
+        folder = self.folder / str(self._whole_step(step))
         with ocp.StandardCheckpointer() as reader:
             return reader.restore(
                 folder / ("default" if _is_old(folder) else "state"), like
             )
+
+    def _whole_step(self, step: int | None) -> int:
+        """The step, or the newest; UserError where it is not there or is damaged."""
+        found = self.latest_step() if step is None else step
+        if found is None:
+            raise UserError(
+                f"--workdir: no checkpoint in {self.folder}; run "
+                "experiments.pretrain to its end first"
+            )
+        if found not in self.steps():
+            kept = ", ".join(map(str, self.steps())) or "none"
+            raise UserError(
+                f"--workdir: no checkpoint of step {found} in {self.folder}; kept: "
+                f"{kept}"
+            )
+        damage = self.damage(found)
+        if damage is not None:
+            raise UserError(
+                f"--workdir: the checkpoint of step {found} in {self.folder} is "
+                f"damaged ({damage}); choose another"
+            )
+        return found
 
     def read_record(self) -> Record | None:
         """What is said beside the newest state; None where nothing was saved."""

@@ -18,7 +18,7 @@ from caco_jax.training.checkpoints import Checkpoints
 from caco_jax.training.feeds import experiment_feeds
 from caco_jax.training.inputs import train_count
 from caco_jax.training.lock import cannot_write
-from caco_jax.training.pretrain import config_values
+from caco_jax.training.pretrain import config_values, require_same_images
 from caco_jax.training.workdir import Workdir
 
 
@@ -52,6 +52,7 @@ def rehearse(
     resumes = files.has_run() and not force_new
     if resumes:
         files.compare(config_values(experiment), changes)
+        require_same_images(experiment, Checkpoints(files), changes)
     found = {
         "images": train_count(experiment.images),
         "steps_per_epoch": experiment.steps_per_epoch,

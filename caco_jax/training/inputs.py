@@ -1,21 +1,24 @@
 """What a run is fed: its set of images, and the views that its method gets."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from caco_jax.config import DataConfig
 from caco_jax.data.recipe import PhotoView, Recipe
-from caco_jax.data.records import ArrayRecords
+from caco_jax.data.records import ArrayRecords, Records
 from caco_jax.data.sources import ImageSet, RecordSet, load
 from caco_jax.data.views import VIEWS, make_views
 from caco_jax.methods.method import Method
 from caco_jax.schema import ConfigError, require
 
 Images = ImageSet | RecordSet
+_DIGEST_RECORDS = 32
 
 
 def load_images(config: DataConfig) -> Images:
@@ -57,6 +60,32 @@ def train_count(images: Images) -> int:
     if isinstance(images, RecordSet):
         return len(images.train)
     return len(images.train_images)
+
+
+def image_digest(images: Images) -> str:
+    """Tells sets to train on apart, wherever they lie.
+
+    All pixels of a set in memory count. A streamed one's order and crops are others:
+    there the count and some records do.
+    """
+    digest = hashlib.sha256()
+    if isinstance(images, ImageSet):
+        digest.update(f"in memory {images.train_images.shape}".encode())
+        digest.update(np.ascontiguousarray(images.train_images).data)
+        return digest.hexdigest()
+    count = len(images.train)
+    digest.update(f"streamed {count}".encode())
+    for index in np.linspace(0, count - 1, min(count, _DIGEST_RECORDS)).astype(int):
+        digest.update(_content(images.train, index))
+    return digest.hexdigest()
+
+
+def _content(records: Records, index: int) -> bytes:
+    try:
+        encoded = records[index].encoded
+    except OSError:
+        return b""  # who trains on it counts the bad ones
+    return encoded if isinstance(encoded, bytes) else encoded.tobytes()
 
 
 def view_recipe(config: DataConfig) -> Recipe:

@@ -25,12 +25,13 @@ from caco_jax.training.distributed import (
     together,
 )
 from caco_jax.training.feeds import OpenFeed, count_bad, experiment_feeds
+from caco_jax.training.inputs import image_digest
 from caco_jax.training.lock import cannot_write
 from caco_jax.training.monitor import Monitor
 from caco_jax.training.opening import opening_lines
 from caco_jax.training.preemption import Stop, Stopped
 from caco_jax.training.record import Record, peak_memory_bytes, provenance
-from caco_jax.training.runs import restore_latest
+from caco_jax.training.runs import restore_state
 from caco_jax.training.saving import Keeper, write_summary
 from caco_jax.training.state import TrainState
 from caco_jax.training.workdir import Workdir, write_whole
@@ -117,9 +118,14 @@ def pretrain(
     )
     experiment = together(lambda: assemble(config))
     values = config_values(experiment)
-    claim = files.claimed(values, force_new=force_new, changes=changes)
     training = config.training
     newest = Checkpoints(files, keep=training.keep_checkpoints)
+    claim = files.claimed(
+        values,
+        force_new=force_new,
+        changes=changes,
+        check=lambda: require_same_images(experiment, newest, changes),
+    )
     best = Checkpoints(files, keep=1, best=True)
 
     def take() -> None:
@@ -135,6 +141,28 @@ def pretrain(
             experiment, files, newest, keeper, stop or Stop(), reporter or Reporter()
         )
         return run.to_the_end()
+
+
+def require_same_images(
+    experiment: Experiment, checkpoints: Checkpoints, changes: Collection[str]
+) -> None:
+    """Checks that the newest checkpoint can be gone on with, if there is one.
+
+    Args:
+        experiment: what would go on.
+        checkpoints: of the run that is there.
+        changes: keys of the configuration that may differ.
+
+    Raises:
+        UserError: it trained on other images.
+    """
+    record = checkpoints.read_record()
+    if record is not None:
+        record.require_same_images(
+            epoch_steps=experiment.steps_per_epoch,
+            image_digest=image_digest(experiment.images),
+            changes=changes,
+        )
 
 
 class _Run:
@@ -188,14 +216,9 @@ class _Run:
 
     def _record_so_far(self) -> Record:
         """The newest checkpoint's record, with the line that it was waiting for."""
-        steps = self.experiment.steps_per_epoch
         record = self.checkpoints.read_record() or Record()
-        if record.epoch_steps not in (None, steps):
-            raise UserError(
-                f"--resume_with_changes: an epoch had {record.epoch_steps} steps and "
-                f"would have {steps}; keep the images and config.training.batch_size"
-            )
-        record.epoch_steps = steps
+        record.epoch_steps = self.experiment.steps_per_epoch
+        record.image_digest = image_digest(self.experiment.images)
         record.provenance = provenance(config_values(self.experiment))
         self.bad.reasons.update(record.bad_images)
         # Only the first process's file counts, which it is about to rewrite.
@@ -240,7 +263,7 @@ class _Run:
                 self.record.progress,
                 watch=self.reporter.watch,
             )
-        state = restore_latest(self.experiment, self.checkpoints)
+        state = restore_state(self.experiment, self.checkpoints)
         logger.info("continuing from step %d", int(state.step))
         return state
 

@@ -7,7 +7,7 @@ import json
 import platform
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 
 import caco_jax
 from caco_jax.data.pipeline import BadImages
+from caco_jax.schema import UserError
 from caco_jax.training.loop import Metrics, Progress
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -47,6 +48,7 @@ class Record:
 
     Attributes:
         epoch_steps: steps in an epoch; None before the run has trained.
+        image_digest: of what it trains on; None before the run has trained.
         rows: the metric lines of the epochs done.
         begun: the metrics of each step of the epoch begun; all steps' where it waits
             for nothing but its metric line.
@@ -57,6 +59,7 @@ class Record:
     """
 
     epoch_steps: int | None = None
+    image_digest: str | None = None
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     begun: Metrics = dataclasses.field(default_factory=dict)
     progress: Progress = dataclasses.field(default_factory=Progress)
@@ -69,6 +72,36 @@ class Record:
         for name, values in metrics.items():
             before = self.begun.get(name, values[:0])
             self.begun[name] = np.concatenate([before, values])
+
+    def require_same_images(
+        self, *, epoch_steps: int, image_digest: str, changes: Collection[str]
+    ) -> None:
+        """Checks that a run can go on with what is there to train on.
+
+        Args:
+            epoch_steps: steps that an epoch would have.
+            image_digest: of the images that are there.
+            changes: keys of the configuration that may differ; one of the section
+                "data" allows other images.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if self.epoch_steps not in (None, epoch_steps):
+            raise UserError(
+                f"--resume_with_changes: an epoch had {self.epoch_steps} steps and "
+                f"would have {epoch_steps}; keep the images and "
+                "config.training.batch_size"
+            )
+        allowed = any(key.startswith("data.") for key in changes)
+        if not allowed and self.image_digest not in (None, image_digest):
+            raise UserError(
+                "--workdir: the run that is there trained on other images, or had them "
+                "in memory where they would be streamed, or the reverse; put back the "
+                "images, config.data.data_dir or config.data.max_resident_bytes, or "
+                "name one of these in --resume_with_changes to go on with what is "
+                "there now"
+            )
 
     def is_waiting(self) -> bool:
         """Whether all steps of an epoch are done and its metric line is not there."""

@@ -60,11 +60,13 @@ def load_run(workdir: str | os.PathLike) -> Run:
             "run to its first one"
         )
     with Checkpoints(files) as checkpoints:
-        return Run(files, experiment, restore_latest(experiment, checkpoints))
+        return Run(files, experiment, restore_state(experiment, checkpoints))
 
 
-def restore_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:
-    """The newest checkpoint's state, on the run's devices."""
+def restore_state(
+    experiment: Experiment, checkpoints: Checkpoints, *, step: int | None = None
+) -> TrainState:
+    """A checkpoint's state, on the run's devices; without a step the newest."""
     like = jax.eval_shape(lambda: initial_state(experiment))
     return checkpoints.restore(
         jax.tree.map(
@@ -73,7 +75,8 @@ def restore_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainSta
             ),
             like,
             experiment_shardings(experiment, like),
-        )
+        ),
+        step=step,
     )
 
 

@@ -7,13 +7,16 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from caco_jax.config import experiment_config, flatten
 from caco_jax.schema import ConfigError, UserError
 from caco_jax.training.distributed import leads
 from caco_jax.training.lock import cannot_write, locked
+
+# Where images lie and how they come: whether they are the same a `Record` says.
+_FREE_KEYS = {"data.data_dir", "data.max_resident_bytes", "data.workers"}
 
 
 class Workdir:
@@ -76,8 +79,15 @@ class Workdir:
         *,
         force_new: bool = False,
         changes: Collection[str] = (),
+        check: Callable[[], object] = lambda: None,
     ) -> Iterator[None]:
         """`claim`, and a block for which no other process may do the same.
+
+        Args:
+            config: as of `claim`.
+            force_new: as of `claim`.
+            changes: as of `claim`.
+            check: called before a run that is there is gone on with; it may refuse.
 
         Raises:
             UserError: as `claim`, or another process has the directory.
@@ -87,6 +97,8 @@ class Workdir:
             if not force_new:
                 self.compare(config, changes)
             with locked(self.path):
+                if not force_new:
+                    check()
                 self.claim(config, **how)
         else:
             self.claim(config, **how)
@@ -100,6 +112,8 @@ class Workdir:
 
     def compare(self, config: Mapping[str, Any], changes: Collection[str] = ()) -> None:
         """Checks that the run that is there has this configuration.
+
+        Where its images lie and how they are read may differ.
 
         Args:
             config: the whole configuration, as nested mappings.
@@ -118,7 +132,7 @@ class Workdir:
                 raise UserError(f"--resume_with_changes: there is no key {key!r}{hint}")
         differences = [
             f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} asked for)"
-            for key in sorted(known - set(changes))
+            for key in sorted(known - set(changes) - _FREE_KEYS)
             if theirs.get(key) != ours.get(key)
         ]
         if differences:

@@ -1,6 +1,7 @@
 """A run's directory: whose it is, what is in it, and that nothing is lost."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -275,6 +276,24 @@ def test_a_state_comes_back_with_the_shardings_asked_for(saved, devices):
     assert found.players["bank"].sharding == like.players["bank"].sharding
     assert found.players["bank"].addressable_shards[0].data.shape == (2, 2)
     assert found.step.sharding == like.step.sharding
+
+
+def test_a_step_that_was_kept_comes_back(saved):
+    with Checkpoints(saved) as checkpoints:
+        found = checkpoints.restore(make_state(0), step=6)
+    jax.tree.map(np.testing.assert_array_equal, found, make_state(6))
+
+
+def test_a_step_that_is_not_there_or_is_damaged_is_refused(saved, tmp_path):
+    files = Workdir(tmp_path)
+    shutil.copytree(saved.checkpoints, files.checkpoints)
+    (files.checkpoints / "6" / "state" / "_METADATA").write_bytes(b"")
+    with Checkpoints(files) as checkpoints:
+        with pytest.raises(UserError, match=r"no checkpoint of step 3 .* kept: 6, 9$"):
+            checkpoints.restore(make_state(0), step=3)
+        with pytest.raises(UserError, match=r"step 6 .* is damaged \(state/_METADATA"):
+            checkpoints.restore(make_state(0), step=6)
+        assert int(checkpoints.restore(make_state(0)).step) == 9
 
 
 def test_only_the_newest_are_kept(saved):
