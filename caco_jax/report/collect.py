@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from caco_jax.report import looks, measures
 from caco_jax.report.sample import draw_sample, sheet
@@ -34,8 +33,8 @@ def collect(workdir: str, compare: Sequence[str] = ()) -> dict[str, Any]:
     """
     others = [_other(path) for path in compare]
     run = load_run(workdir)
-    folders = [run.files, *others]
-    names = run_names([folder.path for folder in folders])
+    folders = list({files.path: files for files in [run.files, *others]}.values())
+    names = run_names([files.path for files in folders])
     rows = [folder.read_metrics() for folder in folders]
     health = measures.read_json(run.files.path / "health.json")
     experiment = run.experiment
@@ -77,13 +76,12 @@ def _other(path: str) -> Workdir:
 
 
 def run_names(paths: Sequence[os.PathLike]) -> list[str]:
-    """A name for each run: its directory's, with those above it where two agree."""
+    """A name for each of different directories: its own, with those above if needed."""
     parts = [os.fspath(path).strip(os.sep).split(os.sep) for path in paths]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = [os.sep.join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name} ({i + 1})" for i, name in enumerate(names)]  # one run, twice
+    length = 1
+    while len({tuple(part[-length:]) for part in parts}) < len(parts):
+        length += 1
+    return [os.sep.join(part[-length:]) for part in parts]
 
 
 def _about(run: Run, name: str) -> dict[str, Any]:
@@ -148,8 +146,8 @@ def _looks(run: Run) -> dict[str, Any]:
         run.experiment, count=HELD_OUT_IMAGES // halved, held_out=True
     )
     encoded = looks.encode(run, train)
-    if not np.isfinite(np.asarray(encoded.queries)).all():
-        return {"map": None, "pairs": None, "bank": None, "views": None, "train": None}
+    if encoded is None:
+        return dict.fromkeys(("map", "pairs", "bank", "views", "train"))
     return {
         "map": looks.embedding_map(run, held_out),
         "pairs": looks.pair_weights(run, train, encoded),

@@ -48,8 +48,11 @@ class Encoded(NamedTuple):
     keys: Float[Array, "n d"]
 
 
-def encode(run: Run, sample: Sample) -> Encoded:
-    """Two views of each image as in pretraining, through the run's networks."""
+def encode(run: Run, sample: Sample) -> Encoded | None:
+    """Two views of each image as in pretraining, through the run's networks.
+
+    None where an embedding is not finite: the run has diverged.
+    """
     experiment = run.experiment
     views = make_views(experiment.recipe)
     networks = (run.network, run.state.target or run.network)
@@ -59,7 +62,7 @@ def encode(run: Run, sample: Sample) -> Encoded:
         def embed(network: Network, view: Array) -> Array:
             variables = {"params": network.params, "batch_stats": network.stats}
             rows = experiment.encoder.apply(variables, view, train=False)
-            return l2_normalize(jnp.asarray(rows, jnp.float32))
+            return jnp.asarray(rows, jnp.float32)
 
         return tuple(map(embed, networks, views(key, pixels)[:2]))
 
@@ -70,9 +73,10 @@ def encode(run: Run, sample: Sample) -> Encoded:
         key = jax.random.fold_in(experiment.keys.steps, first)
         rows = both(networks, key, jnp.asarray(np.pad(pixels, padding)))
         found.append([np.asarray(part)[: len(pixels)] for part in rows])
-    return Encoded(
-        *(jnp.asarray(np.concatenate(part)) for part in zip(*found, strict=True))
-    )
+    parts = [np.concatenate(part) for part in zip(*found, strict=True)]
+    if not np.isfinite(parts).all():
+        return None
+    return Encoded(*(l2_normalize(jnp.asarray(part)) for part in parts))
 
 
 def embedding_map(run: Run, sample: Sample) -> dict[str, Any] | None:

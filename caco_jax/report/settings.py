@@ -41,8 +41,12 @@ def setting_rows(configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
 def _row(
     key: str, doc: str, flat: list[dict[str, Any]], defaults: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    values = [_text(run[key]) if key in run else None for run in flat]
     usual = [_text(run[key]) if key in run else None for run in defaults]
+    # A key that came after a run was saved has its default there.
+    values = [
+        _text(run[key]) if key in run else default
+        for run, default in zip(flat, usual, strict=True)
+    ]
     return {
         "key": key,
         "doc": doc,

@@ -88,7 +88,7 @@ function measureRow(row, first, { low, high, runs, severalSets }) {
   const notes = [severalSets && row.images ? `on ${row.images}` : "", stale ? `at step ${whole(row.step)}, the checkpoint is newer` : ""].filter(Boolean);
   return el("tr", {},
     el("th", { scope: "row", class: runs ? "wide" : null }, first || !runs ? row.what : "", notes.length ? el("div", { class: "note" }, notes.join("; ")) : null),
-    runs ? el("td", {}, el("span", { class: "run", style: { "--hue": hue(row.run) } }), DATA.runs[row.run]) : null,
+    runs ? el("td", { class: "who" }, el("span", { class: "run", style: { "--hue": hue(row.run) } }), DATA.runs[row.run]) : null,
     el("td", { class: "number" }, percent(row.value, 2)),
     el("td", { class: "plain wide" + (spread ? "" : " empty") }, spread ? `${percent(row.low)} to ${percent(row.high)}, ${row.interval}` : "–"),
     el("td", { class: "wide" }, bar));
@@ -103,10 +103,11 @@ function byClass(row) {
 
 function settings() {
   const rows = DATA.settings;
-  const changed = rows.filter((row) => row.changed.includes(true) || row.differs);
+  const changed = rows.filter((row) => row.changed.includes(true) || row.differs)
+    .sort((a, b) => b.differs - a.differs);
   const several = DATA.runs.length > 1;
   section("settings", "Settings", "How it was set up",
-    el("p", { class: "lead" }, `${changed.length} of ${rows.length} settings are not the method's defaults` + (several ? " or differ between these runs." : ".")),
+    el("p", { class: "lead" }, `${changed.length} of ${rows.length} settings are not the method's defaults` + (several ? " or differ between these runs; the latter come first." : ".")),
     settingTable(changed), el("details", {}, el("summary", {}, `All ${rows.length} settings`), settingTable(rows)),
     el("p", { class: "note", style: { "margin-top": "1.5rem" } }, "The run is in ", el("code", {}, DATA.run.path), "."));
 }

@@ -1,0 +1,210 @@
+"""What a report finds in runs of all kinds."""
+
+import base64
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from caco_jax.config import default_config, experiment_config
+from caco_jax.data.views import make_views
+from caco_jax.losses import l2_normalize
+from caco_jax.report import collect, looks
+from caco_jax.report.sample import Sample, draw_sample, sheet, to_bytes
+from caco_jax.training import assemble
+from caco_jax.training.feeds import epoch_order
+from caco_jax.training.runs import load_run
+from tests.report.conftest import of_classes, save_run
+from tests.training import tiny
+
+pytestmark = pytest.mark.xdist_group("report")
+
+
+@pytest.fixture(scope="module")
+def train(run):
+    """All training images, and their embeddings."""
+    sample = draw_sample(run.experiment, count=1000, held_out=False)
+    return sample, looks.encode(run, sample)
+
+
+def test_entries_are_chosen_by_the_keys_nearest_to_them(run, train):
+    sample, encoded = train
+    found = looks.bank_entries(run, sample, encoded)
+    rows = np.asarray(l2_normalize(run.state.players["bank"]))
+    nearest = (np.asarray(encoded.keys) @ rows.T).argmax(axis=1)
+    for entry in found["entries"]:
+        users = np.flatnonzero(nearest == entry["entry"])
+        assert entry["uses"] == len(users)
+        assert set(entry["chose"]) <= set(users.tolist())
+        assert len(entry["chose"]) == min(len(users), looks.LISTED)
+    uses = [entry["uses"] for entry in found["entries"]]
+    assert uses == sorted(uses, reverse=True)
+    assert sum(uses) == found["images"] == 48
+    assert found["unused"] == uses.count(0)
+    assert found["chooses"]
+
+
+def test_entries_repel_as_the_softmax_of_the_bank_player_says(run, train):
+    sample, encoded = train
+    rows = np.asarray(l2_normalize(run.state.players["bank"]), np.float64)
+    temperature = run.experiment.config.method.bank_temperature
+    scores = np.asarray(encoded.queries, np.float64) @ rows.T / temperature
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    nearest = (np.asarray(encoded.keys) @ rows.T).argmax(axis=1)
+    shares[np.arange(len(nearest)), nearest] = 0  # its positive does not repel it
+    for entry in looks.bank_entries(run, sample, encoded)["entries"]:
+        column = shares[:, entry["entry"]]
+        image, weight = entry["repels"][0]
+        assert weight == pytest.approx(column.max(), rel=0.06)  # two digits are kept
+        assert column[image] == pytest.approx(column.max(), rel=1e-3)
+        assert len(entry["repels"]) == looks.LISTED
+
+
+def test_of_a_large_bank_the_most_used_entries_are_shown(run, train, monkeypatch):
+    sample, encoded = train
+    few = Sample(sample.pixels[:8], sample.labels[:8])
+    eight = looks.Encoded(encoded.queries[:8], encoded.keys[:8])
+    whole = looks.bank_entries(run, few, eight)
+    monkeypatch.setattr(looks, "ENTRIES", 8)
+    monkeypatch.setattr(looks, "DENSE_ENTRIES", 16)
+    found = looks.bank_entries(run, few, eight)
+    assert (found["size"], found["scored"], len(found["entries"])) == (40, 16, 8)
+    assert found["unused"] == whole["unused"]
+    for one, other in zip(found["entries"], whole["entries"], strict=False):
+        assert (one["entry"], one["chose"]) == (other["entry"], other["chose"])
+
+
+def test_pair_weights_are_sorted_by_class_and_summarised(run, train):
+    found = looks.pair_weights(run, *train)
+    count = len(found["images"])
+    assert found["labels"] == sorted(found["labels"])
+    levels = np.frombuffer(base64.b64decode(found["bytes"]), np.uint8)
+    levels = levels.reshape(count, count)
+    assert not levels.diagonal().any()
+    assert levels.max() == 255
+    queries = np.asarray(train[1].queries)[found["images"]]
+    np.fill_diagonal(scores := (queries @ queries.T), -1)
+    assert (levels.argmax(axis=1) == scores.argmax(axis=1)).mean() > 0.9
+    assert 0 < found["same_class_share"] < 1
+    assert 1 <= found["effective_negatives"] <= count - 1
+
+
+def test_views_are_those_of_the_newest_step(run, monkeypatch):
+    monkeypatch.setattr(looks, "sheet", lambda pixels: pixels)
+    experiment = run.experiment
+    late = run._replace(state=run.state._replace(step=jnp.asarray(5)))
+    found = looks.seen_views(late)  # step 5 is the second of epoch 1
+    rows = epoch_order(experiment.keys.order, 1, count=48, steps=3, batch_size=16)[1]
+    images = experiment.images.train_images[rows]
+    key = jax.random.fold_in(experiment.keys.steps, 4)
+    views = make_views(experiment.recipe)(key, jnp.asarray(images))
+    np.testing.assert_array_equal(found["originals"], images[: looks.VIEWED])
+    for shown, view in zip(found["sheets"], views, strict=True):
+        expected = to_bytes(view, experiment.recipe)[: looks.VIEWED]
+        assert np.abs(shown.astype(int) - expected).max() <= 1  # the compiler rounds
+    assert found["step"] == 5
+
+
+def test_a_streamed_set_of_photographs(tiny_parts, tmp_path):
+    config = tiny.config(
+        data__source="fake:8x8x3x48",
+        data__views="moco_v2",
+        data__view_size=8,
+        data__max_resident_bytes=0,
+    )
+    found = collect.collect(str(save_run(tmp_path / "run", config)))
+    assert found["views"]["originals"] is None
+    assert [view["count"] for view in found["views"]["sheets"]] == [12, 12]
+    assert found["train"]["sheet"]["count"] == 48
+    assert len(found["map"]["points"]) == 12
+
+
+def test_images_without_labels(tiny_parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(assemble, "load_images", lambda _: of_classes(()))
+    found = collect.collect(str(save_run(tmp_path / "run", tiny.config())))
+    assert set(found["map"]["labels"]) == set(found["pairs"]["labels"]) == {-1}
+    assert found["pairs"]["same_class_share"] is found["pairs"]["chance"] is None
+    assert found["classes"] == []
+
+
+def small(method):
+    config = default_config(method)
+    settings = {k: v for k, v in tiny.SETTINGS.items() if k != "method.bank_size"}
+    config.update_from_flattened_dict(settings)
+    if method == "moco":
+        config.method.queue_size = 32
+    return experiment_config(config)
+
+
+def test_a_queue_is_looked_at_and_no_memory_is_nothing(tiny_parts, tmp_path):
+    paths = [save_run(tmp_path / name, small(name)) for name in ("moco", "simclr")]
+    queue, nothing = (collect.collect(str(path))["bank"] for path in paths)
+    assert (queue["name"], queue["size"], queue["chooses"]) == ("queue", 32, False)
+    assert nothing is None
+
+
+def test_a_network_that_diverged(tiny_parts, tmp_path):
+    def spoil(state):
+        encoder = jax.tree.map(lambda leaf: leaf * np.nan, state.players["encoder"])
+        return state._replace(players=state.players | {"encoder": encoder})
+
+    found = collect.collect(str(save_run(tmp_path / "run", tiny.config(), spoil)))
+    assert found["train"] is found["map"] is found["views"] is None
+    assert found["settings"]
+
+
+def test_runs_that_are_compared(workdir, tiny_parts, tmp_path):
+    other = save_run(tmp_path / "caco", tiny.config(seed=4), epochs=6)
+    found = collect.collect(str(workdir), [str(other), str(workdir)])
+    parents = [workdir.parent.name, tmp_path.name]
+    assert found["runs"] == [f"{parent}/caco" for parent in parents]
+    (loss,) = (curve for curve in found["curves"] if curve["name"] == "loss")
+    assert loss["x"] == [1, 2, 3, 4, 5, 6]
+    assert loss["series"][0] == [4.0, 2.0, 4.0 / 3, 1.0, None, None]
+    assert loss["series"][1][5] == 4.0 / 6
+    differing = [row for row in found["settings"] if row["differs"]]
+    assert [(row["key"], row["values"]) for row in differing] == [("seed", ["3", "4"])]
+    assert [len(rows) for rows in found["measures"]] == [2, 0]
+
+
+def test_chance_is_drawn_where_it_belongs(hostile_values):
+    levels = {curve["name"]: curve["chance"] for curve in hostile_values["curves"]}
+    assert levels.pop("cross_entropy") == pytest.approx(np.log(40))
+    assert set(levels.values()) == {None}
+
+
+def test_values_are_json_even_with_nan():
+    found = collect.finite({"a": [np.nan, (1.5, np.inf)], "b": "nan"})
+    assert found == {"a": [None, [1.5, None]], "b": "nan"}
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@pytest.mark.parametrize(
+    ("shape", "thumb"),
+    [
+        ((5, 16, 16, 1), (16, 16)),
+        ((40, 80, 120, 3), (43, 64)),
+        ((1, 200, 100, 3), (64, 32)),
+    ],
+)
+def test_sheets_hold_small_pictures_in_order(shape, thumb):
+    values = np.linspace(40, 220, shape[0]).astype(np.uint8)
+    found = sheet(np.broadcast_to(values[:, None, None, None], shape))
+    assert (found["height"], found["width"]) == thumb
+    assert found["count"] == shape[0]
+    content = base64.b64decode(found["url"].removeprefix("data:image/webp;base64,"))
+    whole = np.asarray(Image.open(io.BytesIO(content)).convert("L"), int)
+    for index, value in enumerate(values):
+        row, column = divmod(index, found["columns"])
+        middle = (row + 0.5) * thumb[0], (column + 0.5) * thumb[1]
+        assert abs(whole[tuple(map(int, middle))] - int(value)) <= 4
+
+
+def test_a_run_is_read_once_more_by_its_own_reader(workdir, run):
+    again = load_run(workdir)
+    assert int(again.state.step) == int(run.state.step)

@@ -1,0 +1,151 @@
+"""Settings, evaluations and verdicts, as a report words them."""
+
+import json
+
+import pytest
+
+from caco_jax.config import default_config, flatten
+from caco_jax.methods.registry import METHODS
+from caco_jax.report import measures
+from caco_jax.report.settings import setting_docs, setting_rows
+from caco_jax.report.verdicts import HEALTH, METRICS, run_verdicts
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_setting_has_a_meaning(method):
+    docs = setting_docs(method)
+    keys = flatten(default_config(method).to_dict())
+    assert [key for key in keys if not docs.get(key)] == []
+
+
+def test_settings_that_are_not_the_defaults_are_marked():
+    config = default_config("caco").to_dict()
+    assert not any(True in row["changed"] for row in setting_rows({"a": config}))
+    other = json.loads(json.dumps(config))
+    other["optimizer"]["learning_rate"] = 0.7
+    other["encoder"]["projector_widths"] = [8, 8, 4]
+    del other["seed"]  # as a run has it that was saved before there was the key
+    rows = {row["key"]: row for row in setting_rows({"a": config, "b": other})}
+    changed = {key for key, row in rows.items() if row["changed"] == [False, True]}
+    assert changed == {"optimizer.learning_rate", "encoder.projector_widths"}
+    assert {key for key, row in rows.items() if row["differs"]} == changed
+    assert rows["optimizer.learning_rate"]["values"] == ["0.03", "0.7"]
+    assert rows["optimizer.learning_rate"]["default"] == "0.03"
+    assert rows["seed"]["values"] == ["0", "0"]
+
+
+FILES = {
+    "knn": {"results": [{"k": 20, "temperature": 0.2, "accuracy": 0.9}]},
+    "linear_probe_imagenet": {
+        "protocol": "imagenet",
+        "accuracy": 0.6,
+        "top5": 0.8,
+        "interval": [0.5, 0.7],
+        "by_class": {"a": 0.6},
+    },
+    "linear_probe_tfds_voc": {
+        "protocol": "lbfgs",
+        "mean_average_precision": 0.4,
+        "interval": [0.3, 0.5],
+    },
+    "few_shot": {
+        "results": [{"shots": 1, "mean": 0.5, "std": 0.1, "each": [0.4, 0.6]}]
+    },
+    "fine_tune": {
+        "results": [
+            {"share": 0.1, "images": 1200, "accuracy": 0.7, "interval": [0.6, 0.8]}
+        ]
+    },
+}
+
+
+def test_every_evaluation_is_read(tmp_path):
+    for name, values in FILES.items():
+        text = json.dumps({"step": 5, "images": "set", **values})
+        (tmp_path / f"{name}.json").write_text(text)
+    rows = measures.run_measures(tmp_path)
+    assert [(row["what"], row["value"], row["low"], row["high"]) for row in rows] == [
+        ("kNN, 20 neighbours, temperature 0.2", 0.9, None, None),
+        ("Linear probe, imagenet protocol", 0.6, 0.5, 0.7),
+        ("Linear probe, imagenet protocol, top 5", 0.8, None, None),
+        ("Linear probe, mean average precision", 0.4, 0.3, 0.5),
+        ("Few-shot, 1 label a class", 0.5, 0.4, 0.6),
+        ("Fine-tuned on 10% of the labels (1,200 images)", 0.7, 0.6, 0.8),
+    ]
+    assert {(row["step"], row["images"]) for row in rows} == {(5, "set")}
+    assert [row.get("by_class") for row in rows][1] == {"a": 0.6}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"results": [1]}', "null"])
+def test_files_that_say_nothing_are_passed_over(tmp_path, text):
+    (tmp_path / "knn.json").write_text(text)
+    assert measures.run_measures(tmp_path) == []
+
+
+def test_what_was_not_measured_is_named_with_its_command(tmp_path):
+    (tmp_path / "knn_other.json").write_text("{}")
+    found = measures.missing(tmp_path, "runs/my run")
+    assert [row["wants"] for row in found] == [
+        "the linear probe",
+        "accuracy from few labels",
+        "fine-tuning",
+        "the health of the features",
+    ]
+    assert found[-1]["command"] == (
+        "python -m experiments.health --workdir='runs/my run'"
+    )
+
+
+def lights(row=None, health=None, *, epochs=20, candidates=100):
+    rows = [] if row is None else [{"epoch": 20, **row}]
+    found = run_verdicts(rows, health, epochs=epochs, candidates=candidates)
+    return {verdict.what: verdict for verdict in found}
+
+
+@pytest.mark.parametrize(
+    ("row", "what", "light"),
+    [
+        ({}, "The run is finished", "good"),
+        ({"cross_entropy": 2.0}, "The encoder learns", "good"),
+        ({"cross_entropy": 4.53}, "The encoder learns", "watch"),
+        ({"cross_entropy": 4.6}, "The encoder learns", "act"),
+        ({"cross_entropy": float("nan")}, "The encoder learns", "act"),
+        ({"embedding_std": 0.9}, "The embeddings are spread out", "good"),
+        ({"embedding_std": 0.2}, "The embeddings are spread out", "watch"),
+        ({"embedding_std": 0.01}, "The embeddings are spread out", "act"),
+        ({"bank_used_ever": 0.1}, "The bank's entries serve", "watch"),
+    ],
+)
+def test_lights_of_the_metrics(row, what, light):
+    found = lights(row)[what]
+    assert found.light == light
+    assert bool(found.advice) == (light != "good")
+
+
+def test_lights_of_the_features():
+    health = {"images": 50, "features": 200, "effective_rank": 20.0, "uniformity": -0.1}
+    found = lights(health=health)
+    assert found["The features use many directions"].value == "40.0%"
+    assert found["The features fill the sphere"].light == "watch"
+    assert found["The run is finished"].light == "watch"  # no epoch is done
+    assert "The features are not all alike" not in found
+
+
+def test_a_worse_last_encoder_is_told():
+    rows = [{"epoch": 1, "knn": 0.9}, {"epoch": 2, "knn": 0.85}]
+    (verdict,) = (
+        verdict
+        for verdict in run_verdicts(rows, None, epochs=2, candidates=None)
+        if verdict.what == "The last encoder is the best"
+    )
+    assert verdict.light == "watch"
+    assert "best/" in verdict.advice
+
+
+@pytest.mark.parametrize("scale", [*METRICS.values(), *HEALTH.values()])
+def test_every_scale_has_three_lights_in_order(scale):
+    step = scale.watch - scale.act
+    values = (scale.watch + step, (scale.watch + scale.act) / 2, scale.act - step)
+    judged = [scale.judge(value).light for value in values]
+    assert judged == ["good", "watch", "act"]
+    assert scale.judge(float("inf")).light == "act"
