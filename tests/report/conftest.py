@@ -1,7 +1,5 @@
 """Tiny runs on disk, as pretraining leaves them, and what a report finds there."""
 
-import dataclasses
-
 import pytest
 
 from caco_jax.data.sources import ImageSet, make_fake_set
@@ -84,8 +82,3 @@ def hostile_values(tiny_parts, workdir):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assemble, "load_images", lambda _: of_classes(names))
         return collect(str(workdir))
-
-
-def without(config, **changes):
-    """A configuration with changed fields of its data."""
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))

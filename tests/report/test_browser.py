@@ -250,5 +250,6 @@ def test_tab_reaches_every_control(visit):
         "pairs CANVAS", "settings SUMMARY",
     } <= seen  # fmt: skip
     names = page.evaluate("""() => [...document.querySelectorAll("button, canvas")]
+      .filter((node) => !node.ariaHidden)
       .filter((node) => !(node.getAttribute("aria-label") || node.textContent))""")
     assert names == []

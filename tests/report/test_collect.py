@@ -17,7 +17,6 @@ from caco_jax.report import collect, looks
 from caco_jax.report.sample import Sample, draw_sample, sheet, to_bytes
 from caco_jax.training import assemble
 from caco_jax.training.feeds import epoch_order
-from caco_jax.training.runs import load_run
 from tests.report.conftest import of_classes, save_run
 from tests.training import tiny
 
@@ -203,8 +202,3 @@ def test_sheets_hold_small_pictures_in_order(shape, thumb):
         row, column = divmod(index, found["columns"])
         middle = (row + 0.5) * thumb[0], (column + 0.5) * thumb[1]
         assert abs(whole[tuple(map(int, middle))] - int(value)) <= 4
-
-
-def test_a_run_is_read_once_more_by_its_own_reader(workdir, run):
-    again = load_run(workdir)
-    assert int(again.state.step) == int(run.state.step)

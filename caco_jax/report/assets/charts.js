@@ -67,6 +67,7 @@ function chart(parent, curve) {
     series: [{ label: "epoch", value: (_, value) => whole(value ?? curve.x.at(-1)) }, ...series(curve)],
     axes: [{ ...axis, size: 32 }, { ...axis, size: 54, values: (_, ticks) => ticks.map(tickText(curve)) }],
   }, [curve.x, ...curve.series, ...level], holder);
+  holder.querySelector("canvas").setAttribute("aria-hidden", "true");
   holder.addEventListener("keydown", (event) => steer(plot, curve, title, event));
   return plot;
 }

@@ -73,6 +73,7 @@ function showTip(x, y, ...children) {
   const tip = document.getElementById("tip");
   tip.replaceChildren(...children);
   tip.hidden = false;
+  tip.style.left = "0px"; // measured where nothing squeezes it
   const box = tip.getBoundingClientRect();
   const left = x + 16 + box.width > innerWidth ? x - 16 - box.width : x + 16;
   tip.style.left = Math.max(4, left) + "px";

@@ -127,7 +127,10 @@ function follow() {
   const links = [...document.querySelectorAll("#nav a")];
   const seen = new IntersectionObserver((entries) => entries.forEach((entry) => {
     if (!entry.isIntersecting) return;
-    links.forEach((link) => link.hash === "#" + entry.target.id ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current"));
+    links.forEach((link) => link.removeAttribute("aria-current"));
+    const here = links.find((link) => link.hash === "#" + entry.target.id);
+    here.setAttribute("aria-current", "true");
+    here.parentNode.scrollLeft = here.offsetLeft - here.parentNode.offsetLeft - 40;
   }), { rootMargin: "-20% 0px -70% 0px" });
   document.querySelectorAll("section").forEach((node) => seen.observe(node));
 }
