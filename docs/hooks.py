@@ -50,7 +50,11 @@ def _mathml(found: re.Match[str]) -> str:
     if "\\" in formula:
         raise ValueError(f"a formula is not understood: {found[2]}")
     # A norm's bars stand beside a letter: the first would grow, the second not.
-    return formula.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')
+    formula = formula.replace(
+        "<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>'
+    )
+    gap = '<mspace width="0.167em" />'
+    return re.sub("<mi>(log|ln)</mi>", rf"{gap}\g<0>{gap}", formula)
 
 
 def generated(name: str) -> str:
@@ -132,7 +136,8 @@ def _range(allowed: Any) -> str:
     if allowed is None:
         return ""
     if isinstance(allowed, schema.Range):
-        return str(allowed).removeprefix("a number in ")
+        interval = str(allowed).removeprefix("a number in ")
+        return f"`{interval.replace(f'{allowed.high:g}', f'{allowed.high:.15g}')}`"
     return ", ".join(f"`{value}`" for value in allowed)
 
 
@@ -193,11 +198,11 @@ def help_of(program: str, *words: str) -> str:
 
 def recipe_reference() -> str:
     """Every recipe with what its first lines say."""
-    lines = ["| recipe | what | paper | expected | variants |", "|---|---|---|---|---|"]
+    lines = ["| recipe | what | expected | variants |", "|---|---|---|---|"]
     for name, file in recipe.recipes().items():
         text = importlib.import_module(f"configs.{file.stem}").__doc__ or ""
-        cells = [f"`{name}`", text.splitlines()[0].rstrip(".")]
-        cells += [_entry(text, key) for key in ("Paper", "Expected", "Variants")]
+        what = f"{text.splitlines()[0]} {_entry(text, 'Paper')}"
+        cells = [f"`{name}`", what, _entry(text, "Expected"), _entry(text, "Variants")]
         lines.append("| " + " | ".join(_plain(cell) for cell in cells) + " |")
     return "\n".join(lines)
 
