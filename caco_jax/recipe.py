@@ -168,8 +168,11 @@ def override(config: ConfigDict, assignments: Sequence[str]) -> ConfigDict:
             section = section.get(name)
             if not isinstance(section, ConfigDict):
                 raise ConfigError(f"--config.{path}: there is no section {name!r}")
-        with section.ignore_type():  # types and keys are the schema's to judge
-            section[key] = _literal(text)
+        # Types and keys are the schema's to judge: a field that is there would make a
+        # float of a truth value.
+        if key in section:
+            del section[key]
+        section[key] = _literal(text)
     return config
 
 

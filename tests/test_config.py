@@ -177,6 +177,10 @@ def test_each_mistake_is_one_line(assignment, message):
         ("training=3", "config.training: want a section, got 3"),
         ("training.epochs=two", "config.training.epochs: want int, got 'two'"),
         ("training.epochs=1.5", "config.training.epochs: want int, got 1.5"),
+        (
+            "data.bad_image_share=True",
+            "config.data.bad_image_share: want float, got True",
+        ),
         ("method.temperature=x", "config.method.temperature: want float, got 'x'"),
         ("data.source=3", "config.data.source: want str, got 3"),
     ],

@@ -38,19 +38,25 @@ def run(main: Callable[[], Any]) -> None:
         main()
     except AgreedError as error:
         if error.ours:
-            print(f"error: {error}", file=sys.stderr)
+            _say("error", error)
         sys.exit(2)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say("error", error)
         leave(2)
     except Stopped as error:
         if leads():
-            print(f"stopped: {error}", file=sys.stderr)
+            _say("stopped", error)
         sys.exit(REQUEUE_STATUS)
     except FloatingPointError as error:
         if leads():  # all have the same figures
-            print(f"stopped: {error}", file=sys.stderr)
+            _say("stopped", error)
         sys.exit(1)
+
+
+def _say(what: str, error: BaseException) -> None:
+    """Prints a line, also where a name in it has two."""
+    line = "\\n".join(str(error).splitlines())
+    print(f"{what}: {line}", file=sys.stderr)
 
 
 def _but_for_writers(
