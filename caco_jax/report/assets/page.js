@@ -47,7 +47,7 @@ function health() {
       el("span", { class: "dot " + v.light, role: "img", "aria-label": LIGHTS[v.light][1] }, LIGHTS[v.light][0]),
       el("span", {}, v.what), el("span", { class: "value" }, v.value),
       v.advice ? el("span", { class: "advice" }, v.advice) : null,
-      el("span", { class: "more" }, `${v.meaning}; ${v.limits}`)))),
+      el("span", { class: "more", title: v.limits }, v.light === "good" ? v.meaning : `${v.meaning}; ${v.limits}`)))),
     missing(todo));
 }
 
