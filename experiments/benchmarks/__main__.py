@@ -135,10 +135,7 @@ def cifar(sizes: Mapping[str, Any]) -> Row:
         "ours": Candidate(f"{OURS}:simclr", {**shape, "dtype": "float32"}),
         "tuned": Candidate(f"{TORCH}:simclr", {**shape, **loader}),
     }
-    with Crew(limit_seconds=300) as crew:
-        sides = crew.compare(candidates, runs=sizes["runs"])
-    print(beside.line("", *candidates))
-    print(beside.line("ms", *beside.cells(sides, *candidates)))
+    sides = _timed(candidates, sizes["runs"])
     row = beside.with_images(beside.with_ratios(sides), shape["batch"])
     beside.print_images(row)
     return row
@@ -152,14 +149,24 @@ def _compare(
 ) -> dict[str, Row]:
     candidates = {**ours, **beside.torch_ways(function, shape, compiled=False)}
     runs = sizes["bank_runs" if function == "bank" else "runs"]
-    with Crew(limit_seconds=300) as crew:
-        sides = crew.compare(candidates, runs=runs)
-    print(beside.line("", *candidates))
-    print(beside.line("ms", *beside.cells(sides, *candidates)))
+    sides = _timed(candidates, runs)
     ratios = beside.with_ratios(sides)
     for name in sides:
         if f"{name}_over_ours" in ratios:
             print(f"{name} / ours, medians: {ratios[f'{name}_over_ours']:.2f}")
+    return sides
+
+
+def _timed(candidates: Mapping[str, Candidate], runs: int) -> dict[str, Row]:
+    """Times the candidates in turn, and prints them."""
+    with Crew(limit_seconds=300) as crew:
+        sides = crew.compare(candidates, runs=runs)
+    able = [name for name, side in sides.items() if "seconds" in side]
+    print(beside.line("", *candidates))
+    print(beside.line("ms", *beside.cells(sides, *candidates)))
+    if timing.cores() == 1:
+        busy = beside.cells(sides, *able, measure="processor_seconds")
+        print(beside.line("processor's ms", *busy), flush=True)
     return sides
 
 

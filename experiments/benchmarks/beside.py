@@ -47,13 +47,13 @@ def line(first: str, *cells: str) -> str:
     return f"{first:>18}" + "".join(f" {cell:>20}" for cell in cells)
 
 
-def cells(sides: Mapping[str, Row], *names: str) -> list[str]:
+def cells(sides: Mapping[str, Row], *names: str, measure: str = "seconds") -> list[str]:
     """Median, and from fastest to slowest, in milliseconds."""
     found = []
     for name in names:
         side = sides.get(name, {})
-        if "seconds" in side:
-            median, fastest, slowest, _ = side["seconds"]
+        if measure in side:
+            median, fastest, slowest, _ = side[measure]
             spread = f"{1e3 * fastest:.2f}-{1e3 * slowest:.2f}"
             found.append(f"{1e3 * median:.2f} ({spread})")
         else:

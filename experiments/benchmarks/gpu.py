@@ -1,7 +1,7 @@
 """Times CaCo on one GPU beside PyTorch, in a few minutes, without network.
 
     python -m experiments.benchmarks.gpu [--out=FILE.json] [--parts=step,bank,cifar]
-        [--budget_seconds=440] [--profile=FOLDER] [--smoke]
+        [--budget_seconds=400] [--profile=FOLDER] [--smoke]
 
 Wants jax, flax, optax and torch, and installs nothing; CIFAR's part and the step with
 augmentation want dm-pix, too, and are left out without it. Every side has a process of
@@ -27,7 +27,7 @@ from experiments.benchmarks.workers import Candidate, Crew, Failed
 
 FULL: dict[str, Any] = {
     "runs": 7,
-    "limit_seconds": 200.0,
+    "limit_seconds": 240.0,
     "compiled": True,
     "dtype": "bfloat16",
     "product": 8192,
@@ -102,13 +102,30 @@ class Session:
         return time.monotonic() > self._end
 
     def compare(self, candidates: Mapping[str, Candidate]) -> dict[str, Row]:
-        """Times the candidates in turn."""
-        return self.crew.compare(candidates, runs=self.sizes["runs"])
+        """Times the candidates in turn, and then alone those that lacked memory."""
+        sides = self.crew.compare(candidates, runs=self.sizes["runs"])
+        for name, candidate in candidates.items():
+            if len(candidates) > 1 and lacked_memory(sides[name]):
+                sides[name] = self.alone(name, candidate)
+        return sides
+
+    def alone(self, name: str, candidate: Candidate) -> Row:
+        """Times one candidate with the device's memory to itself."""
+        self.crew.stop_all()
+        side = self.crew.compare({name: candidate}, runs=self.sizes["runs"])[name]
+        self.crew.stop_all()
+        return side | {"alone": True}
 
     def save(self) -> None:
         """Writes what there is."""
         if self._out:
             timing.write_json(self._out, self.figures)
+
+
+def lacked_memory(side: Row) -> bool:
+    """Whether it failed for want of memory, which another may have held."""
+    failed = side.get("failed", "")
+    return any(sign in failed for sign in ("memory", "EXHAUSTED", "ALLOC_FAILED"))
 
 
 def main() -> None:
@@ -129,8 +146,8 @@ def main() -> None:
             for case, row in PARTS[name](session):
                 rows[case] = row
                 session.save()
-            for member in ("ours", "tuned", "original", "bfloat16", "recolored"):
-                crew.stop(member)
+            if not options.smoke:  # what is small may stay: processes start slowly
+                crew.stop_all()
 
 
 def describe(session: Session) -> None:
@@ -218,8 +235,7 @@ def step(session: Session) -> Iterator[tuple[str, Row]]:
             yield name, _left_out(name)
         elif found := extra(session, batch):
             yield name, found
-    for name in ("ours", "tuned", "original"):
-        session.crew.stop(name)
+    session.crew.stop_all()
     for name in ("ours", "tuned"):
         case = f"largest batch, {name}"
         yield (
@@ -235,20 +251,14 @@ def _beside(session: Session, batch: int) -> tuple[dict[str, Row], Row]:
     pair = {name: candidates[name] for name in ("ours", "tuned")}
     sides = session.compare(pair)
     crew.stop("tuned")
-    original = {"original": candidates["original"]}
-    sides |= crew.build(original, round_seconds=0.1)
-    again: Row = {}
-    if "failed" in sides["original"]:
-        # Perhaps for want of memory that ours holds: then alone, not in turn.
-        again = {"original_beside_ours": sides["original"]["failed"]}
-        crew.stop("ours")
-        crew.stop("original")
-        sides |= session.compare(original)
-    else:
-        turns = crew.alternate(["original", "ours"], runs=runs)
-        sides["original"] |= turns["original"]
-        again = {"ours_beside_original": turns["ours"]}
-    return sides, again
+    sides |= crew.build({"original": candidates["original"]}, round_seconds=0.1)
+    if lacked_memory(sides["original"]) or not crew.has("ours"):
+        sides["original"] = session.alone("original", candidates["original"])
+        return sides, {}
+    turns = crew.alternate(["original", "ours"], runs=runs)
+    crew.stop("original")
+    sides["original"] |= turns["original"]
+    return sides, {"ours_beside_original": turns["ours"]}
 
 
 def _step_candidates(session: Session, batch: int) -> dict[str, Candidate]:
@@ -260,19 +270,22 @@ def _step_candidates(session: Session, batch: int) -> dict[str, Candidate]:
     }
 
 
+def _ours_again(session: Session, batch: int) -> None:
+    """Our step in its process, where it was stopped to make room."""
+    if not session.crew.has("ours"):
+        ours = _step_candidates(session, batch)["ours"]
+        session.crew.build({"ours": ours}, round_seconds=0.1)
+
+
 def _profile(session: Session, batch: int) -> Row | None:
     """Where the time of our step goes."""
     if not session.profile:
         return None
+    _ours_again(session, batch)
     try:
         parts = session.crew.ask("ours", "profile", session.profile)
-    except Failed:  # it was stopped to make room
-        session.crew.stop("ours")
-        session.compare({"ours": _step_candidates(session, batch)["ours"]})
-        try:
-            parts = session.crew.ask("ours", "profile", session.profile)
-        except Failed as failure:
-            return {"failed": str(failure)}
+    except Failed as failure:
+        return {"failed": str(failure)}
     total = sum(parts.values())
     for name, seconds in parts.items():
         print(f"{name:30} {1e3 * seconds:8.2f} ms {seconds / max(total, 1e-12):6.1%}")
@@ -281,14 +294,15 @@ def _profile(session: Session, batch: int) -> Row | None:
 
 def _recolored(session: Session, batch: int) -> Row:
     """What the device's part of the augmentation costs: the step with and without."""
+    _ours_again(session, batch)
     ours = _step_candidates(session, batch)["ours"]
     with_views = ours._replace(settings={**ours.settings, "recolored": True})
-    sides = session.compare({"ours": ours, "recolored": with_views})
-    print(
-        beside.line(
-            "", *beside.cells(sides, "ours", "recolored"), "(with augmentation)"
-        )
-    )
+    sides = session.crew.build({"recolored": with_views}, round_seconds=0.1)
+    if "failed" not in sides["recolored"]:
+        names = ["ours", "recolored"]
+        turns = session.crew.alternate(names, runs=session.sizes["runs"])
+        sides = {name: sides.get(name, {}) | turns[name] for name in names}
+    print(beside.line("", *beside.cells(sides, *sides), "(with augmentation)"))
     return sides
 
 
@@ -312,6 +326,8 @@ def _largest(session: Session, name: str, found: Row) -> Row:
             print(f"{name}, batch {larger}: {speed:,.0f} images/s", flush=True)
             return row | {"batch": larger, "images_per_second": speed}
         print(f"{name}, batch {larger}: {row['failed']}", flush=True)
+        if session.late():
+            break
     return row
 
 
@@ -358,7 +374,7 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", help="write the figures to this JSON file")
     parser.add_argument("--parts", default=",".join(PARTS), help="in this order")
-    parser.add_argument("--budget_seconds", type=float, default=440.0)
+    parser.add_argument("--budget_seconds", type=float, default=400.0)
     parser.add_argument("--profile", help="profile our step into this folder")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, for a CPU")
     options = parser.parse_args(arguments)

@@ -26,14 +26,17 @@ def first_step(recipe: str, workdir: str, environment: dict[str, str]) -> float:
     module = "experiments.benchmarks.announced"  # pretrain, which says what it does
     command = [sys.executable, "-m", module, f"--config={recipe}"]
     begun = time.perf_counter()
-    with subprocess.Popen(
-        [*command, f"--workdir={workdir}"],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [*command, f"--workdir={workdir}"],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
         assert process.stdout is not None
         seen = 0
         for said in process.stdout:
@@ -42,8 +45,11 @@ def first_step(recipe: str, workdir: str, environment: dict[str, str]) -> float:
                 break
         seconds = time.perf_counter() - begun
         process.kill()
+        process.wait()
+        errors.seek(0)
+        last = (errors.read().strip().splitlines() or ["nothing on stderr"])[-1]
     if seen < DISPATCHES:
-        raise RuntimeError(f"{recipe} ended before its first step")
+        raise RuntimeError(f"{recipe} ended before its first step: {last}")
     return seconds
 
 

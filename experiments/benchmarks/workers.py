@@ -75,24 +75,30 @@ class _Bench:
         self.round()
         first = time.perf_counter() - begun
         self.steps = 1
-        once = max(self.round(), round_seconds / MOST_STEPS)
+        once = max(self.round()[0], round_seconds / MOST_STEPS)
         self.steps = max(round(round_seconds / once), 1)
         return {"build_seconds": first, **self.ready.facts()}
 
-    def round(self) -> float:
-        """Seconds a step."""
+    def round(self) -> tuple[float, float]:
+        """Seconds a step, and the processor's seconds of all threads here."""
         assert self.ready is not None, "nothing was built"
-        begun = time.perf_counter()
+        begun, busy = time.perf_counter(), time.process_time()
         for _ in range(self.steps):
             self.ready.step()
         self.ready.wait()
-        return (time.perf_counter() - begun) / self.steps
+        elapsed = time.perf_counter() - begun, time.process_time() - busy
+        return elapsed[0] / self.steps, elapsed[1] / self.steps
 
     def profile(self, folder: str) -> dict[str, float]:
         """Seconds a step by part."""
         assert self.ready is not None, "nothing was built"
         assert self.ready.profile is not None, "it has no profile"
         return self.ready.profile(folder)
+
+
+def _timing(seconds: Sequence[float]) -> Timing:
+    median = statistics.median(seconds)
+    return Timing(median, min(seconds), max(seconds), len(seconds))
 
 
 def _serve(pipe: Connection) -> None:
@@ -127,6 +133,14 @@ class Crew:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.stop_all()
+
+    def has(self, name: str) -> bool:
+        """Whether there is a process of this name."""
+        return name in self._members
+
+    def stop_all(self) -> None:
+        """Ends all processes."""
         for name in list(self._members):
             self.stop(name)
 
@@ -150,8 +164,12 @@ class Crew:
     def alternate(
         self, names: Sequence[str], *, runs: int
     ) -> dict[str, dict[str, Any]]:
-        """Times those that were built, in turn: {"seconds": a step} or {"failed"}."""
-        seconds: dict[str, list[float]] = {name: [] for name in names}
+        """Times those that were built, in turn: {"seconds": a step} or {"failed"}.
+
+        Also the processor's seconds: where each library has one thread on a busy
+        machine they say more than those of the clock.
+        """
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         failed: dict[str, dict[str, Any]] = {}
         for _ in range(runs):
             for name in names:
@@ -163,9 +181,10 @@ class Crew:
                 except Failed as failure:
                     failed[name] = {"failed": str(failure)}
         timed = {
-            name: {"seconds": Timing(statistics.median(t), min(t), max(t), len(t))}
-            for name, t in seconds.items()
+            name: {"seconds": _timing(clock), "processor_seconds": _timing(busy)}
+            for name in names
             if name not in failed
+            for clock, busy in [tuple(zip(*seconds[name], strict=True))]
         }
         return timed | failed
 

@@ -172,6 +172,35 @@ def test_one_that_fails_takes_none_along(monkeypatch):
             crew.ask("fine", "profile", "folder")
 
 
+class Crowded:
+    """A crew whose members fit into memory only one at a time, after "ours"."""
+
+    def __init__(self):
+        self.stops = 0
+
+    def stop_all(self):
+        self.stops += 1
+
+    def compare(self, candidates, *, runs):
+        return {
+            name: {"failed": "OutOfMemoryError: CUDA out of memory"}
+            if len(candidates) > 1 and name != "ours"
+            else {"seconds": timing.Timing(1.0, 1.0, 1.0, runs)}
+            for name in candidates
+        }
+
+
+def test_one_that_lacked_memory_is_timed_alone():
+    crew = Crowded()
+    session = gpu.Session(gpu._options(["--smoke"]), crew)
+    candidate = Candidate("nowhere:nothing", {})
+    sides = session.compare({"ours": candidate, "tuned": candidate})
+    assert "alone" not in sides["ours"]
+    assert sides["tuned"]["alone"]
+    assert sides["tuned"]["seconds"].median == 1.0
+    assert crew.stops == 2  # before, and after: it must hold no memory of the next
+
+
 def test_sizes_of_the_whole_run_are_those_promised():
     assert gpu.FULL["bank"] == {
         "queries": (256, 1024, 4096),
