@@ -60,7 +60,7 @@ FULL: dict[str, Any] = {
     "data_runs": 7,
     "start_up": ("caco_digits", 3),
     "sweeps": growth.SWEEPS,
-    "growth_runs": 3,
+    "growth_runs": 5,
 }
 SMOKE: dict[str, Any] = {
     **FULL,
