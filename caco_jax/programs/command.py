@@ -13,6 +13,8 @@ from caco_jax.schema import UserError
 from caco_jax.training.distributed import AgreedError, leads, leave
 from caco_jax.training.preemption import REQUEUE_STATUS, Stopped
 
+_LOOP_CLOSED = "Event loop is closed"
+
 
 def read_config(recipe: str, assignments: Sequence[str]) -> ExperimentConfig:
     """A recipe file with replaced values, validated."""
@@ -33,7 +35,7 @@ def run(main: Callable[[], Any]) -> None:
     # Orbax logs with a traceback what it then raises, and we say in a line.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.excepthook = _but_for_writers
+    _spare_writers()
     try:
         main()
     except AgreedError as error:
@@ -59,15 +61,27 @@ def _say(what: str, error: BaseException) -> None:
     print(f"{what}: {line}", file=sys.stderr)
 
 
-def _but_for_writers(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """Prints an error, unless it is of one of TensorStore's threads.
+def _spare_writers() -> None:
+    """From now on errors are not printed where they are of TensorStore's threads.
 
     Where a save fails, they find that the one that waited for them has gone.
     """
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
+    raised, ignored = sys.excepthook, sys.unraisablehook
+    if hasattr(ignored, "spares_writers"):
+        return
+
+    def print_raised(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if str(error) != _LOOP_CLOSED:
+            raised(kind, error, trace)
+
+    def print_ignored(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != _LOOP_CLOSED:
+            ignored(unraisable)
+
+    print_ignored.spares_writers = True  # type: ignore[attr-defined]
+    sys.excepthook, sys.unraisablehook = print_raised, print_ignored
 
 
 @contextlib.contextmanager

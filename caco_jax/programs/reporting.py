@@ -1,7 +1,6 @@
 """Who follows a run from the command line: a bar or lines, TensorBoard, W&B."""
 
 import argparse
-import contextlib
 import importlib
 import pathlib
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from caco_jax.programs.events import EventFile
 from caco_jax.programs.parser import Parser
 from caco_jax.schema import UserError
 from caco_jax.training.pretrain import Reporter
@@ -144,30 +144,19 @@ class TensorBoard(Reporter):
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
-        self._writer: Any = None
+        self._file: EventFile | None = None
 
     def epoch_done(
         self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
     ) -> None:
         """Writes an epoch's row."""
-        from tensorboardX import SummaryWriter
-
         try:
-            if self._writer is None:  # what a killed run wrote of this epoch is void
-                self._writer = SummaryWriter(
-                    str(self._folder), purge_step=epoch, flush_secs=10
-                )
-            for name, value in numbers(row).items():
-                self._writer.add_scalar(name, value, epoch)
-            self._writer.add_scalar("images_per_second", images_per_second, epoch)
-        except OSError:
-            return  # metrics.jsonl and the checkpoints are what must not fail
-
-    def close(self) -> None:
-        """Writes what is still in memory."""
-        if self._writer is not None:
-            with contextlib.suppress(OSError):
-                self._writer.close()
+            if self._file is None:  # what a killed run wrote of this epoch is void
+                self._file = EventFile(self._folder, purge_step=epoch)
+            speed = {"images_per_second": images_per_second}
+            self._file.write(epoch, numbers(row) | speed)
+        except OSError:  # metrics.jsonl and the checkpoints are what must not fail
+            self._file = None
 
 
 class WeightsAndBiases(Reporter):

@@ -87,7 +87,7 @@ def _failing(
 ) -> dict[str, Any]:
     """A run whose disk fails after its first saves, then is mended."""
     with runs.started(method, workdir) as process:
-        process.reach("evaluation", 2)  # the first epoch is saved, or will be at once
+        process.reach("evaluation", 3)  # the first epoch is saved
         spoil(process)
         ended = process.wait()
     mend()

@@ -1,12 +1,14 @@
 """Who follows a run: lines, a bar, TensorBoard, Weights & Biases."""
 
 import argparse
+import struct
 import sys
 import types
 
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 
 from caco_jax.programs import reporting
 from caco_jax.schema import UserError
@@ -76,6 +78,50 @@ def test_tensorboard_has_every_number(tmp_path):
         (7, "knn", 0.875),
         (7, "images_per_second", 640.0),
     ]
+
+
+def test_an_event_file_is_one_of_checked_records(tmp_path):
+    board = reporting.TensorBoard(tmp_path / "events")
+    board.epoch_done(4, 5, ROW, 640.0)
+    board.epoch_done(5, 5, ROW, 640.0)
+    (file,) = (tmp_path / "events").iterdir()
+    assert ".tfevents." in file.name
+    data, found = file.read_bytes(), []
+    while data:
+        (size,) = struct.unpack("<Q", data[:8])
+        checks = struct.unpack("<II", data[8:12] + data[12 + size : 16 + size])
+        content, length = data[12 : 12 + size], data[:8]
+        assert checks == (masked_crc32c(length), masked_crc32c(content))
+        found.append(Event.FromString(content))
+        data = data[16 + size :]
+    assert [event.step for event in found] == [0, 4, 4, 5]
+    assert found[0].file_version == "brain.Event:2"
+    assert found[1].session_log.status == SessionLog.START  # TensorBoard purges by it
+
+
+def test_a_disk_that_recovers_has_the_epochs_since(tmp_path, monkeypatch):
+    board = reporting.TensorBoard(tmp_path / "events")
+    board.epoch_done(1, 3, {"loss": 1.0}, 8.0)
+    path = type(tmp_path)
+    with monkeypatch.context() as patch:
+
+        def full(self, *_, **__):
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(path, "open", full)
+        board.epoch_done(2, 3, {"loss": 2.0}, 8.0)
+    board.epoch_done(3, 3, {"loss": 3.0}, 8.0)
+    losses = [
+        (step, value)
+        for step, tag, value in events(tmp_path / "events")
+        if tag == "loss"
+    ]
+    assert losses == [(1, 1.0), (3, 3.0)]
+
+
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path):
+    reporting.TensorBoard(tmp_path / "gone" / "events").epoch_done(1, 2, ROW, 1.0)
+    assert not (tmp_path / "gone").exists()
 
 
 def test_a_disk_that_fails_does_not_stop_a_run(tmp_path):
