@@ -63,10 +63,11 @@ def cells(sides: Mapping[str, Row], *names: str, measure: str = "seconds") -> li
 
 
 def print_images(row: Row) -> None:
-    """Images a second of each side, and how many times its time ours is."""
+    """Images a second of each side, and how many times as many ours takes."""
     for name, speed in row["images_per_second"].items():
         ratio = row.get(f"{name}_over_ours")
-        print(f"{name}: {speed:,.0f} images/s" + (f", {ratio:.2f}x" if ratio else ""))
+        beside_ours = f", ours has {ratio:.2f} times that" if ratio else ""
+        print(f"{name}: {speed:,.{0 if speed >= 100 else 1}f} images/s{beside_ours}")
 
 
 def print_memory(sides: Mapping[str, Row]) -> None:

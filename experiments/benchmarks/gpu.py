@@ -134,6 +134,9 @@ def main() -> None:
     # Before any process imports JAX: its memory grows as needed, and may fill the GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+    if options.profile:  # inside a CUDA graph an operation has no name
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_enable_command_buffer="
     if options.smoke:  # beside other work, PyTorch's threads wait for each other
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     sizes = SMOKE if options.smoke else FULL
