@@ -55,7 +55,11 @@ def collect(workdir: str, compare: Sequence[str] = ()) -> dict[str, Any]:
         ],
         "curves": curves(rows, chance=math.log(among) if among else None),
         "measures": [measures.run_measures(folder.path) for folder in folders],
-        "missing": measures.missing(run.files.path, workdir),
+        "missing": (
+            measures.missing(run.files.path, workdir)
+            if experiment.images.has_labels
+            else []
+        ),
         "settings": setting_rows(
             dict(zip(names, (f.read_config() for f in folders), strict=True))
         ),

@@ -111,7 +111,10 @@ function classColour(label) {
 }
 
 function map() {
-  if (!DATA.map) return;
+  if (!DATA.map) {
+    if (DATA.train) section("map", "Map", "Where held-out images lie", el("p", {}, "They are too few for a map."));
+    return;
+  }
   const { points, labels } = DATA.map;
   const sheet = useSheet(DATA.map.sheet);
   const state = { over: -1, only: new Set() };
@@ -305,12 +308,15 @@ function paint(canvas, levels, count) {
 function edges(labels, field) {
   const firsts = labels.map((label, at) => at === 0 || label !== labels[at - 1] ? at : -1).filter((at) => at >= 0);
   if (firsts.length > 20) return; // too many names to be read
+  const long = firsts.some((first) => className(labels[first]).length > 3);
+  const room = long ? "5.5rem" : "2.2rem";
+  field.parentNode.style.paddingLeft = long ? "5.9rem" : "2.6rem";
   firsts.forEach((first, i) => {
     const last = firsts[i + 1] ?? labels.length;
     const [middle, width] = [50 * (first + last) / labels.length, 100 * (last - first) / labels.length];
     const name = className(labels[first]);
     field.append(
       el("span", { class: "edge", title: name, style: { bottom: "calc(100% + .35rem)", left: middle - width / 2 + "%", width: width + "%", "text-align": "center" } }, name),
-      el("span", { class: "edge", title: name, style: { right: "calc(100% + .4rem)", top: middle + "%", width: "2.2rem", "text-align": "right", transform: "translateY(-50%)" } }, name));
+      el("span", { class: "edge", title: name, style: { right: "calc(100% + .4rem)", top: middle + "%", width: room, "text-align": "right", transform: "translateY(-50%)" } }, name));
   });
 }

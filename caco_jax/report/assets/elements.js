@@ -65,7 +65,7 @@ function thumb(sheet, index, size, label) {
 }
 
 const className = (label) => label < 0 ? "no class" : DATA.classes[label] ?? String(label);
-const ofClass = (label) => label < 0 ? "" : "class " + className(label);
+const ofClass = (label) => label < 0 ? "" : (/^\d+$/.test(className(label)) ? "class " : "") + className(label);
 
 // Tips.
 

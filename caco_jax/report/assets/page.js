@@ -62,6 +62,7 @@ function evaluations() {
   const keys = [...new Set(rows.map((row) => `${row.what}\n${row.images ?? ""}`))];
   const sets = new Set(rows.map((row) => row.images).filter(Boolean));
   section("evaluations", "Evaluations", "What the features are worth",
+    DATA.classes.length ? null : el("p", {}, "The images have no labels: there is nothing to evaluate by."),
     el("p", { class: "lead" }, rows.length ? "Of held-out images, with the encoder frozen but where it says fine-tuned." : "Nothing has been measured yet."),
     rows.length ? measureTable(rows, keys, sets.size > 1) : null,
     rows.filter((row) => row.by_class && row.run === 0).map(byClass), missing(todo));
