@@ -13,7 +13,7 @@ from caco_jax.config import default_config, experiment_config
 from caco_jax.methods import registry
 from caco_jax.methods.registry import METHODS
 from caco_jax.recipe import load_recipe
-from tests.methods import table, test_registry
+from tests.methods import table, test_registry, test_table
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "how-to" / "add-a-method.md"
 BLOCK = re.compile(r'^```python title="(.+?)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
@@ -78,19 +78,21 @@ def test_alike_rows_give_the_logarithm_of_the_negatives(dcl):
     np.testing.assert_allclose(loss, np.log(8), rtol=1e-6)
 
 
-@pytest.mark.parametrize("clae", [False, True])
-def test_it_trains(dcl, clae):
-    method = table.small_method("dcl", clae=clae)
-    encoder = table.PixelEncoder()
+@pytest.mark.parametrize("clae", [False, True], ids=["", "clae"])
+def test_it_passes_the_table_of_every_method(dcl, clae, devices):
+    case = test_table.Case("dcl", clae, 2)
+    test_table.test_the_second_step_finds_the_first_ones_program_and_state(case)
+    test_table.test_players_and_statistics_move(case)
+    test_table.test_eight_devices_do_what_one_does(case, devices)
+    test_table.test_the_payoff_has_a_gradient_for_players_only(case)
+    test_table.test_the_order_of_the_samples_does_not_matter(case)
+    test_table.test_a_step_in_bfloat16_is_finite_and_keeps_its_dtypes(case)
+
+
+def test_it_learns(dcl):
+    method, encoder = table.small_method("dcl"), table.PixelEncoder()
     step, optimizer = table.make_step(method, encoder, num_views=2)
     state = table.start(method, encoder, optimizer)
-    payoff = table.payoff_of(method, encoder, num_views=2)
-    gradients = jax.jit(jax.grad(payoff))(
-        state.players, state.stats, state.target, state.extra, table.draw_images()
-    )
-    for leaf in jax.tree.leaves(gradients):
-        assert np.isfinite(leaf).all()
-    assert any(np.any(leaf) for leaf in jax.tree.leaves(gradients))
     step, losses = jax.jit(step), []
     for _ in range(5):
         state, metrics = step(state, table.draw_images())
