@@ -18,6 +18,7 @@ PROGRAMS: dict[str, Any] = {
     "few-shot": "few_shot",
     "fine-tune": "fine_tune",
     "health": "health",
+    "report": "report",
     "convert": "convert",
     "prepare": "prepare_dataset",
     "analyse": {
