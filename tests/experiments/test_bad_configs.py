@@ -6,6 +6,7 @@ import functools
 import io
 import pathlib
 import sys
+import types
 import typing
 
 import pytest
@@ -239,3 +240,18 @@ def draw(count, strategy, act):
 def test_five_hundred_bad_configurations_are_five_hundred_lines(start):
     for count, method, assignments in mistakes():
         draw(count, assignments, functools.partial(start, method))
+
+
+def test_only_the_writers_of_a_failed_save_are_not_heard(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: heard.append(error[1]))
+    monkeypatch.setattr(
+        sys, "unraisablehook", lambda ignored: heard.append(ignored.exc_value)
+    )
+    for _ in range(2):  # the second time changes nothing
+        command._spare_writers()
+    ours, theirs = RuntimeError("ours"), RuntimeError("Event loop is closed")
+    for error in (theirs, ours):
+        sys.excepthook(type(error), error, None)
+        sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+    assert heard == [ours, ours]

@@ -5,10 +5,8 @@ import pytest
 from PIL import Image
 
 from caco_jax.schema import UserError
-from caco_jax.training import assemble
 from caco_jax.training.dry_run import rehearse
 from caco_jax.training.inputs import as_records, image_digest
-from caco_jax.training.mesh import make_mesh
 from caco_jax.training.pretrain import pretrain
 from caco_jax.training.record import Record
 from caco_jax.training.workdir import Workdir
@@ -26,13 +24,7 @@ SETTINGS = {
 
 
 def config(path, **changes):
-    return tiny.config(**SETTINGS, data__data_dir=str(path), **changes)
-
-
-@pytest.fixture
-def tiny_parts(devices, monkeypatch):
-    monkeypatch.setattr(assemble, "make_encoder", lambda *_, **__: tiny.TinyEncoder())
-    monkeypatch.setattr(assemble, "make_mesh", lambda: make_mesh(devices[:1]))
+    return tiny.config(**SETTINGS | {"data__data_dir": str(path)} | changes)
 
 
 def write_pictures(place, *, seed):
@@ -54,7 +46,6 @@ def test_a_run_goes_on_where_its_images_are_elsewhere(tmp_path):
     moved = config(
         elsewhere, training__epochs=2, data__max_resident_bytes=1, data__workers=None
     )
-    rehearse(moved, workdir, changes=["training.epochs"])
     again = pretrain(moved, workdir, changes=["training.epochs"])
     assert again["epochs"] == 2
     assert Workdir(workdir).read_config()["data"]["data_dir"] == str(elsewhere)
