@@ -6,7 +6,8 @@
 Wants jax, flax, optax and torch, and installs nothing; CIFAR's part and the step with
 augmentation want dm-pix, too, and are left out without it. Every side has a process of
 its own; they run in turn, and one that fails is reported so. What is measured is
-written after each part. A case that the budget has no time for is left out and named.
+written after each case. Each part has its share of the budget; a case that finds it
+spent is left out and named: `--parts=bank` alone then has all of it.
 
 step: CaCo's whole step, ResNet-50, 224 pixels, two views, bfloat16; at a batch of 256
 and at the largest that fits. bank: the two-view bank game alone, beside the limit that
@@ -83,6 +84,7 @@ SMOKE: dict[str, Any] = {
 }
 TEMPERATURES = {"temperature": 0.08, "bank_temperature": 0.08}
 PRODUCTS = 5  # positives, scores, queries' gradient; scores again, bank's move
+SHARES = {"step": 0.45, "bank": 0.4, "cifar": 0.15}  # of the budget
 MEMORY_SHARE = 0.88  # of the device's, that the largest batch may be planned to fill
 
 
@@ -93,12 +95,17 @@ class Session:
         self.sizes = SMOKE if options.smoke else FULL
         self.crew, self.profile = crew, options.profile
         self.workers = 0 if options.smoke else max(timing.cores() - 1, 1)
-        self._end = time.monotonic() + options.budget_seconds
+        self._ends = deadlines(options.parts.split(","), options.budget_seconds)
+        self._end = max(self._ends.values())
         self._out = options.out
         self.figures: dict[str, Any] = {"settings": {**vars(options), **self.sizes}}
 
+    def begin(self, name: str) -> None:
+        """From now on the clock is that of this part."""
+        self._end = self._ends[name]
+
     def late(self) -> bool:
-        """Whether the budget is spent."""
+        """Whether the part's budget is spent."""
         return time.monotonic() > self._end
 
     def compare(self, candidates: Mapping[str, Candidate]) -> dict[str, Row]:
@@ -120,6 +127,15 @@ class Session:
         """Writes what there is."""
         if self._out:
             timing.write_json(self._out, self.figures)
+
+
+def deadlines(parts: Sequence[str], seconds: float) -> dict[str, float]:
+    """When each part shall have ended: what one leaves, the next has."""
+    whole, spent, ends = sum(SHARES[part] for part in parts), 0.0, {}
+    for part in parts:
+        spent += SHARES[part] / whole
+        ends[part] = time.monotonic() + spent * seconds
+    return ends
 
 
 def lacked_memory(side: Row) -> bool:
@@ -145,6 +161,7 @@ def main() -> None:
         describe(session)
         for name in options.parts.split(","):
             print(f"\n{name}", flush=True)
+            session.begin(name)
             rows = session.figures.setdefault(name, {})
             for case, row in PARTS[name](session):
                 rows[case] = row
@@ -233,18 +250,17 @@ def step(session: Session) -> Iterator[tuple[str, Row]]:
     beside.print_images(row)
     beside.print_memory(sides)
     yield f"batch {batch}", row
-    for name, extra in (("profile", _profile), ("recolored", _recolored)):
+    extras: dict[str, Callable[[], Row | None]] = {
+        "profile": lambda: _profile(session, batch),
+        "largest batch, ours": lambda: _largest(session, "ours", sides["ours"]),
+        "largest batch, tuned": lambda: _largest(session, "tuned", sides["tuned"]),
+        "recolored": lambda: _recolored(session, batch),
+    }
+    for case, extra in extras.items():
         if session.late():
-            yield name, _left_out(name)
-        elif found := extra(session, batch):
-            yield name, found
-    session.crew.stop_all()
-    for name in ("ours", "tuned"):
-        case = f"largest batch, {name}"
-        yield (
-            case,
-            _left_out(case) if session.late() else _largest(session, name, sides[name]),
-        )
+            yield case, _left_out(case)
+        elif found := extra():
+            yield case, found
 
 
 def _beside(session: Session, batch: int) -> tuple[dict[str, Row], Row]:
@@ -319,6 +335,7 @@ def _largest(session: Session, name: str, found: Row) -> Row:
     fixed = found.get("fixed_bytes", 0)
     most = int((MEMORY_SHARE * limit - fixed) / (memory - fixed) * batch)
     row: Row = {"failed": "no batch was tried"}
+    session.crew.stop_all()
     for share in (1.0, 0.85):
         larger = max(int(share * most) // 64 * 64, batch)
         candidate = _step_candidates(session, larger)[name]

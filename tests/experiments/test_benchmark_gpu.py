@@ -201,6 +201,13 @@ def test_one_that_lacked_memory_is_timed_alone():
     assert crew.stops == 2  # before, and after: it must hold no memory of the next
 
 
+def test_parts_share_the_budget_and_leave_what_they_do_not_use(monkeypatch):
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: 100.0)
+    ends = gpu.deadlines(["step", "bank", "cifar"], 400.0)
+    assert ends == pytest.approx({"step": 280.0, "bank": 440.0, "cifar": 500.0})
+    assert gpu.deadlines(["bank"], 400.0) == pytest.approx({"bank": 500.0})
+
+
 def test_sizes_of_the_whole_run_are_those_promised():
     assert gpu.FULL["bank"] == {
         "queries": (256, 1024, 4096),
