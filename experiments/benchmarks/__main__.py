@@ -23,7 +23,7 @@ from typing import Any
 
 from caco_jax.data.sources import make_fake_set
 from caco_jax.data.views import VIEWS
-from experiments.benchmarks import beside, data, growth, startup, timing
+from experiments.benchmarks import beside, data, growth, startup, summary, timing
 from experiments.benchmarks.beside import OURS, TORCH, Row
 from experiments.benchmarks.workers import Candidate, Crew
 
@@ -107,6 +107,7 @@ def main() -> None:
             timing.write_json(options.out, figures)
     if options.figure and "growth" in figures:
         growth.plot(figures["growth"], options.figure)
+    print(f"\n{summary.table(figures)}")
     print(f"\n{time.monotonic() - begun:.0f} s in all")
 
 

@@ -10,7 +10,7 @@ import jax
 import pytest
 from PIL import Image
 
-from experiments.benchmarks import growth, startup, timing
+from experiments.benchmarks import growth, startup, summary, timing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -49,6 +49,34 @@ def test_smoke_run_writes_its_parts_and_the_figure(tmp_path):
     with Image.open(figure) as image:
         assert min(image.size) >= 300
     assert "time ~ x^" in done.stdout
+
+
+def test_summary_has_a_line_for_each_comparison():
+    def seconds(median):
+        return timing.Timing(median, median / 2, 2 * median, 3)
+
+    figures = {
+        "bank": {
+            "ours": {"seconds": seconds(0.1)},
+            "tuned": {"failed": "no compiler"},
+            "original": {"seconds": seconds(0.5)},
+            "original_over_ours": 5.0,
+        },
+        "data": {
+            "augmentation": {
+                "cifar": {"seconds": {"ours": seconds(1.0), "pillow": seconds(3.0)}}
+            }
+        },
+        "start_up": {
+            "seconds": {"filled cache": {"median": 4.0}, "no cache": {"median": 10.0}}
+        },
+    }
+    _, _, *lines = summary.table(figures).splitlines()
+    assert [line.split(" | ")[-1] for line in lines] == ["5.00 |", "3.00 |", "2.50 |"]
+    assert lines[0] == (
+        "| bank game | 100.0 ms (50.0-200.0) | PyTorch, original | "
+        "500.0 ms (250.0-1,000.0) | 5.00 |"
+    )
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
