@@ -68,6 +68,7 @@ def measure(
         "step_seconds": step,
         "lost_seconds_a_save": lost,
         "share_where_each_epoch_is_saved": lost / (step * _EPOCH_STEPS),
+        "seconds_between_saves_at_3_percent": max(lost, 0) / _MOST_SHARE,
         "steps_between_saves_at_3_percent": max(lost, 0) / (_MOST_SHARE * step),
     }
 
