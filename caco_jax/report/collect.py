@@ -35,38 +35,34 @@ def collect(workdir: str, compare: Sequence[str] = ()) -> dict[str, Any]:
     run = load_run(workdir)
     folders = list({files.path: files for files in [run.files, *others]}.values())
     names = run_names([files.path for files in folders])
-    rows = [folder.read_metrics() for folder in folders]
-    health = measures.read_json(run.files.path / "health.json")
-    experiment = run.experiment
-    candidates = experiment.method.candidates
-    batch_size = experiment.config.training.batch_size
-    among = candidates(batch_size) if candidates else None
+    labelled = run.experiment.images.has_labels
     page = {
         "run": _about(run, names[0]),
         "runs": names,
-        "verdicts": [
-            verdict._asdict()
-            for verdict in run_verdicts(
-                rows[0],
-                health,
-                epochs=experiment.config.training.epochs,
-                candidates=among,
-            )
-        ],
-        "curves": curves(rows, chance=math.log(among) if among else None),
-        "measures": [measures.run_measures(folder.path) for folder in folders],
-        "missing": (
-            measures.missing(run.files.path, workdir)
-            if experiment.images.has_labels
-            else []
-        ),
+        **_progress(run, [files.read_metrics() for files in folders]),
+        "measures": [measures.run_measures(files.path) for files in folders],
+        "missing": measures.missing(run.files.path, workdir) if labelled else [],
         "settings": setting_rows(
-            dict(zip(names, (f.read_config() for f in folders), strict=True))
+            dict(zip(names, (files.read_config() for files in folders), strict=True))
         ),
-        "classes": list(experiment.images.class_names),
+        "classes": list(run.experiment.images.class_names),
         **_looks(run),
     }
     return finite(page)
+
+
+def _progress(run: Run, rows: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
+    """The lights of a run, and its curves beside those of others."""
+    training, method = run.experiment.config.training, run.experiment.method
+    candidates = method.candidates(training.batch_size) if method.candidates else None
+    health = measures.read_json(run.files.path / "health.json")
+    verdicts = run_verdicts(
+        rows[0], health, epochs=training.epochs, candidates=candidates
+    )
+    return {
+        "verdicts": [verdict._asdict() for verdict in verdicts],
+        "curves": curves(rows, chance=math.log(candidates) if candidates else None),
+    }
 
 
 def _other(path: str) -> Workdir:

@@ -117,7 +117,7 @@ function map() {
   }
   const { points, labels } = DATA.map;
   const sheet = useSheet(DATA.map.sheet);
-  const state = { over: -1, only: new Set() };
+  const state = { over: null, only: new Set() };
   const canvas = el("canvas", {
     tabindex: 0, role: "img",
     "aria-label": `Map of ${points.length} images. Arrow keys go from image to image.`,
@@ -132,23 +132,16 @@ function map() {
   const visit = (index) => {
     state.over = index;
     draw();
-    if (index < 0) { hideTip(); return; }
+    if (index === null) { hideTip(); return; }
     const box = canvas.getBoundingClientRect();
     const [x, y] = position(points[index], box.width, box.height);
     showTip(box.left + x, box.top + y, el("div", { class: "thumbs" }, thumb(sheet, index, 96)),
       el("div", {}, ofClass(labels[index]) || `image ${index}`));
     if (document.activeElement === canvas) say(`Image ${index}, ${ofClass(labels[index])}`);
   };
-  canvas.addEventListener("mousemove", (event) => visit(nearestPoint(canvas, points, event)));
-  canvas.addEventListener("click", (event) => visit(nearestPoint(canvas, points, event)));
-  canvas.addEventListener("mouseleave", () => visit(-1));
-  canvas.addEventListener("blur", () => visit(-1));
-  canvas.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") { visit(-1); return; }
-    const way = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-    if (!way) return;
-    event.preventDefault();
-    visit(state.over < 0 ? 0 : along(points, state.over, way));
+  explore(canvas, visit, {
+    under: (event) => nearestPoint(canvas, points, event),
+    next: (way) => state.over === null ? 0 : along(points, state.over, way),
   });
   redraws.push(draw);
   new ResizeObserver(draw).observe(canvas);
@@ -204,7 +197,7 @@ function drawMap(canvas, points, labels, state) {
 function nearestPoint(canvas, points, event) {
   const box = canvas.getBoundingClientRect();
   const [mx, my] = [event.clientX - box.left, event.clientY - box.top];
-  let [best, least] = [-1, 18 * 18];
+  let [best, least] = [null, 18 * 18];
   points.forEach((point, index) => {
     const [x, y] = position(point, box.width, box.height);
     const far = (x - mx) ** 2 + (y - my) ** 2;
@@ -246,54 +239,54 @@ function heatMap() {
   });
   const cell = el("span", { class: "cell", hidden: true });
   const field = el("div", { class: "field" }, canvas, cell);
-  const share = pairs.same_class_share;
   section("pairs", "Pairs", "Which pairs of images count",
     el("p", { class: "lead" }, `The weight of every pair among ${count} training images, by ${pairs.name}. `,
       classes ? "Sorted by class: bright blocks on the diagonal mean that images of one class weigh most as each other's negatives."
         : "There are no classes: similar images lie side by side."),
-    el("div", { class: "plot even" },
-      el("div", { class: "heat" }, field),
-      el("div", {},
-        el("div", { class: "ramp", style: { background: `linear-gradient(90deg, ${RAMP.map((c) => `rgb(${c})`).join()})` } }),
-        el("div", { class: "ends" }, el("span", {}, "≤ " + number(pairs.low)), el("span", {}, number(pairs.high))),
-        el("p", { class: "note" }, "weight in the row, logarithmic"),
-        share === null ? null : el("p", {}, el("strong", {}, percent(share)),
-          ` of the weight is on pairs of one class; by chance it would be ${percent(pairs.chance)}.`),
-        el("p", {}, "A row weighs as if it had ", el("strong", {}, number(pairs.effective_negatives)), ` negatives of ${count - 1}.`))));
+    el("div", { class: "plot even" }, el("div", { class: "heat" }, field), weightsInWords(pairs, count)));
   if (classes) edges(pairs.labels, field);
   paint(canvas, levels, count);
-  const state = { row: -1, column: 0 };
-  const visit = (row, column) => {
-    state.row = row;
-    cell.hidden = row < 0;
-    if (row < 0) { hideTip(); return; }
-    [state.row, state.column] = [row, column] = [row, column].map((i) => Math.max(0, Math.min(count - 1, i)));
-    Object.assign(cell.style, {
-      left: 100 * column / count + "%", top: 100 * row / count + "%", width: 100 / count + "%", height: 100 / count + "%",
-    });
+  visitPairs(canvas, cell, pairs, levels, count);
+}
+
+function weightsInWords(pairs, count) {
+  const share = pairs.same_class_share;
+  const colours = RAMP.map((colour) => `rgb(${colour})`).join();
+  return el("div", {},
+    el("div", { class: "ramp", style: { background: `linear-gradient(90deg, ${colours})` } }),
+    el("div", { class: "ends" }, el("span", {}, "≤ " + number(pairs.low)), el("span", {}, number(pairs.high))),
+    el("p", { class: "note" }, "weight in the row, logarithmic"),
+    share === null ? null : el("p", {}, el("strong", {}, percent(share)),
+      ` of the weight is on pairs of one class; by chance it would be ${percent(pairs.chance)}.`),
+    el("p", {}, "A row weighs as if it had ", el("strong", {}, number(pairs.effective_negatives)), ` negatives of ${count - 1}.`));
+}
+
+function visitPairs(canvas, cell, pairs, levels, count) {
+  let at = null;
+  const inside = (index) => Math.max(0, Math.min(count - 1, index));
+  const visit = (pair) => {
+    at = pair && pair.map(inside);
+    cell.hidden = !at;
+    if (!at) { hideTip(); return; }
+    const [row, column] = at;
+    Object.entries({ left: column, top: row, width: 1, height: 1 })
+      .forEach(([name, cells]) => { cell.style[name] = 100 * cells / count + "%"; });
     const weight = pairs.low * (pairs.high / pairs.low) ** (levels[row * count + column] / 255);
     const text = row === column ? "an image with itself: no pair" : "weight " + number(weight);
+    const names = at.map((image) => ofClass(pairs.labels[image])).filter(Boolean).join(" and ");
     const box = cell.getBoundingClientRect();
-    const sheet = DATA.train.sheet;
-    showTip(box.right, box.bottom, el("div", { class: "thumbs" },
-      thumb(sheet, pairs.images[row], 64), thumb(sheet, pairs.images[column], 64)),
-      el("div", {}, classes ? `${className(pairs.labels[row])} and ${className(pairs.labels[column])}: ` : "", text));
-    if (document.activeElement === canvas) say(text);
+    showTip(box.right, box.bottom,
+      el("div", { class: "thumbs" }, at.map((image) => thumb(DATA.train.sheet, pairs.images[image], 64))),
+      el("div", {}, names ? names + ": " : "", text));
+    if (document.activeElement === canvas) say(names ? `${text}, ${names}` : text);
   };
-  const under = (event) => {
-    const box = canvas.getBoundingClientRect();
-    visit(Math.floor((event.clientY - box.top) / box.height * count), Math.floor((event.clientX - box.left) / box.width * count));
-  };
-  canvas.addEventListener("mousemove", under);
-  canvas.addEventListener("click", under);
-  canvas.addEventListener("mouseleave", () => visit(-1));
-  canvas.addEventListener("blur", () => visit(-1));
-  canvas.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") { visit(-1); return; }
-    const way = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-    if (!way) return;
-    event.preventDefault();
-    visit(Math.max(state.row, 0) + way[0], state.column + way[1]);
+  explore(canvas, visit, {
+    under: (event) => {
+      const box = canvas.getBoundingClientRect();
+      return [(event.clientY - box.top) / box.height, (event.clientX - box.left) / box.width]
+        .map((share) => Math.floor(share * count));
+    },
+    next: ([right, down]) => at === null ? [0, 0] : [at[0] + down, at[1] + right],
   });
 }
 

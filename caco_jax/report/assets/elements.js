@@ -106,6 +106,22 @@ function themes() {
   label();
 }
 
+// Lets the pointer and the arrow keys go over a canvas.
+// `visit` gets what `under(event)` finds, what `next([right, down])` leads to, or null.
+
+const WAYS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+function explore(canvas, visit, { under, next }) {
+  for (const kind of ["mousemove", "click"]) canvas.addEventListener(kind, (event) => visit(under(event)));
+  for (const kind of ["mouseleave", "blur"]) canvas.addEventListener(kind, () => visit(null));
+  canvas.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") visit(null);
+    if (!WAYS[event.key]) return;
+    event.preventDefault();
+    visit(next(WAYS[event.key]));
+  });
+}
+
 // Moves the focus among the children of a grid with the arrow keys.
 
 function roving(grid, choose) {
