@@ -242,6 +242,17 @@ def test_progress_counts_training_images_and_time(trained):
     assert loop.Progress().images_per_second() == 0
 
 
+def test_compiling_does_not_count(monkeypatch):
+    now = iter([0.0, 1.0, 101.0, 103.0, 105.0])
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(now))
+    progress = loop.Progress()
+    dispatch = progress.sparing_the_first(lambda state, *inputs: (state, inputs))
+    with progress.counting():  # from 0 to 105, the first call from 1 to 101
+        assert dispatch(1, 2, 3) == (1, (2, 3))
+        assert dispatch(4) == (4, ())
+    assert progress.seconds == 5.0
+
+
 def test_going_on_from_an_epoch_gives_the_same_bits(started, trained):
     experiment, open_feed, _ = started
     epochs, _ = trained
