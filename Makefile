@@ -17,7 +17,7 @@ PREPARE := $(VENV)-prepare
 TPU := $(VENV)-tpu
 SITE := lib/python$(VERSION)/site-packages
 
-.PHONY: demo test prepare tpu lint bench clean
+.PHONY: demo test prepare tpu lint docs bench clean
 
 # Fewer arenas: glibc would keep a few hundred megabytes of freed compiler memory.
 demo: $(VENV)/installed
@@ -39,6 +39,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/mkdocs build --strict
+	@echo "open build/docs/index.html"
+
 bench: $(VENV)/installed
 	$(RUN) -m experiments.benchmarks.bank --out=runs/bench/bank.json
 
@@ -50,6 +54,10 @@ $(VENV)/installed: setup.cfg pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@
 
 $(PREPARE)/installed: setup.cfg
