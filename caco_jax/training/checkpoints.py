@@ -231,7 +231,8 @@ class Checkpoints:
                 f"--workdir: {self.folder} is of an earlier version of this program, "
                 "which this one cannot go on with; use --force_new"
             )
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        # A Checkpointer would wait for all processes; the first reads this alone, too.
+        with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
             return Record.from_json(reader.restore(self.folder / str(step) / "record"))
 
 
