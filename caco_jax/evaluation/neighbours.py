@@ -6,7 +6,9 @@ what is kept is a running top k. The matrix of all similarities is never stored.
 """
 
 import functools
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -33,12 +35,14 @@ class Plan(NamedTuple):
     Attributes:
         part: rows of the bank on each device, in all; the last may have fewer.
         block: of them, at once.
-        chunks: how many parts the queries are scored in.
+        shares: of the queries, each with a thread of its own.
+        chunks: how many parts the queries of a share are scored in.
         queries: how many at once.
     """
 
     part: int
     block: int
+    shares: int
     chunks: int
     queries: int
 
@@ -95,32 +99,79 @@ def nearest_neighbours(
     bank = np.asarray(bank_features)
     mesh = _mesh()
     plan = make_plan(
-        len(queries), len(bank), bank.shape[1], mesh.size, block_size=block_size
+        len(queries),
+        len(bank),
+        bank.shape[1],
+        mesh.size,
+        block_size=block_size,
+        threads=_threads(mesh),
     )
-    padded = jnp.pad(
-        queries, [(0, plan.chunks * plan.queries - len(queries)), (0, 0)]
-    ).reshape(plan.chunks, plan.queries, -1)
-    padded = jax.device_put(padded, NamedSharding(mesh, P()))
+    room = plan.shares * plan.chunks * plan.queries
+    padded = jnp.pad(queries, [(0, room - len(queries)), (0, 0)]).reshape(
+        plan.shares, plan.chunks, plan.queries, -1
+    )
+    shares = list(jax.device_put(padded, NamedSharding(mesh, P())))
     dtype = jnp.promote_types(queries.dtype, _device_dtype(bank))
-    best = _nothing(mesh=mesh, plan=plan, k=k, dtype=dtype)
-    for piece, short in _pieces(bank, plan, mesh):
-        # The next piece is copied while this one is searched, and no further ahead.
-        jax.block_until_ready(best)
-        best = _merge(best, padded, piece, mesh=mesh, cosine=cosine, short=short)
-    similarity, index, finite = _join(best, mesh=mesh)
-    checks.require_finite(finite)
-    return similarity[: len(queries)], index[: len(queries)]
+    bests = [_nothing(mesh=mesh, plan=plan, k=k, dtype=dtype) for _ in shares]
+    with ThreadPoolExecutor(plan.shares) as pool:
+        for piece, short in _pieces(bank, plan, mesh):
+            # The next piece is copied while this one is searched, and no further ahead.
+            jax.block_until_ready(bests)
+            merge = functools.partial(
+                _merge, piece=piece, mesh=mesh, cosine=cosine, short=short
+            )
+            bests = _in_threads(pool, merge, bests, shares)
+    joined = [_join(best, mesh=mesh) for best in bests]
+    similarity, index = (
+        jnp.concatenate(parts)[: len(queries)]
+        for parts in zip(*(found[:2] for found in joined), strict=True)
+    )
+    checks.require_finite(jnp.stack([finite for *_, finite in joined]).all())
+    return similarity, index
+
+
+def _threads(mesh: Mesh) -> int:
+    """How many searches a device gains by: XLA picks a row's best on one core."""
+    alone = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    return len(os.sched_getaffinity(0)) if alone else 1
+
+
+def _in_threads(
+    pool: ThreadPoolExecutor,
+    merge: Callable[[_Best, jax.Array], _Best],
+    bests: list[_Best],
+    shares: list[jax.Array],
+) -> list[_Best]:
+    """What `merge` makes of each share of the queries."""
+    if len(shares) == 1:
+        return [merge(bests[0], shares[0])]
+    # What may hold in the caller's thread only.
+    wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+
+    def merged(best: _Best, share: jax.Array) -> _Best:
+        with jax.enable_x64(wide):
+            return jax.block_until_ready(merge(best, share))
+
+    return list(pool.map(merged, bests, shares))
 
 
 def make_plan(
-    queries: int, rows: int, width: int, devices: int, *, block_size: int | None = None
+    queries: int,
+    rows: int,
+    width: int,
+    devices: int,
+    *,
+    block_size: int | None = None,
+    threads: int = 1,
 ) -> Plan:
     """How a search of so many rows walks them."""
     part = -(-rows // devices)
     block = min(block_size or max(BLOCK_NUMBERS // width, 1), part)
-    at_once = min(QUERY_ROWS, max(SCORE_NUMBERS // block, 1))
+    at_once = min(QUERY_ROWS, max(SCORE_NUMBERS // (block * threads), 1))
     chunks = max(-(-queries // at_once), 1)
-    return Plan(part, block, chunks, max(-(-queries // chunks), 1))
+    shares = min(threads, chunks)
+    chunks = -(-chunks // shares)
+    return Plan(part, block, shares, chunks, max(-(-queries // (shares * chunks)), 1))
 
 
 def memory_bytes(plan: Plan, width: int, *, k: int, bank_itemsize: int = 4) -> int:
@@ -128,16 +179,16 @@ def memory_bytes(plan: Plan, width: int, *, k: int, bank_itemsize: int = 4) -> i
 
     The queries, the neighbours found so far (twice, while they are merged), two blocks
     of the bank as they came and one as float32, with its copy while it is normalised,
-    and one chunk's scores.
+    and one chunk's scores of each share.
     """
-    queries = plan.chunks * plan.queries
+    queries = plan.shares * plan.chunks * plan.queries
     block = plan.block * width
     return (
         4 * queries * width
         + 2 * 8 * queries * k
         + 2 * bank_itemsize * block
         + 2 * 4 * block
-        + 4 * plan.queries * plan.block
+        + 4 * plan.shares * plan.queries * plan.block
     )
 
 

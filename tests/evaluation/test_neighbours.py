@@ -46,7 +46,7 @@ def test_eight_devices_find_the_same_in_the_same_order(devices, rows, k):
 def test_each_device_gets_its_own_rows_only(devices):
     mesh = make_mesh(devices)
     plan = neighbours.make_plan(5, 21, 6, 8, block_size=2)
-    assert plan == (3, 2, 1, 5)
+    assert plan == (3, 2, 1, 1, 5)
     pieces, short = zip(*neighbours._pieces(BANK[:21], plan, mesh), strict=True)
     assert short == (True, True)
     assert [piece.rows.shape for piece in pieces] == [(16, 6), (8, 6)]
@@ -63,11 +63,29 @@ def test_each_device_gets_its_own_rows_only(devices):
 def test_queries_are_walked_in_parts_too(monkeypatch):
     whole = neighbours.nearest_neighbours(QUERIES, BANK, k=3)
     monkeypatch.setattr(neighbours, "QUERY_ROWS", 4)
-    assert neighbours.make_plan(9, 30, 6, 1)[2:] == (3, 3)
+    assert neighbours.make_plan(9, 30, 6, 1)[2:] == (1, 3, 3)
     parts = neighbours.nearest_neighbours(QUERIES, BANK, k=3)
     for part, all_at_once in zip(parts, whole, strict=True):
         assert part.shape == (9, 3)
         np.testing.assert_allclose(part, all_at_once, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_threads_share_the_queries_in_the_callers_precision(monkeypatch, wide):
+    with jax.enable_x64(wide):
+        dtype = np.float64 if wide else np.float32
+        queries, bank = QUERIES.astype(dtype), BANK.astype(dtype)
+        whole = neighbours.nearest_neighbours(queries, bank, k=3, block_size=7)
+        monkeypatch.setattr(neighbours, "QUERY_ROWS", 2)
+        monkeypatch.setattr(neighbours, "_threads", lambda mesh: 2)
+        plan = neighbours.make_plan(9, 30, 6, 1, block_size=7, threads=2)
+        assert plan == (30, 7, 2, 3, 2)
+        shared = neighbours.nearest_neighbours(queries, bank, k=3, block_size=7)
+    for part, all_at_once in zip(shared, whole, strict=True):
+        assert part.shape == (9, 3)
+        assert part.dtype == all_at_once.dtype
+        rtol = 1e-14 if wide else 1e-6
+        np.testing.assert_allclose(part, all_at_once, rtol=rtol)
 
 
 def test_directions_alone_count_for_cosines():
@@ -101,7 +119,7 @@ def test_a_mapped_file_is_read_a_block_at_a_time(tmp_path):
 
 def test_the_matrix_of_similarities_is_never_stored():
     mesh = neighbours._mesh()
-    plan = neighbours.Plan(part=9000, block=500, chunks=20, queries=100)
+    plan = neighbours.Plan(part=9000, block=500, shares=1, chunks=20, queries=100)
     piece, _ = next(neighbours._pieces(np.ones((9000, 2), np.float32), plan, mesh))
     compiled = neighbours._merge.lower(
         neighbours._nothing(mesh=mesh, plan=plan, k=1, dtype=np.dtype(np.float32)),
@@ -119,7 +137,7 @@ def test_a_plan_of_imagenet_fits_a_small_device():
     assert plan.part == 160_146
     planned = neighbours.memory_bytes(plan, 2048, k=200, bank_itemsize=2)
     assert planned < 1.5e9
-    assert neighbours.make_plan(5, 3, 2048, 1) == (3, 3, 1, 5)
+    assert neighbours.make_plan(5, 3, 2048, 1) == (3, 3, 1, 1, 5)
 
 
 @pytest.mark.parametrize(
