@@ -44,7 +44,7 @@ docs: $(VENV)/installed-docs
 	@echo "open build/docs/index.html"
 
 bench: $(VENV)/installed
-	$(RUN) -m experiments.benchmarks.bank --out=runs/bench/bank.json
+	$(RUN) -m experiments.benchmarks --out=runs/bench/bench.json --figure=runs/bench/cost_growth.png
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'

@@ -5,8 +5,8 @@
 On the device: two views of 256 images of 32×32, as training makes them: ours in one
 compiled call on all cores, Pillow's on one core, doing the same operations in the same
 run. Each makes several batches in a row, as an epoch does: a single one would time how
-long sleeping cores take to wake. Also the processor's seconds, which say what a core does however busy the others
-are.
+long sleeping cores take to wake. Also the processor's seconds, which say what a core
+does however busy the others are.
 
 On the host: photographs of 500×375 as JPEG, decoded, randomly cropped and resized to
 224×224 on one core, beside Pillow's decoding, cropping and resizing as torchvision

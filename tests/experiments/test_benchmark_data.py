@@ -33,7 +33,7 @@ def test_smoke_run_writes_its_figures(tmp_path):
         seconds = {name: one["median"] for name, one in compared["seconds"].items()}
         ratio = seconds["pillow"] / seconds["ours"]
         np.testing.assert_allclose(compared["times_pillow"], ratio)
-        rate = 2 * 16 / seconds["ours"]
+        rate = data.BATCHES * 2 * 16 / seconds["ours"]
         np.testing.assert_allclose(compared["views_per_second"]["ours"], rate)
     decoding = figures["decoding"]
     for name in data.CROPS:
