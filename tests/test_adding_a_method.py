@@ -15,7 +15,8 @@ from caco_jax.methods.registry import METHODS
 from caco_jax.recipe import load_recipe
 from tests.methods import table, test_registry, test_table
 
-PAGE = pathlib.Path(__file__).parents[1] / "docs" / "how-to" / "add-a-method.md"
+ROOT = pathlib.Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "how-to" / "add-a-method.md"
 BLOCK = re.compile(r'^```python title="(.+?)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 
 
@@ -44,6 +45,11 @@ def test_the_page_names_the_files_that_are_needed(blocks):
         "caco_jax/methods/registry.py",
         "configs/dcl_digits.py",
     ]
+
+
+def test_the_readme_has_the_same_file(blocks):
+    (file,) = BLOCK.findall((ROOT / "README.md").read_text())
+    assert file == ("caco_jax/methods/dcl.py", blocks["caco_jax/methods/dcl.py"])
 
 
 def test_the_registry_is_as_the_page_says(blocks):
