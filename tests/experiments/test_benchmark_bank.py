@@ -1,9 +1,5 @@
 """The bank benchmark runs, and both of its sides take the same step."""
 
-import json
-import os
-import pathlib
-import subprocess
 import sys
 
 import jax
@@ -11,36 +7,19 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import bank, timing
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.experiments.smoke import smoke
 
 
 def test_smoke_run_writes_its_figures(tmp_path):
-    out = tmp_path / "figures.json"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "experiments.benchmarks.bank",
-            "--smoke",
-            f"--out={out}",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "temporary memory of ours" in done.stdout
-    figures = json.loads(out.read_text())
+    figures, printed = smoke("bank", tmp_path / "figures.json")
+    assert "temporary memory of ours" in printed
     assert figures["seconds"]["ours"]["median"] > 0
     assert figures["temporary_bytes"] > 0
     assert [row["entries"] for row in figures["growth"]] == [256, 512, 1024]
     assert figures["machine"]["versions"]["jax"] == jax.__version__
     has_torch = timing.version("torch") is not None
     assert ("torch_over_ours" in figures) == has_torch
-    assert ("PyTorch is not installed" in done.stdout) != has_torch
+    assert ("PyTorch is not installed" in printed) != has_torch
 
 
 def test_both_sides_take_the_same_steps():

@@ -1,33 +1,16 @@
 """The augmentation benchmark runs, and both of its sides make the same kind of view."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 
 from caco_jax.data import views
 from experiments.benchmarks import data
 from tests.data.photos import photos
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.experiments.smoke import smoke
 
 
 def test_smoke_run_writes_its_figures(tmp_path):
-    out = tmp_path / "figures.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmarks.data", "--smoke", "--out", out],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "times one core of Pillow" in done.stdout
-    figures = json.loads(out.read_text())
+    figures, printed = smoke("data", tmp_path / "figures.json")
+    assert "times one core of Pillow" in printed
     assert set(figures["augmentation"]) == set(data.RECIPES)
     for compared in figures["augmentation"].values():
         seconds = {name: one["median"] for name, one in compared["seconds"].items()}

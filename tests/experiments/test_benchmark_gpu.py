@@ -1,10 +1,6 @@
 """The GPU benchmark: it runs on a CPU too, and its sides take the same steps."""
 
-import json
 import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -12,30 +8,13 @@ import pytest
 
 from experiments.benchmarks import bank, gpu, profiles, timing, workers
 from experiments.benchmarks.workers import Candidate, Crew, Failed, Ready
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.experiments.smoke import smoke
 
 
 @pytest.fixture(scope="module")
 def smoke_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
-    out = folder / "figures.json"
-    command = [sys.executable, "-m", "experiments.benchmarks.gpu", "--smoke"]
-    done = subprocess.run(
-        [*command, f"--out={out}", f"--profile={folder / 'profile'}"],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(out.read_text()), done.stdout
+    return smoke("gpu", folder / "figures.json", f"--profile={folder / 'profile'}")
 
 
 @pytest.mark.slow

@@ -1,38 +1,16 @@
 """The pipeline's benchmark runs, and says how many workers were needed."""
 
-import json
 import os
-import pathlib
-import subprocess
-import sys
 
-import jax
 import pytest
 
 from experiments.benchmarks import pipeline
-
-NAME, FLAGS = "pipeline", ["--smoke", "--workers=1,0"]
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.experiments.smoke import smoke
 
 
 @pytest.mark.slow
 def test_smoke_run_writes_its_figures(tmp_path):
-    out = tmp_path / "figures.json"
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.benchmarks.{NAME}", *FLAGS, "--out", out],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(out.read_text())
+    figures, printed = smoke("pipeline", tmp_path / "figures.json", "--workers=1,0")
     rows = figures["by_workers"]
     assert list(rows) == ["1", "0"]
     for row in rows.values():
@@ -45,7 +23,7 @@ def test_smoke_run_writes_its_figures(tmp_path):
     limit = pipeline.MOST_GROWTH
     enough = [int(name) for name, row in rows.items() if row["growth"] <= limit]
     assert figures["workers_needed"] == min(enough, default=None)
-    assert "workers needed for at most 5% of growth: " in done.stdout
+    assert "workers needed for at most 5% of growth: " in printed
 
 
 def test_workers_and_the_step_share_the_cores_of_a_cpu(monkeypatch):

@@ -1,0 +1,33 @@
+"""A benchmark as a person runs it, shrunk."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def smoke(name, out, *flags):
+    """The figures that it wrote into a file, and what it printed."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", f"experiments.benchmarks.{name}"),
+            *("--smoke", f"--out={out}", *flags),
+        ],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text()), done.stdout
