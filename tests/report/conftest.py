@@ -14,7 +14,7 @@ from tests.training import tiny
 HOSTILE = "</script><script>alert(1)</script>"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tiny_parts(devices):
     """The tiny encoder on two devices, whatever a configuration says."""
     with pytest.MonkeyPatch.context() as patch:
@@ -53,7 +53,7 @@ def of_classes(names):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def workdir(tiny_parts, tmp_path_factory):
     """A CaCo run with two evaluations beside it."""
     config = tiny.config(seed=3)
@@ -69,13 +69,13 @@ def workdir(tiny_parts, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def run(workdir):
     """The run, read back."""
     return load_run(workdir)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def hostile_values(tiny_parts, workdir):
     """What a report of the run shows, whose first class has a hostile name."""
     names = (HOSTILE, "b & b", 'c"c')
