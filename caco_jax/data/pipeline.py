@@ -27,6 +27,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int, Int32, UInt8
 
+from caco_jax._cores import usable_cores
 from caco_jax.data.decode import (
     BadImageError,
     CropSpec,
@@ -271,13 +272,7 @@ class BadImages:
 
 def worker_count(workers: int | None) -> int:
     """The number of worker processes; None: one a core, at most 16."""
-    return min(_cores(), MOST_WORKERS) if workers is None else workers
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return min(usable_cores(), MOST_WORKERS) if workers is None else workers
 
 
 @contextlib.contextmanager
@@ -294,7 +289,7 @@ def stream(
     Yields:
         An iterator over parts. The workers begin at once, and end with the block.
     """
-    threads = min(_cores(), MOST_WORKERS) if workers == 0 else 0
+    threads = min(usable_cores(), MOST_WORKERS) if workers == 0 else 0
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     parts = grain.MapDataset.source(source)[first:].to_iter_dataset(read)
     if workers:

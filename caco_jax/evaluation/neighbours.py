@@ -6,7 +6,6 @@ what is kept is a running top k. The matrix of all similarities is never stored.
 """
 
 import functools
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from caco_jax._cores import usable_cores
 from caco_jax.evaluation import checks
 from caco_jax.losses.contrast import l2_normalize
 
@@ -133,7 +133,7 @@ def nearest_neighbours(
 def _threads(mesh: Mesh) -> int:
     """How many searches a device gains by: XLA picks a row's best on one core."""
     alone = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-    return len(os.sched_getaffinity(0)) if alone else 1
+    return usable_cores() if alone else 1
 
 
 def _in_threads(

@@ -17,8 +17,8 @@ from caco_jax.schema import UserError
 from caco_jax.training.checkpoints import write_json
 
 
-def main() -> None:
-    """Parses flags, compiles, prints and saves."""
+def _parser() -> Parser:
+    """The command's flags."""
     parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -48,7 +48,12 @@ def main() -> None:
     parser.add_argument(
         "--out", default="runs/pod/report.json", help="file; %(default)s by default"
     )
-    flags, assignments = parse(parser)
+    return parser
+
+
+def main() -> None:
+    """Parses flags, compiles, prints and saves."""
+    flags, assignments = parse(_parser())
     config = read_config(flags.config, assignments)
     source = {"config": flags.config, "changes": assignments}
     if flags.topology:

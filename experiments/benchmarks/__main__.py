@@ -220,14 +220,9 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", help="write the figures to this JSON file")
     parser.add_argument("--figure", help="draw the growth into this PNG file")
-    parser.add_argument("--parts", default=",".join(PARTS), help="in this order")
     parser.add_argument("--cores", type=int, default=0, help="use so many; 0: all")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one run")
-    options = parser.parse_args(arguments)
-    unknown = set(options.parts.split(",")) - set(PARTS)
-    if unknown:
-        parser.error(f"--parts: want some of {', '.join(PARTS)}, got {options.parts}")
-    return options
+    return timing.parse_parts(parser, PARTS, arguments)
 
 
 if __name__ == "__main__":

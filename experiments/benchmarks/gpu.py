@@ -393,15 +393,10 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", help="write the figures to this JSON file")
-    parser.add_argument("--parts", default=",".join(PARTS), help="in this order")
     parser.add_argument("--budget_seconds", type=float, default=400.0)
     parser.add_argument("--profile", help="profile our step into this folder")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, for a CPU")
-    options = parser.parse_args(arguments)
-    unknown = set(options.parts.split(",")) - set(PARTS)
-    if unknown:
-        parser.error(f"--parts: want some of {', '.join(PARTS)}, got {options.parts}")
-    return options
+    return timing.parse_parts(parser, PARTS, arguments)
 
 
 if __name__ == "__main__":

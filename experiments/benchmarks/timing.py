@@ -1,5 +1,6 @@
 """What benchmarks share: alternating timings, the machine's description, JSON."""
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -7,10 +8,32 @@ import pathlib
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+
+from caco_jax._cores import usable_cores as cores
+
+
+def parse_parts(
+    parser: argparse.ArgumentParser,
+    parts: Collection[str],
+    arguments: Sequence[str] | None = None,
+) -> argparse.Namespace:
+    """The options of a benchmark that has parts, with --parts among them.
+
+    Args:
+        parser: with the benchmark's other options; a part that is not there is its
+            error.
+        parts: in the order in which they are measured if nothing is said.
+        arguments: of the command line; None: this process's.
+    """
+    parser.add_argument("--parts", default=",".join(parts), help="in this order")
+    options = parser.parse_args(arguments)
+    if set(options.parts.split(",")) - set(parts):
+        parser.error(f"--parts: want some of {', '.join(parts)}, got {options.parts}")
+    return options
 
 
 class Timing(NamedTuple):
@@ -49,11 +72,6 @@ def alternate(
         name: Timing(statistics.median(times), min(times), max(times), runs)
         for name, times in seconds.items()
     }
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def machine(packages: Sequence[str] = ("jax", "jaxlib", "numpy")) -> dict[str, Any]:

@@ -284,7 +284,7 @@ def test_a_part_without_a_readable_picture_is_empty(tmp_path):
 
 def test_workers_are_one_a_core_where_nothing_is_said(monkeypatch):
     for cores, workers in [(3, 3), (200, pipeline.MOST_WORKERS)]:
-        monkeypatch.setattr(pipeline, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(pipeline, "usable_cores", lambda cores=cores: cores)
         assert pipeline.worker_count(None) == workers
     assert pipeline.worker_count(0) == 0
     assert pipeline.worker_count(40) == 40

@@ -12,10 +12,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def smoke(name, out, *flags):
-    """The figures that it wrote into a file, and what it printed."""
+    """The figures that it wrote into a file, and what it printed; "" is all of them."""
+    module = f"experiments.benchmarks.{name}".rstrip(".")
     done = subprocess.run(
         [
-            *(sys.executable, "-m", f"experiments.benchmarks.{name}"),
+            *(sys.executable, "-m", module),
             *("--smoke", f"--out={out}", *flags),
         ],
         cwd=ROOT,

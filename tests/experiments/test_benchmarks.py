@@ -1,16 +1,13 @@
 """The CPU's benchmarks: the one command, what it fits, and starts of a run."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import pytest
 from PIL import Image
 
 from experiments.benchmarks import growth, startup, summary, timing
+from tests.experiments.smoke import smoke
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -19,21 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 @pytest.mark.xdist_group("benchmark_gpu")
 def test_smoke_run_writes_its_parts_and_the_figure(tmp_path):
     out, figure = tmp_path / "new" / "figures.json", tmp_path / "growth.png"
-    command = [sys.executable, "-m", "experiments.benchmarks", "--smoke", "--cores=1"]
-    done = subprocess.run(
-        [*command, "--parts=bank,growth", f"--out={out}", f"--figure={figure}"],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(out.read_text())
+    flags = "--cores=1", "--parts=bank,growth", f"--figure={figure}"
+    figures, printed = smoke("", out, *flags)
     assert figures["machine"]["cores"] == 1
     bank = figures["bank"]
     assert bank["ours"]["seconds"]["median"] > 0
@@ -48,7 +32,7 @@ def test_smoke_run_writes_its_parts_and_the_figure(tmp_path):
         assert row["time_exponent"] == pytest.approx(fitted)
     with Image.open(figure) as image:
         assert min(image.size) >= 300
-    assert "time ~ x^" in done.stdout
+    assert "time ~ x^" in printed
 
 
 def test_summary_has_a_line_for_each_comparison():
