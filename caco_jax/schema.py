@@ -10,10 +10,15 @@ mappings and names the offending key in one line.
 
 import dataclasses
 import difflib
+import importlib
+import inspect
 import math
+import os
+import re
+import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -62,18 +67,97 @@ COUNT = Range(low=1)
 SEED = Range(low=0, high=2**32 - 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class OneOf(Collection):
+    """The names of a table, which may grow, and import paths ``package.module:name``.
+
+    Attributes:
+        table: what the names stand for.
+    """
+
+    table: Mapping[str, Any]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.table or is_import_path(name)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*self.table, "or an import path package.module:name")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def is_import_path(name: object) -> bool:
+    """Whether a value is written as ``package.module:name``."""
+    return isinstance(name, str) and _IMPORT_PATH.fullmatch(name) is not None
+
+
+def resolve(name: str, table: Mapping[str, T], key: str) -> T | Any:
+    """What a name of a table, or else an import path, stands for.
+
+    Modules are looked for as Python does and, last, in the working directory, where a
+    command that was installed would not look.
+
+    Args:
+        name: "resnet50" or "package.module:name".
+        table: the known names.
+        key: how messages call the setting.
+
+    Raises:
+        ConfigError: the name is unknown, or cannot be imported.
+    """
+    if name in table:
+        return table[name]
+    if not is_import_path(name):
+        raise ConfigError(f"{key}: want one of {', '.join(OneOf(table))}, got {name!r}")
+    module_name, _, attributes = name.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found: Any = importlib.import_module(module_name)
+        for attribute in attributes.split("."):
+            found = getattr(found, attribute)
+    # Importing runs the user's own code, which may fail in any way.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigError(
+            f"{key}: cannot import {name!r}: {type(error).__name__}: {reason}"
+        ) from error
+    return found
+
+
+def accepted(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some keyword arguments that a function takes."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(options)
+    names = {
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    return {name: value for name, value in options.items() if name in names}
+
+
 def setting(
     default: Any, *, allowed: Collection | Range | None = None, doc: str
 ) -> Any:
     """A dataclass field with its allowed values and its meaning.
 
     Args:
-        default: the value when nothing is said; a mutable default is not accepted.
+        default: the value when nothing is said; of mutable ones only an empty mapping.
         allowed: a `Range`, or the collection of permitted values; None allows all
             of the field's type. Each entry of a tuple must be allowed.
         doc: one line: meaning and unit, for the reference documentation.
     """
-    return dataclasses.field(default=default, metadata={"allowed": allowed, "doc": doc})
+    metadata = {"allowed": allowed, "doc": doc}
+    if isinstance(default, Mapping):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def _describe(hint: Any) -> str:
@@ -81,6 +165,8 @@ def _describe(hint: Any) -> str:
         return " or ".join(_describe(arm) for arm in typing.get_args(hint))
     if hint is types.NoneType:
         return "None"
+    if typing.get_origin(hint) is Mapping:
+        return "a section"
     return str(hint) if typing.get_origin(hint) else hint.__name__
 
 
@@ -102,6 +188,10 @@ def _coerce(value: Any, hint: Any) -> Any:
         if len(value) != len(arms):
             raise TypeError
         return tuple(_coerce(v, arm) for v, arm in zip(value, arms, strict=True))
+    if typing.get_origin(hint) is Mapping:
+        if not isinstance(value, Mapping):
+            raise TypeError
+        return dict(value)
     if hint is float and type(value) is int:
         try:
             return float(value)
@@ -181,3 +271,13 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
         return cls(**arguments)
     except ConfigError as error:
         raise ConfigError(f"{path}.{error}") from None
+
+
+def flatten(values: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(values, dict):
+        return {path: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{path}.{key}" if path else key)
+    return flat

@@ -11,8 +11,8 @@ Variants:  batch4096, epochs800
 
 from ml_collections import ConfigDict
 
-from caco_jax.recipe import Variants, imagenet
-from caco_jax.variants import with_variant
+from caco_jax.config.recipe import Variants, imagenet
+from caco_jax.config.recipe import with_variant
 
 VARIANTS: Variants = {
     "batch4096": {"training.batch_size": 4096},

@@ -9,8 +9,8 @@ Command:   python -m experiments.pretrain --config=configs/simclr_imagenet.py \
 
 from ml_collections import ConfigDict
 
-from caco_jax.recipe import Variants, imagenet
-from caco_jax.variants import with_variant
+from caco_jax.config.recipe import Variants, imagenet
+from caco_jax.config.recipe import with_variant
 
 VARIANTS: Variants = {}
 

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from caco_jax import config, recipe, schema
+from caco_jax.config import sections, recipe
+from caco_jax import schema
 from caco_jax.methods.registry import METHODS
 from caco_jax.programs import cli
 

@@ -11,8 +11,8 @@ from caco_jax.analysis import bank, snapshots
 from caco_jax.analysis.bank import Tracking
 from caco_jax.analysis.snapshots import Memory
 from caco_jax.losses import l2_normalize
-from caco_jax.training.assemble import Experiment
-from caco_jax.training.checkpoints import Workdir
+from caco_jax.runs.pretraining import Pretraining
+from caco_jax.runs.checkpoints import Workdir
 
 
 class Moment(NamedTuple):
@@ -45,16 +45,16 @@ class Moment(NamedTuple):
         }
 
 
-def read_history(files: Workdir, experiment: Experiment) -> list[Moment]:
+def read_history(files: Workdir, pretraining: Pretraining) -> list[Moment]:
     """Every kept checkpoint's memory, oldest first.
 
     Raises:
         UserError: the run's method has neither bank nor queue.
     """
-    readout = snapshots.make_readout(experiment)
+    readout = snapshots.make_readout(pretraining)
     moments: list[Moment] = []
-    for state in snapshots.read_states(files, experiment):
-        memory = snapshots.memory(experiment, state)
+    for state in snapshots.read_states(files, pretraining):
+        memory = snapshots.memory(pretraining, state)
         queries = jnp.asarray(readout(state.players["encoder"], state.stats))
         before = moments[-1].memory.rows if moments else None
         moments.append(

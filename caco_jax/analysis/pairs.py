@@ -97,7 +97,7 @@ def digit_pairs(*, count: int = 256, seed: int = 0, dim: int = 8) -> Pairs:
         seed: chooses the images and draws the views.
         dim: height and width in pixels after averaging; it divides 16.
     """
-    pixels = load_digits_set().train_images
+    pixels = load_digits_set().train_examples
     rows = np.random.default_rng(seed).permutation(len(pixels))[:count]
     make = jax.jit(make_views(digits(), dtype=jnp.result_type(float)))
     x1, x2 = make(jax.random.key(seed), jnp.asarray(pixels[rows]))

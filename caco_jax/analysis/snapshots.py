@@ -7,21 +7,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from caco_jax.config import experiment_config
-from caco_jax.data.sources import ImageSet
+from caco_jax.data.dataset import ArrayDataset
 from caco_jax.data.views import make_views
 from caco_jax.evaluation.features import extract_features
 from caco_jax.losses import l2_normalize
 from caco_jax.methods.method import Network
 from caco_jax.nets.encoder import Encoder
 from caco_jax.schema import UserError
-from caco_jax.training.assemble import Experiment, assemble, evaluation_view
-from caco_jax.training.checkpoints import Checkpoints, Workdir
-from caco_jax.training.runs import restore_state
+from caco_jax.config.build import saved_pretraining
+from caco_jax.nets.functions import EncoderFunctions, as_encoder
+from caco_jax.runs.pretraining import Pretraining
+from caco_jax.runs.checkpoints import Checkpoints, Workdir
+from caco_jax.runs.run import restore_state
 from caco_jax.training.state import TrainState
 
 PyTree = Any
@@ -47,7 +47,7 @@ class Memory(NamedTuple):
     """What queries are told from beside their batch.
 
     Attributes:
-        name: "bank" (a player) or "queue" (past keys).
+        name: of a player, or of past keys that the method keeps.
         rows: [K, D], raw rows.
         ages: [K] steps since each row was written, for a queue; None for a bank.
     """
@@ -62,7 +62,7 @@ def saved_steps(files: Workdir) -> list[int]:
     return Checkpoints(files).steps()
 
 
-def read_experiment(workdir: str | os.PathLike) -> tuple[Workdir, Experiment]:
+def read_parts(workdir: str | os.PathLike) -> tuple[Workdir, Pretraining]:
     """A run's files and parts, without a state.
 
     Raises:
@@ -70,40 +70,40 @@ def read_experiment(workdir: str | os.PathLike) -> tuple[Workdir, Experiment]:
             memory.
     """
     files = Workdir(workdir)
-    experiment = assemble(experiment_config(files.read_config()))
-    in_memory(experiment)
+    pretraining = saved_pretraining(files)
+    in_memory(pretraining)
     if not saved_steps(files):
         raise UserError(
             f"--workdir: {files.path} has no checkpoint yet; let experiments.pretrain "
             "run to its first one"
         )
-    return files, experiment
+    return files, pretraining
 
 
-def in_memory(experiment: Experiment) -> ImageSet:
+def in_memory(pretraining: Pretraining) -> ArrayDataset:
     """A run's images, all of them as arrays.
 
     Raises:
         UserError: they are too many for that.
     """
-    if not isinstance(experiment.images, ImageSet):
+    if not isinstance(pretraining.data, ArrayDataset):
         raise UserError(
             "--workdir: want a run on images that fit in memory, those of "
-            f"{experiment.images.name} are read by the record"
+            f"{pretraining.data.name} are read by the record"
         )
-    return experiment.images
+    return pretraining.data
 
 
-def read_state(files: Workdir, experiment: Experiment, *, step: int) -> TrainState:
+def read_state(files: Workdir, pretraining: Pretraining, *, step: int) -> TrainState:
     """The state of one checkpoint, as arrays of the host."""
     with Checkpoints(files) as checkpoints:
-        return jax.device_get(restore_state(experiment, checkpoints, step=step))
+        return jax.device_get(restore_state(pretraining, checkpoints, step=step))
 
 
-def read_states(files: Workdir, experiment: Experiment) -> Iterator[TrainState]:
+def read_states(files: Workdir, pretraining: Pretraining) -> Iterator[TrainState]:
     """The states of all kept checkpoints, oldest first, one at a time."""
     for step in saved_steps(files):
-        yield read_state(files, experiment, step=step)
+        yield read_state(files, pretraining, step=step)
 
 
 def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
@@ -118,12 +118,12 @@ def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
 
 
 def draw_batch(
-    experiment: Experiment, *, size: int, seed: int = 0, dtype: DTypeLike = jnp.float32
+    pretraining: Pretraining, *, size: int, seed: int = 0, dtype: DTypeLike = jnp.float32
 ) -> Batch:
     """Views of training images, sorted by class where the images have labels.
 
     Args:
-        experiment: the run.
+        pretraining: the run.
         size: images, at least 2: one image has no negatives.
         seed: chooses the images and draws the views.
         dtype: of the views.
@@ -131,8 +131,8 @@ def draw_batch(
     Raises:
         ValueError: fewer than two images, or more than there are.
     """
-    images = in_memory(experiment)
-    count = len(images.train_images)
+    images = in_memory(pretraining)
+    count = len(images.train_examples)
     if not 2 <= size <= count:
         raise ValueError(
             f"want 2 to {count} images (one image has no negatives), got {size}"
@@ -142,45 +142,45 @@ def draw_batch(
     if labels is not None:
         rows = rows[np.argsort(labels[rows], kind="stable")]
         labels = labels[rows]
-    views = jax.jit(make_views(experiment.recipe, dtype=dtype))(
-        jax.random.key(seed), jnp.asarray(images.train_images[rows])
+    views = jax.jit(make_views(pretraining.views, dtype=dtype))(
+        jax.random.key(seed), jnp.asarray(images.train_examples[rows])
     )
     return Batch(views, labels, rows)
 
 
-def make_embed(encoder: Encoder, stats: PyTree, *, dtype: DTypeLike) -> Embed:
+def make_embed(
+    encoder: EncoderFunctions, stats: PyTree, *, dtype: DTypeLike
+) -> Embed:
     """The encoder in train mode, as a function of its parameters.
 
     Args:
         encoder: of a run.
         stats: its BatchNorm statistics, which train mode does not read.
-        dtype: of the computation, whatever the run's.
+        dtype: of the computation, whatever the run's, where the encoder is an
+            `Encoder`; else that of the parameters decides.
     """
-    parts = (encoder.backbone, encoder.projector)
-    precise = Encoder(*(part.clone(dtype=dtype) for part in parts))
-    return _train_mode(precise, cast(stats, dtype))
+    if isinstance(encoder.module, Encoder):
+        parts = (encoder.module.backbone, encoder.module.projector)
+        encoder = as_encoder(Encoder(*(part.clone(dtype=dtype) for part in parts)))
+    fixed = cast(stats, dtype)
 
-
-def _train_mode(encoder: nn.Module, stats: PyTree) -> Embed:
     def embed(params: PyTree, images: Array) -> Float[Array, "n d"]:
-        variables = {"params": params, "batch_stats": stats}
-        rows, _ = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
+        rows, _ = encoder.embed(Network(params, fixed), images, train=True)
         return l2_normalize(rows)
 
     return embed
 
 
-def _evaluation_mode(encoder: nn.Module) -> Callable[..., Float[Array, "n d"]]:
-    def embed(params: PyTree, stats: PyTree, images: Array) -> Float[Array, "n d"]:
-        variables = {"params": params, "batch_stats": stats}
-        rows: Any = encoder.apply(variables, images, train=False)
+def _evaluation_mode(encoder: EncoderFunctions) -> Callable[..., Float[Array, "n d"]]:
+    def embed(network: Network, images: Array) -> Float[Array, "n d"]:
+        rows, _ = encoder.embed(network, images, train=False)
         return l2_normalize(rows)
 
     return embed
 
 
 def encode_pairs(
-    experiment: Experiment, state: TrainState, batch: Batch
+    pretraining: Pretraining, state: TrainState, batch: Batch
 ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
     """Queries of the first views and keys of the second, with running statistics.
 
@@ -189,51 +189,52 @@ def encode_pairs(
     online = Network(state.players["encoder"], state.stats)
     networks = (online, online if state.target is None else state.target)
 
-    embed = jax.jit(_evaluation_mode(experiment.encoder))
+    embed = jax.jit(_evaluation_mode(pretraining.encoder))
     queries, keys = (
-        embed(network.params, network.stats, view)
+        embed(network, view)
         for network, view in zip(networks, batch.views[:2], strict=True)
     )
     return queries, keys
 
 
 def make_readout(
-    experiment: Experiment,
-) -> Callable[[PyTree, PyTree], Float[np.ndarray, "m d"]]:
-    """A function of (params, stats): unit embeddings of all training images.
+    pretraining: Pretraining,
+) -> Callable[[Network], Float[np.ndarray, "m d"]]:
+    """A function of a network: unit embeddings of all training images.
 
     As evaluation sees them: running statistics, images that are not augmented.
     """
-    preprocess = evaluation_view(experiment.recipe)
-    pixels = in_memory(experiment).train_images
+    preprocess = pretraining.evaluation_input()
+    pixels = in_memory(pretraining).train_examples
 
-    encode = _evaluation_mode(experiment.encoder)
+    encode = _evaluation_mode(pretraining.encoder)
 
     @jax.jit
-    def embed(params: PyTree, stats: PyTree, images: Array) -> Float[Array, "b d"]:
-        return encode(params, stats, preprocess(images))
+    def embed(network: Network, images: Array) -> Float[Array, "b d"]:
+        return encode(network, preprocess(images))
 
-    return lambda params, stats: extract_features(embed, params, stats, pixels)
+    return lambda network: extract_features(embed, network, pixels)
 
 
-def memory(experiment: Experiment, state: TrainState) -> Memory:
+def memory(pretraining: Pretraining, state: TrainState) -> Memory:
     """A state's bank or queue.
 
     Raises:
         UserError: its method has neither.
     """
-    if "bank" in state.players:
-        return Memory("bank", jnp.asarray(state.players["bank"]), None)
-    if isinstance(state.extra, dict) and "queue" in state.extra:
-        queue = jnp.asarray(state.extra["queue"])
-        symmetric = getattr(experiment.config.method, "symmetric", False)
-        per_step = experiment.config.training.batch_size * (2 if symmetric else 1)
+    name = pretraining.method.memory
+    if name is not None and name in state.players:
+        return Memory(name, jnp.asarray(state.players[name]), None)
+    if name is not None:
+        rows = jnp.asarray(state.extra[name])
+        symmetric = getattr(pretraining.method.settings, "symmetric", False)
+        per_step = pretraining.training.batch_size * (2 if symmetric else 1)
         ages = queue_ages(
-            len(queue), int(state.extra["next_row"]), rows_per_step=per_step
+            len(rows), int(state.extra["next_row"]), rows_per_step=per_step
         )
-        return Memory("queue", queue, np.minimum(ages, int(state.step)))
+        return Memory(name, rows, np.minimum(ages, int(state.step)))
     raise UserError(
-        f"--workdir: want a run with a bank or a queue, got {experiment.method.name}, "
+        f"--workdir: want a run with a bank or a queue, got {pretraining.method.name}, "
         f"whose players are: {', '.join(sorted(state.players))}; try AdCo, CaCo or MoCo"
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from caco_jax.data import color, geometry
-from caco_jax.data.boxes import ATTEMPTS, Range, central_box
+from caco_jax.data.random_resized_crop import ATTEMPTS, Range, central_box
 
 NO_BLUR_PIXELS = 0.01  # so narrow that its matrix is the identity
 

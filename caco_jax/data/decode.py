@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from caco_jax.data import jpeg
-from caco_jax.data.boxes import Box, Range, draw_box
+from caco_jax.data.random_resized_crop import Box, Range, draw_box
 from caco_jax.data.records import Record
 from caco_jax.data.resize import resize
 

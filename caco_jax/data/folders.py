@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32
 
+from caco_jax.data.dataset import hold_out
 from caco_jax.data.records import FolderRecords
 
 logger = logging.getLogger("caco_jax")
@@ -19,7 +20,6 @@ SUFFIXES = (
     *(".gif", ".tif", ".tiff", ".ppm", ".pgm"),
 )
 TEST_NAMES = ("test", "val", "validation")
-HELD_OUT_SHARE = 0.1
 _ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's: file, tab, class, ...
 
 
@@ -171,21 +171,6 @@ def _check_classes(train: Listing, test: Listing) -> None:
 def _some(names: set[str]) -> str:
     first = sorted(names, key=natural_key)
     return f"{', '.join(first[:3])}{' and others' if len(first) > 3 else ''}"
-
-
-def hold_out(
-    labels: Int32[np.ndarray, " m"], *, seed: int
-) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " h"]]:
-    """Rows that are kept and rows held out: of each class a tenth, if it has two."""
-    rng = np.random.default_rng(seed)
-    held_out = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        if len(rows) > 1:
-            count = max(1, round(len(rows) * HELD_OUT_SHARE))
-            held_out.append(rng.permutation(rows)[:count])
-    held = np.sort(np.concatenate(held_out)) if held_out else np.zeros(0, np.int64)
-    return np.setdiff1d(np.arange(len(labels)), held), held
 
 
 def list_images(root: Path, all_classes: bool = False) -> Listing:

@@ -9,12 +9,13 @@ import logging
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from caco_jax.data.dataset import ArrayDataset, RecordDataset
 from caco_jax.data.decode import BadImageError, decode_image, image_size
 from caco_jax.data.folders import open_folder
 from caco_jax.data.records import Records
@@ -26,92 +27,7 @@ RESIDENT_SIDE_PIXELS = 256
 RESIDENT_BYTES = 2 * 2**30
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """Images of one size with their labels, in memory as bytes.
-
-    Attributes:
-        name: the source that gave them, as written in the config.
-        train_images: uint8 [M, H, W, C], 0 to 255.
-        train_labels: int32 [M], or None where the source has none: pretraining
-            needs none.
-        test_images: uint8 [T, H, W, C].
-        test_labels: int32 [T], or None.
-        class_names: one name for each class; empty without labels.
-    """
-
-    name: str
-    train_images: UInt8[np.ndarray, "m h w c"] = field(repr=False)
-    train_labels: Int32[np.ndarray, " m"] | None = field(repr=False)
-    test_images: UInt8[np.ndarray, "t h w c"] = field(repr=False)
-    test_labels: Int32[np.ndarray, " t"] | None = field(repr=False)
-    class_names: tuple[str, ...] = ()
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are; 0 without labels."""
-        return len(self.class_names)
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether both parts have labels, as evaluation needs."""
-        return self.train_labels is not None and self.test_labels is not None
-
-    def __post_init__(self) -> None:
-        for split in ("train", "test"):
-            images = getattr(self, f"{split}_images")
-            labels = getattr(self, f"{split}_labels")
-            if images.dtype != np.uint8 or images.ndim != 4:
-                raise ValueError(
-                    f"{self.name}: want {split} images as uint8 [M, H, W, C], got "
-                    f"{images.dtype} {images.shape}"
-                )
-            if labels is not None and labels.shape != images.shape[:1]:
-                raise ValueError(
-                    f"{self.name}: want one label for each of {len(images)} {split} "
-                    f"images, got labels {labels.shape}"
-                )
-
-
-@dataclass(frozen=True)
-class RecordSet:
-    """Images of any size that are read when they are wanted.
-
-    Labels come with the records: to know all of them at once would mean to read all
-    images.
-
-    Attributes:
-        name: the source that gave them, as written in the config.
-        train: pretrained on.
-        test: held out for evaluation; None where there is nothing to evaluate by.
-        class_names: one name for each class; empty without labels.
-        labelled: what evaluation learns from, where `train` has no labels; see
-            `evaluation_train`.
-    """
-
-    name: str
-    train: Records = field(repr=False)
-    test: Records | None = field(default=None, repr=False)
-    class_names: tuple[str, ...] = field(default=(), repr=False)
-    labelled: Records | None = field(default=None, repr=False)
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are; 0 without labels."""
-        return len(self.class_names)
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether there are images with labels to learn from and to judge by."""
-        return bool(self.class_names) and self.test is not None
-
-    @property
-    def evaluation_train(self) -> Records:
-        """The labelled images that evaluation learns from."""
-        return self.train if self.labelled is None else self.labelled
-
-
-def load_digits_set(*, seed: int = 0, size_pixels: int = 16) -> ImageSet:
+def load_digits_set(*, seed: int = 0, size_pixels: int = 16) -> ArrayDataset:
     """Scikit-learn's 1,797 handwritten digits, which need no download.
 
     A stratified quarter is held out. Grey levels 0 to 16 become 0 to 255, and the
@@ -142,11 +58,11 @@ def load_digits_set(*, seed: int = 0, size_pixels: int = 16) -> ImageSet:
     train, test = model_selection.train_test_split(
         np.arange(len(labels)), test_size=0.25, stratify=labels, random_state=seed
     )
-    return ImageSet(
+    return ArrayDataset(
         name="digits",
-        train_images=enlarged[train],
+        train_examples=enlarged[train],
         train_labels=labels[train],
-        test_images=enlarged[test],
+        test_examples=enlarged[test],
         test_labels=labels[test],
         class_names=tuple("0123456789"),
     )
@@ -156,7 +72,7 @@ FAKE_COUNT = 512
 FAKE_CLASSES = 10
 
 
-def make_fake_set(shape: str, *, seed: int = 0) -> ImageSet:
+def make_fake_set(shape: str, *, seed: int = 0) -> ArrayDataset:
     """Random bytes with random labels, for benchmarks and smoke runs.
 
     Args:
@@ -181,13 +97,13 @@ def make_fake_set(shape: str, *, seed: int = 0) -> ImageSet:
         )
         return images, random.integers(0, FAKE_CLASSES, size=rows, dtype=np.int32)
 
-    train_images, train_labels = split(count)
-    test_images, test_labels = split(max(1, count // 4))
-    return ImageSet(
+    train_examples, train_labels = split(count)
+    test_examples, test_labels = split(max(1, count // 4))
+    return ArrayDataset(
         name=f"fake:{shape}",
-        train_images=train_images,
+        train_examples=train_examples,
         train_labels=train_labels,
-        test_images=test_images,
+        test_examples=test_examples,
         test_labels=test_labels,
         class_names=tuple(f"class {c}" for c in range(FAKE_CLASSES)),
     )
@@ -212,7 +128,7 @@ class _Request:
                 )
 
 
-def _digits(rest: str, request: _Request) -> ImageSet:
+def _digits(rest: str, request: _Request) -> ArrayDataset:
     request.refuse_splits("digits")
     if rest:
         raise ValueError(
@@ -221,19 +137,19 @@ def _digits(rest: str, request: _Request) -> ImageSet:
     return load_digits_set(seed=request.seed)
 
 
-def _fake(rest: str, request: _Request) -> ImageSet:
+def _fake(rest: str, request: _Request) -> ArrayDataset:
     request.refuse_splits("fake")
     return make_fake_set(rest, seed=request.seed)
 
 
-def _tfds(rest: str, request: _Request) -> ImageSet | RecordSet:
+def _tfds(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
     splits = open_tfds(
         rest,
         request.data_dir,
         train_split=request.train_split,
         test_split=request.test_split,
     )
-    records = RecordSet(
+    records = RecordDataset(
         name=f"tfds:{rest}",
         train=splits.train,
         test=splits.test,
@@ -245,7 +161,7 @@ def _tfds(rest: str, request: _Request) -> ImageSet | RecordSet:
     return _in_memory(records, splits.shape[:2], request.max_resident_bytes)
 
 
-def _folder(rest: str, request: _Request) -> ImageSet | RecordSet:
+def _folder(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
     if not rest:
         raise ValueError("data.source: after folder: want a directory, got nothing")
     base = Path() if request.data_dir is None else request.data_dir
@@ -255,7 +171,7 @@ def _folder(rest: str, request: _Request) -> ImageSet | RecordSet:
         train_split=request.train_split,
         test_split=request.test_split,
     )
-    records = RecordSet(
+    records = RecordDataset(
         name=f"folder:{rest}",
         train=splits.train,
         test=splits.test,
@@ -269,8 +185,8 @@ def _folder(rest: str, request: _Request) -> ImageSet | RecordSet:
 
 
 def _in_memory(
-    records: RecordSet, size: tuple[int, int], max_resident_bytes: int
-) -> ImageSet | RecordSet:
+    records: RecordDataset, size: tuple[int, int], max_resident_bytes: int
+) -> ArrayDataset | RecordDataset:
     """The set as arrays if all images have this size and there is room, or as it is."""
     test = () if records.test is None else records.test
     count = len(records.train) + len(test)
@@ -281,19 +197,19 @@ def _in_memory(
     ):
         return records
     try:
-        train_images, train_labels = _decode_all(records.train, size)
-        test_images, test_labels = _decode_all(test, size)
+        train_examples, train_labels = _decode_all(records.train, size)
+        test_examples, test_labels = _decode_all(test, size)
     except BadImageError as error:
         logger.info("%s is not kept in memory: %s", records.name, error)
         return records
     labelled = records.has_labels
     if labelled:
         _check_labels(records, train_labels, test_labels)
-    return ImageSet(
+    return ArrayDataset(
         name=records.name,
-        train_images=train_images,
+        train_examples=train_examples,
         train_labels=train_labels if labelled else None,
-        test_images=test_images,
+        test_examples=test_examples,
         test_labels=test_labels if labelled else None,
         class_names=records.class_names,
     )
@@ -324,7 +240,7 @@ def _decode_all(
 
 
 def _check_labels(
-    records: RecordSet,
+    records: RecordDataset,
     train: Int32[np.ndarray, " m"],
     test: Int32[np.ndarray, " t"],
 ) -> None:
@@ -336,7 +252,7 @@ def _check_labels(
         )
 
 
-SOURCES: dict[str, Callable[[str, _Request], ImageSet | RecordSet]] = {
+SOURCES: dict[str, Callable[[str, _Request], ArrayDataset | RecordDataset]] = {
     "digits": _digits,
     "fake": _fake,
     "folder": _folder,
@@ -352,7 +268,7 @@ def load(
     train_split: str | None = None,
     test_split: str | None = None,
     max_resident_bytes: int = RESIDENT_BYTES,
-) -> ImageSet | RecordSet:
+) -> ArrayDataset | RecordDataset:
     """Loads or opens the image set that a config names.
 
     Args:
@@ -367,7 +283,7 @@ def load(
             evaluation learns from the labelled ones.
         test_split: likewise.
         max_resident_bytes: TFDS sets and folders of images of one size, at most
-            `RESIDENT_SIDE_PIXELS` a side, become an `ImageSet` if they fit in this.
+            `RESIDENT_SIDE_PIXELS` a side, become an `ArrayDataset` if they fit in this.
 
     Raises:
         ValueError: one line that begins with the config's key.

@@ -1,6 +1,6 @@
-"""The views of each method's published recipe by name, and how they are made.
+"""The views of each method's published settings by name, and how they are made.
 
-Each recipe's function takes what a person changes first; everything else of a
+Each function takes what a person changes first; everything else of a
 `PhotoView` can be given as well, and is then the same for all views.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
-from caco_jax.data.recipe import DigitView, PhotoView, PlainView, Recipe
+from caco_jax.data.view_kinds import DigitView, PhotoView, PlainView, Views
 
 # Mean and deviation of a training set's values, on the scale of [0, 1]. CIFAR's
 # deviations are those that both CIFAR papers' code uses: means of each image's own.
@@ -33,73 +33,96 @@ def normalize(
     return (images - offset) / scale
 
 
-# Images [N, H, W, C], or for each view the crops [N, h_v, w_v, C] that the host made.
-Pixels = UInt8[Array, "n h w c"] | Sequence[UInt8[Array, "n h w c"]]
-ViewsFn = Callable[[PRNGKeyArray, Pixels], tuple[jax.Array, ...]]
+# Examples [N, ...], or for each view the crops [N, h_v, w_v, C] that the host made.
+Examples = Shaped[Array, "n *example"] | Sequence[UInt8[Array, "n h w c"]]
+ViewsFn = Callable[[PRNGKeyArray, Examples], tuple[jax.Array, ...]]
 
 
-def make_views(recipe: Recipe, *, dtype: Any = jnp.float32) -> ViewsFn:
-    """A function of a key and uint8 images [N, H, W, C] that gives the recipe's views.
+def make_views(views: Views, *, dtype: Any = jnp.float32) -> ViewsFn:
+    """A function of a key and a batch of examples [N, ...] that gives their views.
 
-    Row n of view v depends on the key, on n and v and on image n alone. So the pixels
+    Row n of view v depends on the key, on n and v and on example n alone. So the values
     are the same on one device and on many, inside `jax.jit` and outside, and a batch's
     first rows do not change when rows are added.
 
-    Instead of images there may be a sequence of crops, uint8 [N, h_v, w_v, C] for each
-    view: then the views are what their `finish` makes of them.
+    Bytes become floats in [0, 1] before the views see them; other examples are handed
+    on as they are. Instead of examples there may be a sequence of crops, uint8
+    [N, h_v, w_v, C] for each view: then the views are what their `finish` makes of them.
 
     Args:
-        recipe: the views and their normalisation.
-        dtype: of the views returned.
+        views: the views and their normalisation.
+        dtype: of the views of bytes, and of all that is normalised.
 
     Returns:
-        A pure function; view v of its tuple is [N, h_v, w_v, C], normalised. It raises
-        ValueError on images that are not uint8 [N, H, W, C], or whose channels are not
-        what the recipe's mean or its views are for, and on crops that are not one for
-        each view.
+        A pure function; view v of its tuple is [N, ...], normalised. It raises
+        ValueError on examples whose last axis is not what the mean is for, and on crops
+        that are not one for each view.
     """
     # Views alike are compiled once, mapped over their keys.
     runs = [
         (view, [index for index, _ in run])
-        for view, run in itertools.groupby(enumerate(recipe.views), lambda v: v[1])
+        for view, run in itertools.groupby(enumerate(views.views), lambda v: v[1])
     ]
 
-    def views(key: PRNGKeyArray, images: Pixels) -> tuple[jax.Array, ...]:
-        cropped = isinstance(images, Sequence)
+    def of_batch(key: PRNGKeyArray, examples: Examples) -> tuple[jax.Array, ...]:
+        cropped = isinstance(examples, Sequence)
         # As copies, for a product of matrices is slow where one side has no V.
-        each = list(images) if cropped else [jnp.asarray(images)] * len(recipe.views)
-        _check_images(each, recipe)
+        each = list(examples) if cropped else [jnp.asarray(examples)] * len(views.views)
+        _check_examples(each, views, cropped=cropped)
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         row_keys = fold(key, jnp.arange(each[0].shape[0]))  # [N]
         made: list[jax.Array] = []
         for view, indices in runs:
-            pixels = jnp.stack([each[index] for index in indices])  # [V, N, H, W, C]
+            batch = jnp.stack([each[index] for index in indices])  # [V, N, ...]
             keys = jax.vmap(fold, in_axes=(0, None), out_axes=1)(
                 row_keys, jnp.array(indices)
             )
             make = view.finish if cropped else view
-            alike = jax.vmap(jax.vmap(make))(keys, pixels.astype(dtype) / 255)
-            made.extend(normalize(alike, mean=recipe.mean, std=recipe.std))
+            alike = jax.vmap(jax.vmap(make))(keys, _as_input(batch, dtype))
+            made.extend(_normalized(alike, views, dtype))
         return tuple(made)
 
-    return views
+    return of_batch
 
 
-def _check_images(each: Sequence[jax.Array], recipe: Recipe) -> None:
-    if len(each) != len(recipe.views):
+def _as_input(batch: jax.Array, dtype: Any) -> jax.Array:
+    return batch.astype(dtype) / 255 if batch.dtype == jnp.uint8 else batch
+
+
+def _normalized(made: jax.Array, views: Views, dtype: Any) -> jax.Array:
+    if views.is_identity:
+        return made
+    floats = jnp.issubdtype(made.dtype, jnp.floating)
+    return normalize(
+        made if floats else made.astype(dtype), mean=views.mean, std=views.std
+    )
+
+
+def make_evaluation_view(views: Views) -> Callable[[Array], Array]:
+    """A batch of examples -> the encoder's input at evaluation: nothing is random."""
+    alone = dataclasses.replace(views, views=(views.evaluation,))
+    make = make_views(alone)
+    return lambda examples: make(jax.random.key(0), examples)[0]
+
+
+def _check_examples(
+    each: Sequence[jax.Array], views: Views, *, cropped: bool
+) -> None:
+    if len(each) != len(views.views):
         raise ValueError(
-            f"images: want crops for {len(recipe.views)} views, got {len(each)}"
+            f"images: want crops for {len(views.views)} views, got {len(each)}"
         )
-    channels = len(recipe.mean)
-    for images in each:
-        if images.dtype != jnp.uint8 or images.ndim != 4:
+    channels = len(views.mean)
+    for examples in each:
+        if cropped and (examples.dtype != jnp.uint8 or examples.ndim != 4):
             raise ValueError(
-                f"images: want uint8 [N, H, W, C], got {images.dtype} {images.shape}"
+                "images: want crops uint8 [N, H, W, C], got "
+                f"{examples.dtype} {examples.shape}"
             )
-        if channels not in (1, images.shape[3]):
+        if channels not in (1, examples.shape[-1]):
             raise ValueError(
-                f"images: want {channels} channels, as in the recipe's mean, got "
-                f"{images.shape[3]}"
+                f"images: want {channels} channels, as in the views' mean, got "
+                f"{examples.shape[-1]}"
             )
 
 
@@ -114,28 +137,28 @@ ADCO_CROPS = {  # size in pixels: shares of the image's area
 
 def evaluation(
     *, mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.5,)
-) -> Recipe:
+) -> Views:
     """One view: the image normalised, nothing else."""
-    return Recipe(views=(PlainView(),), mean=mean, std=std)
+    return Views(views=(PlainView(),), mean=mean, std=std)
 
 
-def digits(**changes: Any) -> Recipe:
+def digits(**changes: Any) -> Views:
     """Two views alike of a handwritten digit; the arguments are `DigitView`'s."""
     view = DigitView(**changes)
-    return Recipe(views=(view, view), mean=DIGITS_MEAN, std=DIGITS_STD)
+    return Views(views=(view, view), mean=DIGITS_MEAN, std=DIGITS_STD)
 
 
-def _photos(*views: PhotoView) -> Recipe:
-    return Recipe(views=views, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+def _photos(*views: PhotoView) -> Views:
+    return Views(views=views, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def moco_v2(**changes: Any) -> Recipe:
+def moco_v2(**changes: Any) -> Views:
     """MoCo v2's two views alike, which AdCo uses too (arXiv:2003.04297)."""
     view = PhotoView(**changes)
     return _photos(view, view)
 
 
-def simclr(*, strength: float = 1.0, **changes: Any) -> Recipe:
+def simclr(*, strength: float = 1.0, **changes: Any) -> Views:
     """SimCLR's two views alike for ImageNet (arXiv:2002.05709, appendix A).
 
     Args:
@@ -148,17 +171,17 @@ def simclr(*, strength: float = 1.0, **changes: Any) -> Recipe:
     return _photos(view, view)
 
 
-def cifar(**changes: Any) -> Recipe:
+def cifar(**changes: Any) -> Views:
     """SimCLR's two views alike for CIFAR: half the jitter, no blur (its appendix B.9).
 
     α-CL's CIFAR runs use the same (arXiv:2201.12680).
     """
     defaults = {"size_pixels": 32, "crop_scale": (0.08, 1.0), "blur_probability": 0.0}
     view = PhotoView(**{**defaults, **changes})
-    return Recipe(views=(view, view), mean=CIFAR_MEAN, std=CIFAR_STD)
+    return Views(views=(view, view), mean=CIFAR_MEAN, std=CIFAR_STD)
 
 
-def caco(**changes: Any) -> Recipe:
+def caco(**changes: Any) -> Views:
     """CaCo's two unlike views (arXiv:2203.14370): blur always, or solarise at times."""
     blurred = PhotoView(**{"saturation": 0.2, "blur_probability": 1.0, **changes})
     solarized = dataclasses.replace(
@@ -174,7 +197,7 @@ def caco_multicrop(
     small_size_pixels: int = 96,
     small_crops: int = 6,
     **changes: Any,
-) -> Recipe:
+) -> Views:
     """CaCo's multi-crop: the key's view, one more large view, small ones.
 
     The views are alike but for their size and crop, and as MoCo v2's otherwise: the
@@ -198,7 +221,7 @@ def adco_multicrop(
     size_pixels: int = 224,
     crops: Mapping[int, tuple[float, float]] = ADCO_CROPS,
     **changes: Any,
-) -> Recipe:
+) -> Views:
     """AdCo's multi-crop: the key's view, then query views of falling size.
 
     Args:
@@ -214,7 +237,7 @@ def adco_multicrop(
     return _photos(key_view, *queries)
 
 
-VIEWS: Mapping[str, Callable[..., Recipe]] = {
+VIEWS: Mapping[str, Callable[..., Views]] = {
     "adco_multicrop": adco_multicrop,
     "alpha_cl": cifar,
     "caco": caco,

@@ -6,30 +6,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-# (params, stats, uint8 images [B, H, W, C]) -> features [B, F]
-FeaturesFn = Callable[[Any, Any, Array], Float[Array, "b f"]]
-# (params, stats, key, uint8 images or crops) -> features [B, F] of a view of each
-ViewFeaturesFn = Callable[[Any, Any, PRNGKeyArray, Any], Float[Array, "b f"]]
+from caco_jax.nets.functions import Network, as_encoder
+
+# (network, examples [B, ...]) -> features [B, F]
+FeaturesFn = Callable[[Network, Array], Float[Array, "b f"]]
+# (network, key, examples or crops) -> features [B, F] of a view of each
+ViewFeaturesFn = Callable[[Network, PRNGKeyArray, Any], Float[Array, "b f"]]
 
 
-def make_features(
-    encoder: Any, preprocess: Callable[[Array], Float[Array, "b h w c"]]
-) -> FeaturesFn:
-    """The pooled backbone features with running statistics, as a compiled function.
+def make_features(encoder: Any, preprocess: Callable[[Array], Array]) -> FeaturesFn:
+    """The features that evaluation uses, with running statistics, compiled.
 
     Args:
-        encoder: a flax module with a method ``features(images, train=False)``.
-        preprocess: uint8 images -> the encoder's input.
+        encoder: of any form that `caco_jax.nets.as_encoder` takes.
+        preprocess: a batch of examples -> the encoder's input.
     """
+    functions = as_encoder(encoder)
 
     @jax.jit
-    def features(params: Any, stats: Any, images: Array) -> Float[Array, "b f"]:
-        variables = {"params": params, "batch_stats": stats}
-        return encoder.apply(
-            variables, preprocess(images), train=False, method="features"
-        )
+    def features(network: Network, examples: Array) -> Float[Array, "b f"]:
+        return functions.features(network, preprocess(examples))[0]
 
     return features
 
@@ -41,24 +39,23 @@ def make_view_features(
 
     Args:
         encoder: as in `make_features`.
-        views: (key, pixels) -> views of which the first is taken.
+        views: (key, examples) -> views of which the first is taken.
     """
+    functions = as_encoder(encoder)
 
     def features(
-        params: Any, stats: Any, key: PRNGKeyArray, pixels: Any
+        network: Network, key: PRNGKeyArray, examples: Any
     ) -> Float[Array, "b f"]:
-        variables = {"params": params, "batch_stats": stats}
-        (view, *_) = views(key, pixels)
-        return encoder.apply(variables, view, train=False, method="features")
+        (view, *_) = views(key, examples)
+        return functions.features(network, view)[0]
 
     return features
 
 
 def extract_features(
     features: FeaturesFn,
-    params: Any,
-    stats: Any,
-    images: UInt8[np.ndarray, "m h w c"],
+    network: Network,
+    images: Shaped[np.ndarray, "m *example"],
     *,
     batch_size: int = 256,
 ) -> Float[np.ndarray, "m f"]:
@@ -66,9 +63,8 @@ def extract_features(
 
     Args:
         features: from `make_features`.
-        params: the encoder's parameters.
-        stats: its running statistics.
-        images: uint8 [M, H, W, C].
+        network: the encoder's parameters and running statistics.
+        images: [M, ...] examples.
         batch_size: images at a time.
 
     Raises:
@@ -83,6 +79,6 @@ def extract_features(
     for first in range(0, len(images), batch_size):
         batch = images[first : first + batch_size]
         padding = [(0, batch_size - len(batch))] + [(0, 0)] * (images.ndim - 1)
-        rows = features(params, stats, jnp.asarray(np.pad(batch, padding)))
+        rows = features(network, jnp.asarray(np.pad(batch, padding)))
         parts.append(np.asarray(rows)[: len(batch)])
     return np.concatenate(parts)

@@ -12,9 +12,10 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from caco_jax.evaluation.heads import INITIAL_DEVIATION, Heads
-from caco_jax.evaluation.labelled import Part
+from caco_jax.data.labelled import Part
+from caco_jax.nets.functions import EncoderFunctions, Network, as_encoder
 from caco_jax.schema import BELOW_ONE, COUNT, NON_NEGATIVE, POSITIVE, setting, validate
-from caco_jax.training import optimizers, schedules
+from caco_jax.optim import optimizers, schedules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +43,12 @@ class Tuned(NamedTuple):
     """A network with its classifier.
 
     Attributes:
-        params: the encoder's parameters.
-        stats: its running statistics.
+        network: the encoder's parameters and running statistics.
         head: one head, of features as they are.
         losses: [S], of each step.
     """
 
-    params: Any
-    stats: Any
+    network: Network
     head: Heads
     losses: Float[np.ndarray, " s"]
 
@@ -62,8 +61,7 @@ def layer_names(params: Any) -> list[str]:
 def fine_tune(
     encoder: Any,
     views: Callable[..., Sequence[Array]],
-    params: Any,
-    stats: Any,
+    network: Network,
     part: Part,
     rows: Int[np.ndarray, " m"],
     plan: FineTuning,
@@ -75,10 +73,9 @@ def fine_tune(
     """Trains a network and a new linear head on labelled rows.
 
     Args:
-        encoder: a flax module with a method ``features(images, train=...)``.
+        encoder: of any form that `caco_jax.nets.as_encoder` takes.
         views: (key, pixels) -> views of which the first is taken.
-        params: the encoder's parameters.
-        stats: its running statistics.
+        network: the encoder's parameters and running statistics.
         part: labelled images.
         rows: of them, to learn from; fewer than a batch make a smaller one.
         plan: how.
@@ -89,7 +86,7 @@ def fine_tune(
     Raises:
         ValueError: there is no such layer to freeze.
     """
-    known = layer_names(params)
+    known = layer_names(network.params)
     strangers = [name for name in plan.frozen if name not in known]
     if strangers:
         raise ValueError(
@@ -98,7 +95,8 @@ def fine_tune(
     batch_size = min(plan.batch_size, len(rows))
     optimizer = _optimizer(plan, steps_per_epoch=len(rows) // batch_size)
     head_key, view_key = jax.random.split(jax.random.key(seed))
-    step = _make_step(encoder, views, optimizer, train=not plan.frozen_statistics)
+    functions = as_encoder(encoder)
+    step = _make_step(functions, views, optimizer, train=not plan.frozen_statistics)
     state = None
     losses: list[jax.Array] = []
     with part.batches(
@@ -107,11 +105,11 @@ def fine_tune(
         for number, batch in enumerate(batches):
             pixels, labels = put(batch)
             if state is None:
-                width = _width(encoder, views, params, stats, pixels)
+                width = _width(functions, views, network, pixels)
                 head = _new_head(head_key, num_classes, width)
                 # Copies, for the caller's own are not to be donated.
-                trained = jax.tree.map(jnp.copy, {"encoder": params, "head": head})
-                stats = jax.tree.map(jnp.copy, stats)
+                trained = {"encoder": network.params, "head": head}
+                trained, stats = jax.tree.map(jnp.copy, (trained, network.stats))
                 state = (trained, stats, optimizer.init(trained))
             jax.block_until_ready(losses[-1:])  # one batch waits, and no more
             key = jax.random.fold_in(view_key, number)
@@ -120,7 +118,7 @@ def fine_tune(
     assert state is not None, "want rows to learn from"
     trained, stats, _ = state
     found = np.asarray(jax.device_get(losses))
-    return Tuned(trained["encoder"], stats, trained["head"], found)
+    return Tuned(Network(trained["encoder"], stats), trained["head"], found)
 
 
 def _new_head(key: PRNGKeyArray, num_classes: int, width: int) -> Heads:
@@ -128,12 +126,11 @@ def _new_head(key: PRNGKeyArray, num_classes: int, width: int) -> Heads:
     return Heads(weights, jnp.zeros((1, num_classes)))
 
 
-def _width(encoder: Any, views: Any, params: Any, stats: Any, pixels: Any) -> int:
-    def features(params: Any, stats: Any, key: Any, pixels: Any) -> jax.Array:
-        variables = {"params": params, "batch_stats": stats}
-        return encoder.apply(variables, views(key, pixels)[0], method="features")
+def _width(encoder: EncoderFunctions, views: Any, network: Network, pixels: Any) -> int:
+    def features(network: Network, key: Any, pixels: Any) -> jax.Array:
+        return encoder.features(network, views(key, pixels)[0])[0]
 
-    return jax.eval_shape(features, params, stats, jax.random.key(0), pixels).shape[1]
+    return jax.eval_shape(features, network, jax.random.key(0), pixels).shape[1]
 
 
 def _optimizer(
@@ -169,7 +166,7 @@ def _optimizer(
 
 
 def _make_step(
-    encoder: Any,
+    encoder: EncoderFunctions,
     views: Callable[..., Sequence[Array]],
     optimizer: optax.GradientTransformation,
     *,
@@ -180,17 +177,12 @@ def _make_step(
     def loss(
         trained: Any, stats: Any, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, Any]:
-        features, updated = encoder.apply(
-            {"params": trained["encoder"], "batch_stats": stats},
-            images,
-            train=train,
-            method="features",
-            mutable=["batch_stats"] if train else [],
-        )
+        network = Network(trained["encoder"], stats)
+        features, network = encoder.features(network, images, train=train)
         weights, bias = trained["head"].weights[0], trained["head"].bias[0]
         scores = jnp.einsum("nf,cf->nc", features, weights) + bias[None]
         losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
-        return losses.mean(), updated["batch_stats"] if train else stats
+        return losses.mean(), network.stats
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(

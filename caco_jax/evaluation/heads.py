@@ -25,7 +25,7 @@ from caco_jax.schema import (
     setting,
     validate,
 )
-from caco_jax.training import optimizers, schedules
+from caco_jax.optim import optimizers, schedules
 
 INITIAL_DEVIATION = 0.01  # of the heads' weights, as the papers' code draws them
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from caco_jax.data.records import Record, TfdsRecords
-from caco_jax.data.sources import ImageSet, RecordSet
+from caco_jax.data.dataset import ArrayDataset, RecordDataset
 
 
 class ListedRecords:
@@ -28,7 +28,7 @@ class ListedRecords:
         return self._records[index]._replace(label=label)
 
 
-def listed_set(images: ImageSet | RecordSet, feature: str) -> RecordSet:
+def listed_set(images: ArrayDataset | RecordDataset, feature: str) -> RecordDataset:
     """The set, labelled by a feature that lists classes.
 
     Args:
@@ -38,7 +38,7 @@ def listed_set(images: ImageSet | RecordSet, feature: str) -> RecordSet:
     Raises:
         ValueError: it is another kind of set, or the feature is no list of classes.
     """
-    parts = (images.train, images.test) if isinstance(images, RecordSet) else ()
+    parts = (images.train, images.test) if isinstance(images, RecordDataset) else ()
     known: list[TfdsRecords] = [p for p in parts if isinstance(p, TfdsRecords)]
     if len(known) < 2:
         raise ValueError(
@@ -47,7 +47,7 @@ def listed_set(images: ImageSet | RecordSet, feature: str) -> RecordSet:
         )
     names = class_list(known[0], feature)
     train, test = (ListedRecords(part, feature, len(names)) for part in known)
-    return RecordSet(images.name, train, test, names)
+    return RecordDataset(images.name, train, test, names)
 
 
 def class_list(records: TfdsRecords, feature: str) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ from caco_jax.evaluation.heads import (
     head_hits,
     head_scores,
 )
-from caco_jax.evaluation.labelled import Part, choose_rows
+from caco_jax.nets.functions import Network
+from caco_jax.data.labelled import Part, choose_rows
 
 BATCH_ROWS = 256  # through the network at once, where nothing is trained
 
@@ -32,14 +33,12 @@ class Frozen(NamedTuple):
     """A network that stays as it is.
 
     Attributes:
-        params: its parameters.
-        stats: its running statistics.
+        network: its parameters and running statistics.
         view_features: its features of augmented images.
         center_features: its features of images as evaluation sees them.
     """
 
-    params: Any
-    stats: Any
+    network: Network
     view_features: ViewFeaturesFn
     center_features: FeaturesFn
 
@@ -161,7 +160,7 @@ def train_heads(
     ) as batches:
         for number, batch in enumerate(batches):
             pixels, labels = put(batch)
-            inputs = (frozen.params, frozen.stats, view_key, pixels)
+            inputs = (frozen.network, view_key, pixels)
             if state is None:
                 shape = jax.eval_shape(frozen.view_features, *inputs)
                 state = sweep.init(
@@ -174,7 +173,7 @@ def train_heads(
 
 
 def make_step(sweep: Sweep, view_features: ViewFeaturesFn) -> Callable[..., Any]:
-    """(state, number, params, stats, key, pixels, labels) -> (state, losses), jitted.
+    """(state, number, network, key, pixels, labels) -> (state, losses), jitted.
 
     The state is donated.
     """
@@ -183,14 +182,13 @@ def make_step(sweep: Sweep, view_features: ViewFeaturesFn) -> Callable[..., Any]
     def step(
         state: HeadsState,
         number: jax.Array,
-        params: Any,
-        stats: Any,
+        network: Network,
         key: jax.Array,
         pixels: Any,
         labels: jax.Array,
     ) -> tuple[HeadsState, jax.Array]:
         step_key = jax.random.fold_in(key, number)
-        return sweep.step(state, view_features(params, stats, step_key, pixels), labels)
+        return sweep.step(state, view_features(network, step_key, pixels), labels)
 
     return step
 
@@ -206,8 +204,7 @@ def part_features(
     for images, labels in part.centers(np.arange(len(part)) if rows is None else rows):
         features = extract_features(
             frozen.center_features,
-            frozen.params,
-            frozen.stats,
+            frozen.network,
             images,
             batch_size=BATCH_ROWS,
         )

@@ -8,12 +8,13 @@ import numpy as np
 from caco_jax.interop import layouts
 from caco_jax.interop.layouts import Arrays, Weights
 from caco_jax.interop.torch_weights import from_torch, to_torch, torch_shapes
-from caco_jax.methods.method import Network
+from caco_jax.methods.method import Method, Network
 from caco_jax.schema import UserError
 from caco_jax.training.state import TrainState
 
-BACKBONE, PROJECTOR, BANK, TWINS = PARTS = ("backbone", "projector", "bank", "twins")
-_QUEUE, _TARGET = "queue", "target encoder"
+# "bank" asks for whatever memory the method has: what files call a bank or a queue.
+BACKBONE, PROJECTOR, MEMORY, TWINS = PARTS = ("backbone", "projector", "bank", "twins")
+_TARGET = "target encoder"
 _REMEDIES = {
     BACKBONE: "name the recipe of this network, or change --config.encoder",
     PROJECTOR: "set --config.encoder.projector and projector_widths to the file's, or "
@@ -22,7 +23,11 @@ _REMEDIES = {
 
 
 def fill_state(
-    state: TrainState, weights: Weights, parts: Collection[str] | None = None
+    state: TrainState,
+    weights: Weights,
+    parts: Collection[str] | None = None,
+    *,
+    method: Method,
 ) -> tuple[TrainState, list[str]]:
     """A state with the arrays of a file; what the file does not have stays.
 
@@ -34,6 +39,7 @@ def fill_state(
         weights: the file's.
         parts: "backbone" (always), "projector", "bank" (or queue). None: all that is
             there.
+        method: of the run; it says which of its arrays is the memory.
 
     Returns:
         The state, and what was taken, of `contents`.
@@ -51,31 +57,30 @@ def fill_state(
         target, _ = _fill_network(state.target, weights, own, wanted)
         filled = filled._replace(target=target)
         taken += [_TARGET] * bool(weights.target)
-    if BANK in wanted:
-        filled, memory = _fill_memory(filled, weights.memory)
+    if MEMORY in wanted:
+        filled, memory = _fill_memory(filled, weights.memory, method)
         taken += memory
-    there = {BANK if name == _QUEUE else name for name in taken}
+    there = {MEMORY if name == method.memory else name for name in taken}
     for part in sorted(set(parts or ()) - there):
         raise ValueError(f"it has no {part} for this run: leave that out of --parts")
     return filled, taken
 
 
-def contents(state: TrainState) -> list[str]:
-    """What a file of weights can give a state, by name."""
-    parts = {
-        _TARGET: state.target is not None,
-        BANK: BANK in state.players,
-        _QUEUE: _QUEUE in state.extra,
-    }
-    return [BACKBONE, PROJECTOR, *(name for name, there in parts.items() if there)]
+def contents(state: TrainState, memory: str | None) -> list[str]:
+    """What a file of weights can give a state whose method has such a memory."""
+    target = [_TARGET] * (state.target is not None)
+    return [BACKBONE, PROJECTOR, *target, *([] if memory is None else [memory])]
 
 
-def state_arrays(state: TrainState, parts: Collection[str]) -> Arrays:
+def state_arrays(
+    state: TrainState, parts: Collection[str], *, memory: str | None
+) -> Arrays:
     """Parts of a state under PyTorch's names, the encoder being the online one.
 
     Args:
         state: of any run.
         parts: any of `PARTS`; "twins" are the adversarial branches of norms.
+        memory: what the run's method calls its bank or queue, if it has one.
 
     Raises:
         UserError: the state has no such part.
@@ -90,7 +95,7 @@ def state_arrays(state: TrainState, parts: Collection[str]) -> Arrays:
         raise UserError("--parts: want no twins, this run has no adversarial norms")
     if TWINS not in parts:
         arrays = {n: a for n, a in arrays.items() if n not in twins}
-    return arrays | (_memory_arrays(state) if BANK in parts else {})
+    return arrays | (_memory_arrays(state, memory) if MEMORY in parts else {})
 
 
 def _fill_network(
@@ -143,18 +148,24 @@ def _head(network: Network, weights: Weights, arrays: Arrays) -> Arrays:
     return head if weights.is_checkpoint else {}
 
 
-def _fill_memory(state: TrainState, memory: Arrays) -> tuple[TrainState, list[str]]:
+def _fill_memory(
+    state: TrainState, arrays: Arrays, method: Method
+) -> tuple[TrainState, list[str]]:
     """The state with the file's bank or queue, if it has one of this kind."""
-    if BANK in state.players and layouts.BANK in memory:
-        bank = _rows(memory, layouts.BANK, state.players[BANK], "bank_size")
-        return state._replace(players={**state.players, BANK: bank}), [BANK]
-    if _QUEUE in state.extra and layouts.QUEUE in memory:
-        queue = _rows(memory, layouts.QUEUE, state.extra[_QUEUE], "queue_size")
-        place = memory.get(layouts.QUEUE_PLACE, np.zeros(1, np.int64))
+    name = method.memory
+    if name is None:
+        return state, []
+    size = method.row_sharded[name]
+    if name in state.players and layouts.BANK in arrays:
+        rows = _rows(arrays, layouts.BANK, state.players[name], size)
+        return state._replace(players={**state.players, name: rows}), [name]
+    if name in state.extra and layouts.QUEUE in arrays:
+        rows = _rows(arrays, layouts.QUEUE, state.extra[name], size)
+        place = arrays.get(layouts.QUEUE_PLACE, np.zeros(1, np.int64))
         if place.size != 1 or place.dtype.kind != "i":
             raise ValueError(f"{layouts.QUEUE_PLACE}: want one integer")
-        extra = {_QUEUE: queue, "next_row": np.int32(place.item() % len(queue))}
-        return state._replace(extra=extra), [_QUEUE]
+        extra = {name: rows, "next_row": np.int32(place.item() % len(rows))}
+        return state._replace(extra=extra), [name]
     return state, []
 
 
@@ -169,14 +180,16 @@ def _rows(memory: Arrays, name: str, like: Any, size: str) -> np.ndarray:
     return np.ascontiguousarray(columns.T, like.dtype)
 
 
-def _memory_arrays(state: TrainState) -> Arrays:
+def _memory_arrays(state: TrainState, name: str | None) -> Arrays:
     def columns(rows: Any) -> np.ndarray:
         return np.ascontiguousarray(np.asarray(rows).T)
 
-    if BANK in state.players:
-        return {layouts.BANK: columns(state.players[BANK])}
-    if _QUEUE in state.extra:
-        place = np.asarray(state.extra["next_row"], np.int64).reshape(1)
-        queue = columns(state.extra[_QUEUE])
-        return {layouts.QUEUE: queue, layouts.QUEUE_PLACE: place}
-    raise UserError("--parts: want no bank, this run has neither a bank nor a queue")
+    if name is None:
+        raise UserError(
+            "--parts: want no bank, this run has neither a bank nor a queue"
+        )
+    if name in state.players:
+        return {layouts.BANK: columns(state.players[name])}
+    place = np.asarray(state.extra["next_row"], np.int64).reshape(1)
+    queue = columns(state.extra[name])
+    return {layouts.QUEUE: queue, layouts.QUEUE_PLACE: place}

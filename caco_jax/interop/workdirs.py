@@ -8,24 +8,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from caco_jax.config import ExperimentConfig, experiment_config
-from caco_jax.data.sources import ImageSet
+from caco_jax.config.sections import ExperimentConfig, experiment_config
+from caco_jax.data.dataset import ArrayDataset
 from caco_jax.interop import files, layouts
 from caco_jax.interop.states import BACKBONE, contents, fill_state, state_arrays
 from caco_jax.methods.method import Network
 from caco_jax.schema import UserError
-from caco_jax.training.assemble import (
-    Experiment,
-    assemble,
-    initial_state,
-    new_network,
-    training_optimizer,
-)
-from caco_jax.training.checkpoints import Checkpoints, Workdir, write_json
-from caco_jax.training.inputs import photo_sizes, view_recipe
-from caco_jax.training.mesh import make_mesh, state_shardings
-from caco_jax.training.pretrain import config_values
-from caco_jax.training.runs import restore_state
+from caco_jax.runs.checkpoints import Checkpoints, Workdir, write_json
+from caco_jax.training.sharding import make_mesh
+from caco_jax.config.build import build_run, build_views
+from caco_jax.runs.pretraining import Pretraining
+from caco_jax.runs.run import require_checkpoints, restore_state
 from caco_jax.training.state import TrainState, create_state
 
 # A run that continues from here counts from it.
@@ -74,17 +67,19 @@ def import_run(
     place = Workdir(workdir)
     _check_free(place, force=force)
     content = files.read_weights(file)
-    experiment = _assemble(config)
-    template = jax.eval_shape(lambda: initial_state(experiment))
+    pretraining = _build(config)
+    template = jax.eval_shape(pretraining.initial_state)
     try:
-        state, imported = fill_state(template, layouts.parse(content), parts)
+        state, imported = fill_state(
+            template, layouts.parse(content), parts, method=pretraining.method
+        )
     except ValueError as error:
         raise UserError(f"--file: {file}: {error}") from None
-    state = _complete(state, experiment)
-    place.claim(config_values(experiment), force_new=force)
+    state = _complete(state, pretraining)
+    place.claim(pretraining.description.values, force_new=force)
     with Checkpoints(place) as checkpoints:
         checkpoints.save(state)
-    fresh = [name for name in contents(template) if name not in imported]
+    fresh = [name for name in contents(template, pretraining.method.memory) if name not in imported]
     report = {"file": str(file), "imported": imported, "fresh": fresh}
     write_json(place.summary_file, _NO_TRAINING)
     write_json(place.path / "imported.json", report)
@@ -120,8 +115,8 @@ def export_run(
     files.check_writable(file, force=force)
     if pathlib.Path(file).suffix == files.DETECTRON2 and set(parts) != {BACKBONE}:
         raise UserError("--parts: want backbone alone for detectron2's .pkl")
-    state = _restore(Workdir(workdir))
-    arrays = state_arrays(state, parts)
+    pretraining, state = _restore(Workdir(workdir))
+    arrays = state_arrays(state, parts, memory=pretraining.method.memory)
     files.write_weights(file, arrays, force=force)
     return {
         "step": int(state.step),
@@ -139,41 +134,37 @@ def _check_free(place: Workdir, *, force: bool) -> None:
         )
 
 
-def _assemble(config: ExperimentConfig) -> Experiment:
+def _build(config: ExperimentConfig) -> Pretraining:
     """The parts of a run on one device, whether or not its photographs are there."""
-    recipe = view_recipe(config.data)
-    sizes, images = photo_sizes(recipe), None
-    if len(sizes) == len(recipe.views):  # photographs have three channels
-        shape = (config.training.batch_size, max(sizes), max(sizes), 3)
+    views, data = build_views(config.data), None
+    if views.are_photos:  # photographs have three channels
+        size = max(views.photo_sizes)
+        shape = (config.training.batch_size, size, size, 3)
         pixels: Any = jax.ShapeDtypeStruct(shape, np.uint8)
-        images = ImageSet(config.data.source, pixels, None, pixels, None)
-    return assemble(config, mesh=make_mesh(jax.devices()[:1]), images=images)
+        data = ArrayDataset(config.data.source, pixels, None, pixels, None)
+    return build_run(config, mesh=make_mesh(jax.devices()[:1]), data=data)
 
 
-def _restore(place: Workdir) -> TrainState:
-    experiment = _assemble(experiment_config(place.read_config()))
-    if not place.checkpoints.is_dir():
-        raise UserError(
-            f"--workdir: {place.path} has no checkpoint yet; let experiments.pretrain "
-            "run to its first one"
-        )
+def _restore(place: Workdir) -> tuple[Pretraining, TrainState]:
+    pretraining = _build(experiment_config(place.read_config()))
+    require_checkpoints(place)
     with Checkpoints(place) as checkpoints:
-        return restore_state(experiment, checkpoints)
+        return pretraining, restore_state(pretraining, checkpoints)
 
 
-def _complete(state: TrainState, experiment: Experiment) -> TrainState:
+def _complete(state: TrainState, pretraining: Pretraining) -> TrainState:
     """The state with fresh arrays where there are only shapes."""
     network = Network(state.players["encoder"], state.stats)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(network)):
-        network = _merge(network, new_network(experiment))  # a draw is compiled first
+        network = _merge(network, pretraining.new_network())  # a draw is compiled first
     fresh = create_state(
-        experiment.keys.players,
-        experiment.method,
+        pretraining.keys.players,
+        pretraining.method,
         network,
-        training_optimizer(experiment),
+        pretraining.training_optimizer(),
     )
     state = _merge(state, fresh)
-    return jax.device_put(state, state_shardings(state, experiment.mesh))
+    return pretraining.place(state)
 
 
 def _merge(tree: Any, fresh: Any) -> Any:

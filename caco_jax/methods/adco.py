@@ -26,7 +26,7 @@ from caco_jax.methods.method import (
     keep,
     key_views,
 )
-from caco_jax.methods.start_up import fill_bank
+from caco_jax.methods.start_up import BANK_OPTIMIZER, fill_bank
 from caco_jax.schema import POSITIVE, Range, setting, validate
 
 
@@ -122,5 +122,8 @@ def make(config: AdcoConfig, *, embedding_dim: int) -> Method:
         ),
         candidates=lambda batch_size: batch_size + config.bank_size,
         attack=attack_query,
+        optimizers={"bank": BANK_OPTIMIZER},
+        row_sharded={"bank": "bank_size"},
+        memory="bank",
         multicrop=True,
     )

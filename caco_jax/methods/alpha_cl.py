@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from caco_jax.losses import alpha_cl as losses
 from caco_jax.methods.method import Method
-from caco_jax.methods.siamese import PairLoss, siamese
+from caco_jax.methods.two_view import PairLoss, two_view
 from caco_jax.schema import COUNT, NON_NEGATIVE, POSITIVE, setting, validate
 
 INFO_NCE = "infonce"
@@ -106,7 +106,7 @@ def make(config: AlphaClConfig, *, embedding_dim: int) -> Method:
     distances as they are; no gradient flows through them.
     """
     del embedding_dim
-    return siamese(
+    return two_view(
         "alpha_cl",
         f"α-CL: {config.importance} pair weights, temperature {config.temperature:g}",
         pair_loss(config),

@@ -29,7 +29,7 @@ from caco_jax.methods.method import (
     key_views,
     split_rows,
 )
-from caco_jax.methods.start_up import fill_bank
+from caco_jax.methods.start_up import BANK_OPTIMIZER, fill_bank
 from caco_jax.schema import FRACTION, NON_NEGATIVE, POSITIVE, Range, setting, validate
 
 
@@ -138,6 +138,9 @@ def make(config: CacoConfig, *, embedding_dim: int) -> Method:
         advance=advance,
         candidates=lambda batch_size: config.bank_size,
         attack=attack_query,
+        optimizers={"bank": BANK_OPTIMIZER},
+        row_sharded={"bank": "bank_size", "bank_ages": "bank_size"},
+        memory="bank",
         multicrop=True,
         start_up=fill_bank(
             bank_size=config.bank_size,

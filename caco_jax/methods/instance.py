@@ -10,7 +10,7 @@ import functools
 
 from caco_jax.losses.contrast import plain_loss, uel_loss
 from caco_jax.methods.method import Method
-from caco_jax.methods.siamese import siamese
+from caco_jax.methods.two_view import two_view
 from caco_jax.schema import COUNT, POSITIVE, setting, validate
 
 
@@ -40,7 +40,7 @@ class UelConfig:
 def make_plain(config: PlainConfig, *, embedding_dim: int) -> Method:
     """Plain as pure functions: each first view finds its second among the batch's."""
     del embedding_dim
-    return siamese(
+    return two_view(
         "plain",
         "Plain: InfoNCE of first views over the batch's second views",
         functools.partial(plain_loss, temperature=config.temperature),
@@ -51,7 +51,7 @@ def make_plain(config: PlainConfig, *, embedding_dim: int) -> Method:
 def make_uel(config: UelConfig, *, embedding_dim: int) -> Method:
     """UEL as pure functions: a view is its twin's instance and no other's."""
     del embedding_dim
-    return siamese(
+    return two_view(
         "uel",
         "UEL: each image of the batch is a class of its own",
         functools.partial(

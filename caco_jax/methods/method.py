@@ -7,6 +7,7 @@ adversaries), the symmetric form and multi-crop are compositions, not new steps.
 """
 
 import dataclasses
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from caco_jax.nets.functions import Network
 from caco_jax.nets.norm import CLEAN
+from caco_jax.optim.settings import OptimizerConfig
 
 PyTree = Any
 Move = Literal["descend", "ascend", "hold"]
@@ -26,19 +29,13 @@ class View:
     """One view of a batch, and the BatchNorm branch that must see it.
 
     Attributes:
-        images: [N, H, W, C] floats, normalised.
+        images: [N, ...] examples as the views made them; images are [N, H, W, C] floats,
+            normalised.
         branch: "clean" or "adversarial".
     """
 
-    images: Float[Array, "n h w c"]
+    images: Array
     branch: str = dataclasses.field(default=CLEAN, metadata={"static": True})
-
-
-class Network(NamedTuple):
-    """An encoder's parameters and its BatchNorm statistics."""
-
-    params: PyTree
-    stats: PyTree
 
 
 # (network, view) -> unit embeddings [N, D], the network with its new statistics
@@ -153,6 +150,14 @@ class Method(NamedTuple):
         attack: number of views -> where adversarial images enter; None where they
             cannot.
         multicrop: whether there may be more than two views.
+        optimizers: the default optimiser of each player; a player that is not named
+            has `OptimizerConfig`'s.
+        row_sharded: names of players and of extra state with a row an entry, which are
+            spread over the devices, each with the setting that says how many rows.
+        memory: the one of them whose rows queries are scored against, or None.
+        settings: what the method was made from, for the record of a run.
+        twin: whether it sends adversarial images through a BatchNorm branch of their
+            own.
     """
 
     name: str
@@ -166,6 +171,11 @@ class Method(NamedTuple):
     candidates: Callable[[int], int] | None = None
     attack: Callable[[int], Attack] | None = None
     multicrop: bool = False
+    optimizers: Mapping[str, OptimizerConfig] = types.MappingProxyType({})
+    row_sharded: Mapping[str, str] = types.MappingProxyType({})
+    memory: str | None = None
+    settings: Any = None
+    twin: bool = False
 
 
 def keep(players: Players, extra: PyTree, outcome: Outcome) -> tuple[Players, PyTree]:

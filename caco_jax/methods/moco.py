@@ -118,4 +118,6 @@ def make(config: MocoConfig, *, embedding_dim: int) -> Method:
         advance=advance,
         candidates=lambda batch_size: 1 + config.queue_size,
         attack=attack_query,
+        row_sharded={"queue": "queue_size"},
+        memory="queue",
     )

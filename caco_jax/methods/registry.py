@@ -1,7 +1,7 @@
-"""The one list of methods: name -> (its config, how it is made)."""
+"""The one list of methods: name -> (its settings, how it is made)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from caco_jax.methods import adco, alpha_cl, caco, instance, moco, simclr
 from caco_jax.methods.method import Method
@@ -17,17 +17,49 @@ METHODS: dict[str, tuple[type, Callable[..., Method]]] = {
 }
 
 
-def make_method(config: Any, *, embedding_dim: int) -> Method:
-    """Makes the method that the config's type belongs to.
+class MethodBuilder(NamedTuple):
+    """A method whose settings are chosen; what is left to say is the embedding's width.
+
+    Attributes:
+        settings: a frozen dataclass.
+        make: (settings, embedding_dim=D) -> `Method`.
+    """
+
+    settings: Any
+    make: Callable[..., Method]
+
+    def __call__(self, embedding_dim: int) -> Method:
+        """The method for embeddings of this width."""
+        method = self.make(self.settings, embedding_dim=embedding_dim)
+        return method._replace(settings=self.settings)
+
+
+def builder(name: str, **settings: Any) -> MethodBuilder:
+    """A registered method with these settings; the others have their defaults.
 
     Args:
-        config: an instance of one of the registered config classes.
+        name: of the registry.
+        **settings: fields of its settings.
+
+    Raises:
+        ConfigError: a value is out of range.
+        TypeError: there is no such setting.
+    """
+    settings_class, make = METHODS[name]
+    return MethodBuilder(settings_class(**settings), make)
+
+
+def make_method(config: Any, *, embedding_dim: int) -> Method:
+    """Makes the method that the settings' type belongs to.
+
+    Args:
+        config: an instance of one of the registered settings classes.
         embedding_dim: width of the embeddings.
 
     Raises:
-        KeyError: no method has this config class.
+        KeyError: no method has these settings.
     """
-    for config_class, make in METHODS.values():
-        if type(config) is config_class:
-            return make(config, embedding_dim=embedding_dim)
+    for settings_class, make in METHODS.values():
+        if type(config) is settings_class:
+            return MethodBuilder(config, make)(embedding_dim)
     raise KeyError(f"no method is configured by {type(config).__name__}")

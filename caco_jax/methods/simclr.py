@@ -9,7 +9,7 @@ import functools
 
 from caco_jax.losses.contrast import nt_xent
 from caco_jax.methods.method import Method
-from caco_jax.methods.siamese import siamese
+from caco_jax.methods.two_view import two_view
 from caco_jax.schema import POSITIVE, setting, validate
 
 
@@ -26,7 +26,7 @@ class SimclrConfig:
 def make(config: SimclrConfig, *, embedding_dim: int) -> Method:
     """SimCLR as pure functions: the encoder descends NT-Xent of two views."""
     del embedding_dim
-    return siamese(
+    return two_view(
         "simclr",
         f"SimCLR: NT-Xent over both views, temperature {config.temperature:g}",
         functools.partial(nt_xent, temperature=config.temperature),

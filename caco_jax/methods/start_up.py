@@ -19,6 +19,12 @@ from caco_jax.methods.method import (
     encode_views,
     online_network,
 )
+from caco_jax.optim.settings import OptimizerConfig
+
+# The published bank moves at a rate of 3 throughout, without decay.
+BANK_OPTIMIZER = OptimizerConfig(
+    learning_rate=3.0, schedule="constant", weight_decay=0.0
+)
 
 
 def fill_bank(
@@ -89,6 +95,7 @@ def fill_bank(
             init=lambda key: ({}, {"next_row": jnp.zeros((), jnp.int32)}),
             payoff=payoff,
             advance=advance,
+            row_sharded={"bank": "bank_size"},
         ),
         examples=bank_size,
         epochs=epochs,

@@ -106,6 +106,8 @@ class BottleneckBlock(_Block):
         return (self.features, 1, 1), (self.features, 3, self.stride), (wide, 1, 1)
 
 
+# The kernel and stride of a stem's convolution.
+STEMS = {"imagenet": (7, 2), "small": (3, 1)}
 _BLOCKS: dict[str, type[_Block]] = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
 
 
@@ -202,8 +204,7 @@ class ResNet(_Layers):
         return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
 
     def _stem(self, images: jax.Array, train: bool, branch: str) -> jax.Array:
-        stems = {"imagenet": (7, 2), "small": (3, 1)}
-        kernel, stride = _choose("stem", self.stem, stems)
+        kernel, stride = _choose("stem", self.stem, STEMS)
         x = self.conv(self.width, kernel, stride, "conv1")(images)
         x = nn.relu(self.normalise(x, train, branch, "bn1"))
         if self.stem == "imagenet":

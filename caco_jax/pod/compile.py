@@ -9,15 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from caco_jax.config import DataConfig, ExperimentConfig
-from caco_jax.data.sources import ImageSet, RecordSet
+from caco_jax.config.sections import DataConfig, ExperimentConfig
+from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
+from caco_jax.config.build import build_run
 from caco_jax.pod.topology import Slice
-from caco_jax.training import assemble
-from caco_jax.training.assemble import Experiment
-from caco_jax.training.feeds import resident_layout, streamed_layout
-from caco_jax.training.inputs import Images, step_images, train_count
-from caco_jax.training.loop import make_dispatch
-from caco_jax.training.mesh import make_mesh
+from caco_jax.training.loop import memory_bytes
+from caco_jax.training.sharding import make_mesh
 
 # Prepared sets that are kept on the devices: (training images, height and width). All
 # others are streamed, as if they were ImageNet's training images.
@@ -57,13 +54,13 @@ def compile_step(
     Raises:
         ConfigError: the configuration does not fit the slice, or itself.
     """
-    experiment = assemble.assemble(
-        config, mesh=make_mesh(where.devices), images=stand_in(config.data)
+    run = build_run(
+        config, mesh=make_mesh(where.devices), data=stand_in(config.data)
     )
     begun = time.perf_counter()
     try:
         with _compiler_settings(where, quick=quick):
-            compiled = lower_step(experiment).compile()
+            compiled = run.lower_step().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -93,50 +90,16 @@ def _compiler_settings(where: Slice, *, quick: bool) -> Iterator[None]:
             jax.config.update(name, value)
 
 
-def stand_in(config: DataConfig) -> Images | None:
+def stand_in(config: DataConfig) -> Dataset | None:
     """The shape of a data set in its place; None for those that need no files."""
     if config.source.partition(":")[0] in _EMBEDDED:
         return None
     if config.source not in _RESIDENT:
         records: Any = range(_STREAMED_COUNT)
-        return RecordSet(config.source, records)
+        return RecordDataset(config.source, records)
     count, size = _RESIDENT[config.source]
     images: Any = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
-    return ImageSet(config.source, images, None, images, None)
-
-
-def lower_step(experiment: Experiment) -> jax.stages.Lowered:
-    """The loop's dispatch of one step, traced for the experiment's mesh."""
-    mesh, images = experiment.mesh, experiment.images
-    batch_size = experiment.config.training.batch_size
-    resident = isinstance(images, ImageSet)
-    layout = (resident_layout if resident else streamed_layout)(mesh)
-    fixed: Any = ()
-    batch: Any = step_images(experiment.recipe, images, batch_size)
-    if isinstance(images, ImageSet):
-        shape = (train_count(images), *images.train_images.shape[1:])
-        fixed = jax.ShapeDtypeStruct(shape, jnp.uint8)
-        batch = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    chosen = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), batch
-    )
-    with jax.set_mesh(mesh):
-        state = jax.eval_shape(lambda: assemble.initial_state(experiment))
-        step = assemble.training_step(experiment)
-        dispatch: Any = make_dispatch(step, state, layout, mesh)
-        return dispatch.lower(state, fixed, chosen)
-
-
-def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Bytes on each chip while the step runs: what is donated counts once."""
-    stats: Any = compiled.memory_analysis()
-    uses = {
-        "arguments": stats.argument_size_in_bytes,
-        "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
-        "temporaries": stats.temp_size_in_bytes,
-        "code": stats.generated_code_size_in_bytes,
-    }
-    return {**uses, "total": sum(uses.values())}
+    return ArrayDataset(config.source, images, None, images, None)
 
 
 def _needed(message: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from caco_jax.config import ExperimentConfig
+from caco_jax.config.sections import ExperimentConfig
 from caco_jax.pod import collectives, hlo, work
 from caco_jax.pod.collectives import Collective
 from caco_jax.pod.compile import Compiled, compile_step

@@ -22,8 +22,8 @@ from caco_jax.methods.caco import CacoConfig
 from caco_jax.programs.command import blame
 from caco_jax.programs.parser import Parser
 from caco_jax.schema import UserError
-from caco_jax.training.assemble import new_network
-from caco_jax.training.checkpoints import write_json
+from caco_jax.runs.pretraining import new_network
+from caco_jax.runs.checkpoints import write_json
 
 TOLERANCES = {False: 1e-4, True: 1e-9}  # of the identity, by --x64
 TEMPERATURES = [0.05, 0.1, 0.2, 0.5, 1.0]
@@ -55,24 +55,24 @@ class Subject:
 
     def __init__(self, flags: Any) -> None:
         self.dtype = jnp.float64 if flags.x64 else jnp.float32
-        self.files, self.experiment = snapshots.read_experiment(flags.workdir)
+        self.files, self.pretraining = snapshots.read_experiment(flags.workdir)
         step = snapshots.saved_steps(self.files)[-1]
-        self.state = snapshots.read_state(self.files, self.experiment, step=step)
+        self.state = snapshots.read_state(self.files, self.pretraining, step=step)
         if flags.player == "bank" and "bank" not in self.state.players:
             raise UserError(
-                f"--player: want a run with a bank, {self.experiment.method.name} has "
+                f"--player: want a run with a bank, {self.pretraining.method.name} has "
                 f"only: {', '.join(self.state.players)}; try AdCo or CaCo"
             )
         with blame("--batch_size"):
             self.batch = snapshots.draw_batch(
-                self.experiment,
+                self.pretraining,
                 size=flags.batch_size,
                 seed=flags.seed,
                 dtype=self.dtype,
             )
         self.params = snapshots.cast(self.state.players["encoder"], self.dtype)
         self.encode = snapshots.make_embed(
-            self.experiment.encoder, self.state.stats, dtype=self.dtype
+            self.pretraining.encoder, self.state.stats, dtype=self.dtype
         )
 
     def embed(self, params: Any) -> tuple[jax.Array, jax.Array]:
@@ -135,7 +135,7 @@ def weights(
         {f"{name}, τ {t:g}": alphas[t, name] for t, name in chosen},
         labels,
         figure(subject, "alpha_maps"),
-        class_names=subject.experiment.images.class_names,
+        class_names=subject.pretraining.data.class_names,
     )
     return weight_table(weighings, found, chance, negatives=len(z1) - 1)
 
@@ -214,7 +214,7 @@ def _number(value: float, how: str) -> str:
 
 def turns(subject: Subject, flags: Any) -> dict[str, Any]:
     """The game in turns from a new encoder, and its figure."""
-    params = snapshots.cast(new_network(subject.experiment).params, subject.dtype)
+    params = snapshots.cast(new_network(subject.pretraining).params, subject.dtype)
     family = losses.FAMILIES["info_nce"](temperature=middle(flags.temperatures))
     curves = {}
     for turn in (None, *flags.turns):
@@ -240,7 +240,7 @@ def turns(subject: Subject, flags: Any) -> dict[str, Any]:
 def bank_as_pairs(subject: Subject, z1: jax.Array, z2: jax.Array) -> dict[str, Any]:
     """The bank's entries as pairs, and their figure."""
     rows = snapshots.cast(subject.state.players["bank"], subject.dtype)
-    config: Any = subject.experiment.config.method
+    config: Any = subject.pretraining.config.method
     cooperative = isinstance(config, CacoConfig)
     moves = bank.bank_moves(
         z1,

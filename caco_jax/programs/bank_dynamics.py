@@ -15,8 +15,8 @@ from caco_jax.analysis.bank_history import Moment
 from caco_jax.analysis.plots_bank import History
 from caco_jax.programs.command import blame
 from caco_jax.programs.parser import Parser
-from caco_jax.training.assemble import Experiment
-from caco_jax.training.checkpoints import write_json
+from caco_jax.runs.pretraining import Pretraining
+from caco_jax.runs.checkpoints import write_json
 
 
 def parser() -> Parser:
@@ -86,17 +86,17 @@ def dynamics(moments: list[Moment], steps_per_epoch: int, folder: Any) -> dict:
     return result
 
 
-def focus(experiment: Experiment, state: Any, flags: Any, folder: Any) -> dict:
+def focus(pretraining: Pretraining, state: Any, flags: Any, folder: Any) -> dict:
     """Which queries each payoff leans to, on augmented views as in training."""
-    config = experiment.config
+    config = pretraining.config
     batch = snapshots.draw_batch(
-        experiment,
-        size=len(snapshots.in_memory(experiment).train_images),
+        pretraining,
+        size=len(snapshots.in_memory(pretraining).train_examples),
         seed=flags.seed,
     )
     order = np.random.default_rng(flags.seed).permutation(len(batch.rows))
-    queries, keys = snapshots.encode_pairs(experiment, state, batch)
-    memory = snapshots.memory(experiment, state)
+    queries, keys = snapshots.encode_pairs(pretraining, state, batch)
+    memory = snapshots.memory(pretraining, state)
     temperature = getattr(config.method, "bank_temperature", config.method.temperature)
     with blame("--bandwidth"):
         found = bank_history.focus_on_density(
@@ -123,9 +123,9 @@ def focus(experiment: Experiment, state: Any, flags: Any, folder: Any) -> dict:
     }
 
 
-def gallery(experiment: Experiment, moment: Moment, flags: Any, folder: Any) -> None:
+def gallery(pretraining: Pretraining, moment: Moment, flags: Any, folder: Any) -> None:
     """The images nearest to the most and the least used entries."""
-    images = snapshots.in_memory(experiment).train_images
+    images = snapshots.in_memory(pretraining).train_examples
     rows = bank_history.gallery_rows(moment, entries=flags.entries, images=flags.images)
     plots_bank.plot_gallery(
         [(f"{what} used: {uses}", images[near]) for what, uses, near in rows],
@@ -136,13 +136,13 @@ def gallery(experiment: Experiment, moment: Moment, flags: Any, folder: Any) -> 
 def main() -> None:
     """Parses flags and runs."""
     flags = parser().parse_args()
-    files, experiment = snapshots.read_experiment(flags.workdir)
-    moments = bank_history.read_history(files, experiment)
+    files, pretraining = snapshots.read_experiment(flags.workdir)
+    moments = bank_history.read_history(files, pretraining)
     folder = files.path / "analysis"
     folder.mkdir(exist_ok=True)
-    result = dynamics(moments, experiment.steps_per_epoch, folder)
-    state = snapshots.read_state(files, experiment, step=moments[-1].step)
-    result["density"] = focus(experiment, state, flags, folder)
+    result = dynamics(moments, pretraining.steps_per_epoch, folder)
+    state = snapshots.read_state(files, pretraining, step=moments[-1].step)
+    result["density"] = focus(pretraining, state, flags, folder)
     with blame("--entries, --images"):
-        gallery(experiment, moments[-1], flags, folder)
+        gallery(pretraining, moments[-1], flags, folder)
     write_json(folder / "bank_dynamics.json", result)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from caco_jax.config import ExperimentConfig, experiment_config
-from caco_jax.recipe import load_recipe, override
+from caco_jax.config.sections import ExperimentConfig, experiment_config
+from caco_jax.config.recipe import load_recipe, override
 from caco_jax.schema import UserError
-from caco_jax.training.distributed import AgreedError, leads, leave
-from caco_jax.training.preemption import REQUEUE_STATUS, Stopped
+from caco_jax.runs.distributed import AgreedError, is_primary, leave
+from caco_jax.runs.preemption import REQUEUE_STATUS, Stopped
 
 _LOOP_CLOSED = "Event loop is closed"
 
@@ -46,11 +46,11 @@ def run(main: Callable[[], Any]) -> None:
         _say("error", error)
         leave(2)
     except Stopped as error:
-        if leads():
+        if is_primary():
             _say("stopped", error)
         sys.exit(REQUEUE_STATUS)
     except FloatingPointError as error:
-        if leads():  # all have the same figures
+        if is_primary():  # all have the same figures
             _say("stopped", error)
         sys.exit(1)
 

@@ -8,13 +8,13 @@ import argparse
 import dataclasses
 import pathlib
 
-from caco_jax.config import ExperimentConfig
+from caco_jax.config.sections import ExperimentConfig
 from caco_jax.pod.report import Report, as_text, curve_text, make_report
 from caco_jax.pod.topology import open_slice
 from caco_jax.programs.command import read_config
 from caco_jax.programs.parser import Parser, parse
 from caco_jax.schema import UserError
-from caco_jax.training.checkpoints import write_json
+from caco_jax.runs.checkpoints import write_json
 
 
 def _parser() -> Parser:

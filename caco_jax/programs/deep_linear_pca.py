@@ -20,7 +20,7 @@ from caco_jax.analysis.plots_networks import AscentCurves
 from caco_jax.programs.command import blame
 from caco_jax.programs.parser import Parser
 from caco_jax.schema import UserError
-from caco_jax.training.checkpoints import write_json
+from caco_jax.runs.checkpoints import write_json
 
 GAP, RATIO, COSINE = 1e-6, 1e-3, 0.999  # the claims' tolerances
 

@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 
 from caco_jax.analysis import plots
-from caco_jax.data.sources import ImageSet
+from caco_jax.data.dataset import ArrayDataset
 from caco_jax.evaluation.summary import evaluate_features
 from caco_jax.methods.bank_use import RECENT_STEPS
 from caco_jax.programs.command import read_config
 from caco_jax.programs.parser import Parser, parse
 from caco_jax.programs.reporting import add_reporting_flags, make_reporter
-from caco_jax.training.assemble import new_network
-from caco_jax.training.checkpoints import write_json
-from caco_jax.training.pretrain import peak_memory_bytes, pretrain
-from caco_jax.training.runs import (
+from caco_jax.runs.pretraining import new_network
+from caco_jax.runs.checkpoints import write_json
+from caco_jax.runs.fit import peak_memory_bytes, pretrain
+from caco_jax.runs.run import (
     Run,
     load_run,
     make_network_features,
@@ -41,12 +41,12 @@ def table(results: dict[str, Any]) -> str:
 
 def evaluate(trained: Run) -> dict[str, Any]:
     """The table's rows; figures are saved beside the run."""
-    experiment = trained.experiment
-    network_features = make_network_features(experiment)
+    pretraining = trained.experiment
+    network_features = make_network_features(pretraining)
     parts = {
         "pretrained": network_features(trained.network),
-        "random_encoder": network_features(new_network(experiment)),
-        "raw_pixels": pixel_features(experiment),
+        "random_encoder": network_features(new_network(pretraining)),
+        "raw_pixels": pixel_features(pretraining),
     }
     folder = trained.files.path
     rows = trained.files.read_metrics()
@@ -57,11 +57,11 @@ def evaluate(trained: Run) -> dict[str, Any]:
         np.asarray(test.features),
         np.asarray(test.labels),
         folder / "embedding_map.png",
-        class_names=experiment.images.class_names,
+        class_names=pretraining.data.class_names,
     )
     return {
         name: evaluate_features(
-            *train, *test, num_classes=experiment.images.num_classes
+            *train, *test, num_classes=pretraining.data.num_classes
         )
         for name, (train, test) in parts.items()
     }
@@ -93,9 +93,9 @@ def main() -> None:
         "peak_memory_bytes": max(summary["peak_memory_bytes"], peak_memory_bytes()),
     }
     write_json(trained.files.path / "demo.json", results)
-    images = trained.experiment.images
-    assert isinstance(images, ImageSet)  # raw pixels have been evaluated
-    print(f"\nHandwritten digits, {len(images.test_images)} held out:")
+    images = trained.pretraining.data
+    assert isinstance(images, ArrayDataset)  # raw pixels have been evaluated
+    print(f"\nHandwritten digits, {len(images.test_examples)} held out:")
     print(table(results))
     print(
         f"\n{summary['epochs']} epochs in {results['pretrain_seconds']:.0f} s, "

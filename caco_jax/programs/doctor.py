@@ -17,7 +17,7 @@ import jax
 
 from caco_jax.programs.command import read_config
 from caco_jax.programs.parser import Parser
-from caco_jax.training.pretrain import pretrain
+from caco_jax.runs.fit import pretrain
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 EXTRAS = {

@@ -12,17 +12,17 @@ import numpy as np
 from caco_jax.data.views import make_views
 from caco_jax.evaluation import checks
 from caco_jax.evaluation.features import make_features, make_view_features
-from caco_jax.evaluation.labelled import Part, labelled_parts, training_view
+from caco_jax.data.labelled import Part, labelled_parts, training_view
 from caco_jax.evaluation.scores import LEVEL, Accuracies
 from caco_jax.evaluation.sweep import Frozen
 from caco_jax.programs.command import blame
 from caco_jax.programs.parser import Parser
 from caco_jax.schema import UserError, require
-from caco_jax.training.assemble import evaluation_view
-from caco_jax.training.checkpoints import write_json
-from caco_jax.training.inputs import load_images, photo_sizes
-from caco_jax.training.mesh import replicated, rows
-from caco_jax.training.runs import Run, Split, load_run, make_network_features
+from caco_jax.runs.checkpoints import write_json
+from caco_jax.runs.inputs import load_images, photo_sizes
+from caco_jax.training.sharding import replicated, rows
+from caco_jax.config.build import load_run
+from caco_jax.runs.run import Run, Split, make_network_features
 
 _DATA_FLAGS = ("source", "data_dir", "train_split", "test_split")
 
@@ -47,13 +47,13 @@ def open_run(flags: argparse.Namespace) -> Run:
     run = load_run(flags.workdir)
     named = {name: getattr(flags, name) for name in _DATA_FLAGS}
     changes = {name: value for name, value in named.items() if value is not None}
-    experiment = run.experiment
+    pretraining = run.pretraining
     if changes:
-        data = dataclasses.replace(experiment.config.data, **changes)
-        config = dataclasses.replace(experiment.config, data=data)
-        experiment = experiment._replace(images=load_images(data), config=config)
-        run = run._replace(experiment=experiment)
-    images = experiment.images
+        data = dataclasses.replace(pretraining.config.data, **changes)
+        config = dataclasses.replace(pretraining.config, data=data)
+        pretraining = pretraining._replace(images=load_images(data), config=config)
+        run = run._replace(pretraining=pretraining)
+    images = pretraining.data
     if images.has_labels and images.num_classes < 2:
         raise UserError(
             f"--source: want images of two classes or more, {images.name} has "
@@ -68,9 +68,9 @@ def run_features(run: Run) -> tuple[Split, Split]:
     Raises:
         UserError: there are no labels, or a feature is not finite.
     """
-    parts = make_network_features(run.experiment)(run.network)
+    parts = make_network_features(run.pretraining)(run.network)
     for part in parts:
-        with blame(f"--workdir: of {run.experiment.images.name}"):
+        with blame(f"--workdir: of {run.pretraining.data.name}"):
             checks.require_finite(np.isfinite(np.asarray(part.features)).all())
     return parts
 
@@ -81,37 +81,37 @@ def run_parts(run: Run) -> tuple[Part, Part]:
     Raises:
         UserError: there are no labels.
     """
-    experiment = run.experiment
-    sizes = photo_sizes(experiment.recipe)
+    pretraining = run.pretraining
+    sizes = photo_sizes(pretraining.views)
     with blame("--source"):
         return labelled_parts(
-            experiment.images,
+            pretraining.data,
             size_pixels=max(sizes, default=0),
-            bad_share=experiment.config.data.bad_image_share,
-            workers=experiment.config.data.workers,
+            bad_share=pretraining.config.data.bad_image_share,
+            workers=pretraining.config.data.workers,
         )
 
 
 def training_views(run: Run) -> Callable[..., tuple[jax.Array, ...]]:
     """(key, pixels) -> the view that a classifier is trained on."""
-    recipe = run.experiment.recipe
+    recipe = run.pretraining.views
     return make_views(dataclasses.replace(recipe, views=(training_view(recipe),)))
 
 
 def frozen_network(run: Run) -> Frozen:
     """The run's network, as it stays."""
-    encoder, network = run.experiment.encoder, run.network
+    encoder, network = run.pretraining.encoder, run.network
     return Frozen(
         network.params,
         network.stats,
         make_view_features(encoder, training_views(run)),
-        make_features(encoder, evaluation_view(run.experiment.recipe)),
+        make_features(encoder, run.pretraining.evaluation_input()),
     )
 
 
 def put_batch(run: Run) -> Callable[[Any], Any]:
     """Spreads a batch's rows over the devices, if they can be."""
-    mesh = run.experiment.mesh
+    mesh = run.pretraining.mesh
 
     def put(batch: Any) -> Any:
         count = len(jax.tree.leaves(batch)[0])
@@ -128,7 +128,7 @@ def save(
     if flags.source is not None:
         name += "_" + re.sub(r"\W+", "_", flags.source).strip("_")
     step = int(run.state.step)
-    images = run.experiment.images.name
+    images = run.pretraining.data.name
     values = {"step": step, "images": images, **figures}
     write_json(run.files.path / f"{name}.json", values)
 
@@ -144,7 +144,7 @@ def summary(found: Accuracies, count: int) -> str:
 
 def figures(loaded: Run, found: Accuracies) -> dict[str, Any]:
     """The accuracies as they are saved; classes without images have none."""
-    by_class = zip(loaded.experiment.images.class_names, found.by_class, strict=True)
+    by_class = zip(loaded.pretraining.data.class_names, found.by_class, strict=True)
     return {
         "accuracy": found.top1,
         "top5": found.top5,

@@ -32,7 +32,7 @@ def main() -> None:
                 *test,
                 shots=shots,
                 seeds=range(flags.seeds),
-                num_classes=loaded.experiment.images.num_classes,
+                num_classes=loaded.pretraining.data.num_classes,
                 l2=flags.l2,
             )
         mean, std = spread(found)

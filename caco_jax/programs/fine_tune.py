@@ -12,13 +12,13 @@ import numpy as np
 
 from caco_jax.evaluation import sweep
 from caco_jax.evaluation.fine_tune import FineTuning, fine_tune
-from caco_jax.evaluation.labelled import choose_rows
+from caco_jax.data.labelled import choose_rows
 from caco_jax.evaluation.scores import accuracies
 from caco_jax.programs import evaluating
 from caco_jax.programs.parser import Parser
 from caco_jax.schema import ConfigError
-from caco_jax.training.alarms import check_finite
-from caco_jax.training.runs import Run
+from caco_jax.runs.monitor import check_finite
+from caco_jax.runs.run import Run
 
 
 def parse_flags() -> argparse.Namespace:
@@ -62,19 +62,19 @@ def read_plan(flags: argparse.Namespace) -> FineTuning:
 def tune(loaded: Run, plan: FineTuning, share: float, seed: int) -> dict[str, Any]:
     """Trains on a share of the labels, judges, and says so."""
     train, test = evaluating.run_parts(loaded)
-    experiment, network = loaded.experiment, loaded.network
+    pretraining, network = loaded.pretraining, loaded.network
     with evaluating.blame("--labels"):
         rows = choose_rows(train, share=share, seed=seed)
-    with evaluating.blame("--frozen"), jax.set_mesh(experiment.mesh):
+    with evaluating.blame("--frozen"), jax.set_mesh(pretraining.mesh):
         tuned = fine_tune(
-            experiment.encoder,
+            pretraining.encoder,
             evaluating.training_views(loaded),
             network.params,
             network.stats,
             train,
             rows,
             plan,
-            num_classes=experiment.images.num_classes,
+            num_classes=pretraining.data.num_classes,
             seed=seed,
             put=evaluating.put_batch(loaded),
         )

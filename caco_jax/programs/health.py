@@ -16,7 +16,7 @@ from caco_jax.programs.command import blame
 from caco_jax.programs.evaluating import add_run_flags, open_run, run_parts, save
 from caco_jax.programs.parser import Parser
 from caco_jax.schema import require
-from caco_jax.training.runs import Run
+from caco_jax.runs.run import Run
 
 ROWS = 2048  # images at most
 BATCH_ROWS = 128
@@ -24,14 +24,14 @@ BATCH_ROWS = 128
 
 def measure(loaded: Run, *, rows: int, seed: int) -> dict[str, float]:
     """The figures by name."""
-    experiment, network = loaded.experiment, loaded.network
-    views = make_views(experiment.recipe)
+    pretraining, network = loaded.pretraining, loaded.network
+    views = make_views(pretraining.views)
     variables = {"params": network.params, "batch_stats": network.stats}
 
     @jax.jit
     def encode(key: jax.Array, pixels: Any) -> tuple[Any, Any, Any]:
         first, second, *_ = views(key, pixels)
-        apply = experiment.encoder.apply
+        apply = pretraining.encoder.apply
         return (
             apply(variables, first, train=False, method="features"),
             apply(variables, second, train=False, method="features"),
@@ -51,7 +51,7 @@ def measure(loaded: Run, *, rows: int, seed: int) -> dict[str, float]:
     one, other, embeddings = (
         jnp.concatenate(part) for part in zip(*found, strict=True)
     )
-    with blame(f"--workdir: of {experiment.images.name}"):
+    with blame(f"--workdir: of {pretraining.data.name}"):
         figures = {
             "images": len(one),
             "features": one.shape[1],

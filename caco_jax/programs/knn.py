@@ -20,11 +20,11 @@ def main() -> None:
     loaded = open_run(flags)
     train, test = run_features(loaded)
     settings = [(k, t) for k in flags.k for t in flags.temperature]
-    with blame("--k, --temperature"), jax.set_mesh(loaded.experiment.mesh):
+    with blame("--k, --temperature"), jax.set_mesh(loaded.pretraining.mesh):
         accuracies = knn_accuracy(
             *test,
             *train,
-            num_classes=loaded.experiment.images.num_classes,
+            num_classes=loaded.pretraining.data.num_classes,
             settings=settings,
         )
     rows = [

@@ -27,7 +27,7 @@ from caco_jax.evaluation.scores import (
 from caco_jax.programs import evaluating
 from caco_jax.programs.parser import Parser
 from caco_jax.schema import ConfigError
-from caco_jax.training.runs import Run
+from caco_jax.runs.run import Run
 
 SWEPT = ("learning_rates", "weight_decays", "batch_size", "epochs")
 HELD_OUT = 0.1
@@ -87,7 +87,7 @@ def parse_flags() -> argparse.Namespace:
 def by_lbfgs(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
     """Logistic regression on features that are taken once."""
     train, test = evaluating.run_features(loaded)
-    num_classes = loaded.experiment.images.num_classes
+    num_classes = loaded.pretraining.data.num_classes
     l2, choice = flags.l2, None
     with evaluating.blame("--l2"):
         if l2 is None:
@@ -108,10 +108,10 @@ def by_lbfgs(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
 
 def by_precision(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
     """One logistic regression a class, for images that show several."""
-    experiment = loaded.experiment
+    pretraining = loaded.pretraining
     with evaluating.blame("--label_feature"):
-        images = listed_set(experiment.images, flags.label_feature)
-    loaded = loaded._replace(experiment=experiment._replace(images=images))
+        images = listed_set(pretraining.data, flags.label_feature)
+    loaded = loaded._replace(pretraining=pretraining._replace(images=images))
     train, test = evaluating.run_features(loaded)
     l2, choice = flags.l2, None
     with evaluating.blame("--l2"):
@@ -174,12 +174,12 @@ def by_sweep(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
     protocol = read_protocol(flags)
     train, test = evaluating.run_parts(loaded)
     frozen = evaluating.frozen_network(loaded)
-    with evaluating.blame("--held_out"), jax.set_mesh(loaded.experiment.mesh):
+    with evaluating.blame("--held_out"), jax.set_mesh(loaded.pretraining.mesh):
         swept = sweep.sweep_heads(
             frozen,
             train,
             protocol,
-            num_classes=loaded.experiment.images.num_classes,
+            num_classes=loaded.pretraining.data.num_classes,
             held_out=HELD_OUT if flags.held_out is None else flags.held_out,
             seed=flags.seed,
             put=evaluating.put_batch(loaded),

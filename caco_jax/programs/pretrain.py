@@ -4,20 +4,20 @@ import argparse
 import contextlib
 from typing import Any
 
-from caco_jax.config import ExperimentConfig
+from caco_jax.config.sections import ExperimentConfig
 from caco_jax.programs.command import read_config
 from caco_jax.programs.parser import Parser, parse
 from caco_jax.programs.reporting import add_reporting_flags, make_reporter
 from caco_jax.schema import UserError
-from caco_jax.training import preemption
-from caco_jax.training.distributed import (
+from caco_jax.runs import preemption
+from caco_jax.runs.distributed import (
     TIMEOUT_SECONDS,
     initialize,
-    leads,
-    together,
+    is_primary,
+    all_or_none,
 )
-from caco_jax.training.dry_run import rehearse
-from caco_jax.training.pretrain import Reporter, pretrain
+from caco_jax.runs.dry_run import rehearse
+from caco_jax.runs.fit import Reporter, pretrain
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
     add_distributed_flags(parser)
     flags, assignments = parse(parser)
     join_others(flags)
-    config = together(lambda: read_config(flags.config, assignments))
+    config = all_or_none(lambda: read_config(flags.config, assignments))
     how: dict[str, Any] = {
         "force_new": flags.force_new,
         "changes": [key for key in flags.resume_with_changes.split(",") if key],
@@ -60,7 +60,7 @@ def main() -> None:
     if flags.dry_run:
         said = describe(config, flags.workdir, how)
     else:
-        reporter = make_reporter(flags) if leads() else Reporter()
+        reporter = make_reporter(flags) if is_primary() else Reporter()
         with contextlib.closing(reporter):
             summary = pretrain(
                 config, flags.workdir, **how, stop=preemption.STOP, reporter=reporter
@@ -70,7 +70,7 @@ def main() -> None:
             f"{summary['pretrain_seconds']:.0f} s, "
             f"{summary['images_per_second']:,.0f} images/s."
         )
-    if leads():
+    if is_primary():
         print(said)
 
 

@@ -21,7 +21,7 @@ from caco_jax.analysis.two_layer_relu import FIXED, FixedPoints
 from caco_jax.programs.command import blame
 from caco_jax.programs.parser import Parser
 from caco_jax.schema import UserError
-from caco_jax.training.checkpoints import write_json
+from caco_jax.runs.checkpoints import write_json
 
 LOSS_NAMES = {"infonce": "InfoNCE", "quadratic": "quadratic"}
 MEASURES = ("concentrations", "coverages")

@@ -11,7 +11,7 @@ from caco_jax.programs.parser import Parser
 from caco_jax.report.collect import collect
 from caco_jax.report.page import render
 from caco_jax.schema import UserError
-from caco_jax.training.workdir import write_whole
+from caco_jax.runs.workdir import write_whole
 
 
 def main() -> None:

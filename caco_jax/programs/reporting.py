@@ -13,7 +13,7 @@ from tqdm import tqdm
 from caco_jax.programs.events import EventFile
 from caco_jax.programs.parser import Parser
 from caco_jax.schema import UserError
-from caco_jax.training.pretrain import Reporter
+from caco_jax.runs.fit import Reporter
 
 SECONDS_BETWEEN_LINES = 60.0
 

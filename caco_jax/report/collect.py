@@ -8,13 +8,14 @@ from typing import Any
 
 import jax
 
-from caco_jax.report import looks, measures
+from caco_jax.report import measures
 from caco_jax.report.sample import draw_sample, sheet
 from caco_jax.report.settings import setting_rows
 from caco_jax.report.verdicts import run_verdicts
 from caco_jax.schema import UserError
-from caco_jax.training.checkpoints import Checkpoints, Workdir
-from caco_jax.training.runs import Run, load_run
+from caco_jax.runs.checkpoints import Checkpoints, Workdir
+from caco_jax.config.build import load_run
+from caco_jax.runs.run import Run
 
 TRAIN_IMAGES = 1024  # at most, that play with the bank
 HELD_OUT_IMAGES = 600  # at most, on the map
@@ -35,7 +36,7 @@ def collect(workdir: str, compare: Sequence[str] = ()) -> dict[str, Any]:
     run = load_run(workdir)
     folders = list({files.path: files for files in [run.files, *others]}.values())
     names = run_names([files.path for files in folders])
-    labelled = run.experiment.images.has_labels
+    labelled = run.pretraining.data.has_labels
     page = {
         "run": _about(run, names[0]),
         "runs": names,
@@ -45,7 +46,7 @@ def collect(workdir: str, compare: Sequence[str] = ()) -> dict[str, Any]:
         "settings": setting_rows(
             dict(zip(names, (files.read_config() for files in folders), strict=True))
         ),
-        "classes": list(run.experiment.images.class_names),
+        "classes": list(run.pretraining.data.class_names),
         **_looks(run),
     }
     return finite(page)
@@ -53,7 +54,7 @@ def collect(workdir: str, compare: Sequence[str] = ()) -> dict[str, Any]:
 
 def _progress(run: Run, rows: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
     """The lights of a run, and its curves beside those of others."""
-    training, method = run.experiment.config.training, run.experiment.method
+    training, method = run.pretraining.training, run.pretraining.method
     candidates = method.candidates(training.batch_size) if method.candidates else None
     health = measures.read_json(run.files.path / "health.json")
     verdicts = run_verdicts(
@@ -87,7 +88,7 @@ def run_names(paths: Sequence[os.PathLike]) -> list[str]:
 def _about(run: Run, name: str) -> dict[str, Any]:
     provenance: dict[str, Any] = {}
     with contextlib.suppress(UserError), Checkpoints(run.files) as checkpoints:
-        record = checkpoints.read_record()
+        record = checkpoints.read_progress()
         provenance = record.provenance if record else {}
     players = {
         player: sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -96,8 +97,8 @@ def _about(run: Run, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "path": str(run.files.path),
-        "description": run.experiment.method.description,
-        "images": run.experiment.images.name,
+        "description": run.pretraining.method.description,
+        "images": run.pretraining.data.name,
         "step": int(run.state.step),
         "numbers": players,
         "summary": measures.read_json(run.files.summary_file) or {},
@@ -139,20 +140,20 @@ def curves(
 
 def _looks(run: Run) -> dict[str, Any]:
     """What the networks make of the images."""
-    train = draw_sample(run.experiment, count=TRAIN_IMAGES, held_out=False)
+    train = draw_sample(run.pretraining, count=TRAIN_IMAGES, held_out=False)
     halved = 2 if max(train.pixels.shape[1:3]) > SMALL_PIXELS else 1
     train = train._replace(pixels=train.pixels[::halved], labels=train.labels[::halved])
     held_out = draw_sample(
-        run.experiment, count=HELD_OUT_IMAGES // halved, held_out=True
+        run.pretraining, count=HELD_OUT_IMAGES // halved, held_out=True
     )
-    encoded = looks.encode(run, train)
+    encoded = figures.encode(run, train)
     if encoded is None:
         return dict.fromkeys(("map", "pairs", "bank", "views", "train"))
     return {
-        "map": looks.embedding_map(run, held_out),
-        "pairs": looks.pair_weights(run, train, encoded),
-        "bank": looks.bank_entries(run, train, encoded),
-        "views": looks.seen_views(run),
+        "map": figures.embedding_map(run, held_out),
+        "pairs": figures.pair_weights(run, train, encoded),
+        "bank": figures.bank_entries(run, train, encoded),
+        "views": figures.seen_views(run),
         "train": {"labels": train.labels.tolist(), "sheet": sheet(train.pixels)},
     }
 

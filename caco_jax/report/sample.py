@@ -9,16 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
-from caco_jax.data.pipeline import CenterSource, stream
-from caco_jax.data.recipe import Recipe
-from caco_jax.data.records import Records
-from caco_jax.data.sources import ImageSet
-from caco_jax.training.assemble import Experiment
-from caco_jax.training.inputs import photo_sizes
+from caco_jax.data.labelled import open_part, spread_rows
+from caco_jax.data.view_kinds import Views
+from caco_jax.runs.pretraining import Pretraining
 
 THUMB_PIXELS = 64  # at most, in height and width
 _COLUMNS = 32  # of a sheet
-_PART_ROWS = 64
 
 
 class Sample(NamedTuple):
@@ -33,50 +29,31 @@ class Sample(NamedTuple):
     labels: Int[np.ndarray, " n"]
 
 
-def draw_sample(experiment: Experiment, *, count: int, held_out: bool) -> Sample:
+def draw_sample(pretraining: Pretraining, *, count: int, held_out: bool) -> Sample:
     """Images that are spread evenly over a part of a run's set.
 
     Args:
-        experiment: the run.
+        pretraining: the run.
         count: at most so many.
         held_out: whether of those held out; where there are none, of the others.
     """
-    images = experiment.images
-    if isinstance(images, ImageSet):
-        part = "test" if held_out and len(images.test_images) else "train"
-        pixels = getattr(images, f"{part}_images")
-        labels = getattr(images, f"{part}_labels")
-        rows = _spread(len(pixels), count)
-        none = np.full(len(rows), -1)
-        return Sample(pixels[rows], none if labels is None else labels[rows])
-    records = images.train if not held_out or images.test is None else images.test
-    return _read(records, count, size_pixels=max(photo_sizes(experiment.recipe)))
-
-
-def _spread(rows: int, count: int) -> Int[np.ndarray, " n"]:
-    return np.linspace(0, rows - 1, min(count, rows)).round().astype(int)
-
-
-def _read(records: Records, count: int, *, size_pixels: int) -> Sample:
-    """Centres of records; those that cannot be read are left out."""
-    source = CenterSource(
-        records,
-        _spread(len(records), count),
-        size_pixels=size_pixels,
-        part_rows=_PART_ROWS,
-    )
-    with stream(source) as parts:
-        pieces = [(images, labels) for images, labels, _ in parts]
-    pixels, labels = (np.concatenate(part) for part in zip(*pieces, strict=True))
+    size_pixels = max(pretraining.views.photo_sizes, default=0)
+    part = None
+    if held_out:
+        part = open_part(pretraining.data, "test", size_pixels=size_pixels)
+    part = part or open_part(pretraining.data, "train", size_pixels=size_pixels)
+    assert part is not None
+    pieces = list(part.centers(spread_rows(len(part), count)))
+    pixels, labels = (np.concatenate(column) for column in zip(*pieces, strict=True))
     several = labels.ndim > 1  # classes of an image that shows more than one
     return Sample(pixels, np.full(len(labels), -1) if several else labels)
 
 
 def to_bytes(
-    view: Float[Array, "n h w c"], recipe: Recipe
+    view: Float[Array, "n h w c"], views: Views
 ) -> UInt8[np.ndarray, "n h w c"]:
     """Normalised views as pictures again."""
-    mean, std = np.array(recipe.mean), np.array(recipe.std)
+    mean, std = np.array(views.mean), np.array(views.std)
     values = np.asarray(view, np.float32) * std + mean
     return (values.clip(0, 1) * 255).round().astype(np.uint8)
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from caco_jax.config import (
+from caco_jax.config.sections import (
     ExperimentConfig,
     OptimizerConfig,
     default_config,

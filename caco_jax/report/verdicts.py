@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from caco_jax.training.alarms import COLLAPSED_STD, UNUSED_SHARE, find_alarms
+from caco_jax.runs.monitor import COLLAPSED_STD, UNUSED_SHARE, find_alarms
 
 GOOD, WATCH, ACT = "good", "watch", "act"
 

@@ -11,18 +11,17 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Int, PRNGKeyArray, Shaped, UInt8
 
 from caco_jax.data import pipeline
 from caco_jax.data.decode import CropSpec
-from caco_jax.data.recipe import PhotoView, Recipe
+from caco_jax.data.view_kinds import PhotoView, Views
 from caco_jax.data.records import Records
-from caco_jax.data.sources import ImageSet
-from caco_jax.training.assemble import Experiment
-from caco_jax.training.inputs import train_count
-from caco_jax.training.mesh import local_rows, place, replicated, rows
+from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
+from caco_jax.training.sharding import local_rows, place, replicated, rows
 
 
 class Layout(NamedTuple):
@@ -42,8 +41,8 @@ class Layout(NamedTuple):
 def resident_layout(mesh: Mesh) -> Layout:
     """All images on every device, and the rows of each step."""
 
-    def batch(images: UInt8[Array, "m h w c"], chosen: Int[Array, " n"]) -> Array:
-        return jax.lax.with_sharding_constraint(images[chosen], rows(mesh))
+    def batch(examples: Shaped[Array, "m *example"], chosen: Int[Array, " n"]) -> Array:
+        return jax.lax.with_sharding_constraint(examples[chosen], rows(mesh))
 
     return Layout(replicated(mesh), rows(mesh, axis=1), batch)
 
@@ -129,7 +128,7 @@ def _epochs(
 
 
 def resident_feeds(
-    images: UInt8[np.ndarray, "m h w c"],
+    examples: Shaped[np.ndarray, "m *example"],
     mesh: Mesh,
     *,
     batch_size: int,
@@ -138,14 +137,14 @@ def resident_feeds(
     """Feeds of a small set, which goes to every device once, whole.
 
     Args:
-        images: the set.
+        examples: of the set.
         mesh: the devices.
         batch_size: images a step.
         steps_per_dispatch: at most, see `dispatch_size`.
     """
     layout = resident_layout(mesh)
-    on_device = place(images, layout.fixed)
-    shape = {"count": len(images), "batch_size": batch_size}
+    on_device = place(examples, layout.fixed)
+    shape = {"count": len(examples), "batch_size": batch_size}
 
     @contextlib.contextmanager
     def open_feed(
@@ -166,18 +165,18 @@ def resident_feeds(
     return open_feed
 
 
-def crop_specs(recipe: Recipe) -> list[CropSpec]:
-    """What the host crops for each view of a recipe, photographs' views all."""
+def crop_specs(views: Views) -> list[CropSpec]:
+    """What the host crops for each of some views, photographs' all."""
     return [
         CropSpec(view.size_pixels, view.crop_scale, view.crop_aspect)
-        for view in recipe.views
+        for view in views.views
         if isinstance(view, PhotoView)
     ]
 
 
 def streamed_feeds(
     records: Records,
-    recipe: Recipe,
+    views: Views,
     mesh: Mesh,
     *,
     bad: pipeline.BadImages,
@@ -191,7 +190,7 @@ def streamed_feeds(
 
     Args:
         records: the set.
-        recipe: of `PhotoView`s.
+        views: `PhotoView`s.
         mesh: the devices.
         bad: counts the records that are no images.
         batch_size: images a step, of all processes.
@@ -206,7 +205,7 @@ def streamed_feeds(
         layout = streamed_layout(mesh)
         source = pipeline.CropSource(
             records,
-            crop_specs(recipe),
+            crop_specs(views),
             seed=tuple(map(int, jax.random.key_data(key).ravel())),
             batch_size=batch_size,
             steps=steps,
@@ -245,38 +244,69 @@ def _put(
     return jax.make_array_from_process_local_data(sharding, crops, shape)
 
 
-def count_bad(experiment: Experiment) -> pipeline.BadImages:
-    """A count of a run's unreadable training images, at none."""
-    return pipeline.BadImages(
-        experiment.images.name,
-        count=train_count(experiment.images),
-        share=experiment.config.data.bad_image_share,
+def layout_of(dataset: Dataset, mesh: Mesh) -> Layout:
+    """The layout of a set's feeds."""
+    return (resident_layout if dataset.in_memory else streamed_layout)(mesh)
+
+
+def count_bad(dataset: Dataset) -> pipeline.BadImages:
+    """A count of a set's unreadable training images, at none."""
+    share = getattr(dataset, "bad_share", 0.0)
+    return pipeline.BadImages(dataset.name, count=dataset.train_count, share=share)
+
+
+def open_feeds(
+    dataset: Dataset,
+    views: Views,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    steps_per_dispatch: int | None = None,
+    bad: pipeline.BadImages | None = None,
+) -> OpenFeed:
+    """The feeds of a set's training examples.
+
+    Args:
+        dataset: the set.
+        views: of the run; what the host crops for a streamed set.
+        mesh: the devices.
+        batch_size: examples a step.
+        steps_per_dispatch: at most, see `dispatch_size`.
+        bad: counts the unreadable images of a streamed set; None: anew.
+    """
+    how: dict[str, Any] = {
+        "batch_size": batch_size,
+        "steps_per_dispatch": steps_per_dispatch,
+    }
+    if isinstance(dataset, RecordDataset):
+        bad = count_bad(dataset) if bad is None else bad
+        return streamed_feeds(
+            dataset.train, views, mesh, bad=bad, workers=dataset.workers, **how
+        )
+    assert isinstance(dataset, ArrayDataset)
+    return resident_feeds(dataset.train_examples, mesh, **how)
+
+
+def step_examples(dataset: Dataset, views: Views, batch_size: int) -> Any:
+    """The shapes of what a step gets: examples, or crops for each view."""
+    if isinstance(dataset, ArrayDataset):
+        examples = dataset.train_examples
+        shape = (batch_size, *examples.shape[1:])
+        return jax.ShapeDtypeStruct(shape, examples.dtype)
+    return tuple(
+        jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
+        for size in views.photo_sizes
     )
 
 
-def experiment_feeds(
-    experiment: Experiment, bad: pipeline.BadImages | None = None
-) -> OpenFeed:
-    """The feeds of a run's training images.
-
-    Args:
-        experiment: the run.
-        bad: counts the unreadable images of a streamed set; None: anew.
-    """
-    images, config = experiment.images, experiment.config
-    if isinstance(images, ImageSet):
-        return resident_feeds(
-            images.train_images,
-            experiment.mesh,
-            batch_size=config.training.batch_size,
-            steps_per_dispatch=config.training.steps_per_dispatch,
-        )
-    return streamed_feeds(
-        images.train,
-        experiment.recipe,
-        experiment.mesh,
-        bad=count_bad(experiment) if bad is None else bad,
-        batch_size=config.training.batch_size,
-        steps_per_dispatch=config.training.steps_per_dispatch,
-        workers=config.data.workers,
+def dispatch_shapes(dataset: Dataset, views: Views, batch_size: int) -> tuple[Any, Any]:
+    """The shapes of what a dispatch of one step gets: (fixed, chosen)."""
+    fixed: Any = ()
+    batch: Any = step_examples(dataset, views, batch_size)
+    if isinstance(dataset, ArrayDataset):
+        examples = dataset.train_examples
+        fixed = jax.ShapeDtypeStruct(examples.shape, examples.dtype)
+        batch = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    return fixed, jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), batch
     )

@@ -1,10 +1,10 @@
-"""The one loop: start-up, then epochs of jitted dispatches, for every method."""
+"""The one loop: epochs of jitted dispatches, for every method and phase."""
 
 import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -14,14 +14,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from caco_jax.config import TrainingConfig
-from caco_jax.methods.method import Network, StartUp
-from caco_jax.training import assemble
-from caco_jax.training.alarms import check_finite
-from caco_jax.training.assemble import Experiment
-from caco_jax.training.feeds import Feed, Layout, OpenFeed
-from caco_jax.training.guard import guard
-from caco_jax.training.mesh import on_cpu, replicated, state_shardings
+from caco_jax.methods.method import Network
+from caco_jax.training.feeds import Feed, Layout
+from caco_jax.training.finite_check import check_finite, check_step
+from caco_jax.training.sharding import on_cpu, replicated, state_shardings
 from caco_jax.training.state import TrainState
 from caco_jax.training.step import StepFn
 
@@ -35,20 +31,29 @@ def make_dispatch(
     layout: Layout,
     mesh: Mesh,
     *,
+    row_sharded: Collection[str] = (),
     shard_encoder: bool = False,
+    skip_nonfinite: bool = False,
 ) -> DispatchFn:
-    """Several steps as one compiled call: (state, fixed, chosen [S, ...]).
+    """Several steps as one jitted call: (state, fixed, chosen [S, ...]).
 
-    The state is donated. Metrics come back stacked, [S] each.
+    The one place where a step becomes a program: what trains, what a dry run measures
+    and what is compiled for chips that are not there is lowered from here. The state is
+    donated. Metrics come back stacked, [S] each.
 
     Args:
         train_step: one step.
-        state: any state of the run, for its shardings.
+        state: any state of the run, or its shapes, for its shardings.
         layout: of the feed.
         mesh: the devices.
+        row_sharded: as of `state_shardings`.
         shard_encoder: as of `state_shardings`.
+        skip_nonfinite: whether a step that is not finite is undone.
     """
-    shardings = state_shardings(state, mesh, shard_encoder=shard_encoder)
+    guarded_step = check_step(train_step, skip=skip_nonfinite)
+    shardings = state_shardings(
+        state, mesh, row_sharded=row_sharded, shard_encoder=shard_encoder
+    )
 
     @functools.partial(
         jax.jit,
@@ -60,7 +65,7 @@ def make_dispatch(
         state: TrainState, fixed: Any, chosen: Any
     ) -> tuple[TrainState, dict[str, Array]]:
         def step(state: TrainState, of_step: Any) -> tuple[TrainState, Any]:
-            return train_step(state, layout.batch(fixed, of_step))
+            return guarded_step(state, layout.batch(fixed, of_step))
 
         if not on_cpu(mesh):
             return jax.lax.scan(step, state, chosen)
@@ -74,7 +79,19 @@ def make_dispatch(
     return dispatch
 
 
-class Progress:
+def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes on each chip while the step runs: what is donated counts once."""
+    stats: Any = compiled.memory_analysis()
+    uses = {
+        "arguments": stats.argument_size_in_bytes,
+        "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+        "code": stats.generated_code_size_in_bytes,
+    }
+    return {**uses, "total": sum(uses.values())}
+
+
+class Throughput:
     """Seconds and images of the steps proper: not compiling, evaluation, saving.
 
     Attributes:
@@ -122,12 +139,13 @@ def _nobody(*_: Any) -> None:
 
 
 def run_phase(
-    experiment: Experiment,
-    train_step: StepFn,
+    dispatch: DispatchFn,
     state: TrainState,
     feed: Feed,
-    progress: Progress,
+    throughput: Throughput,
     *,
+    batch_size: int,
+    most_skipped: int = 0,
     phase: str = "step",
     stop: Callable[[], bool] = lambda: False,
     watch: WatchFn = _nobody,
@@ -135,11 +153,12 @@ def run_phase(
     """Trains on all that a feed has.
 
     Args:
-        experiment: the run.
-        train_step: the phase's step.
+        dispatch: of the phase's step, see `make_dispatch`.
         state: on the devices; donated.
-        feed: the phase's images.
-        progress: what is counted here.
+        feed: the phase's examples.
+        throughput: what is counted here.
+        batch_size: examples a step.
+        most_skipped: steps of the run that may be undone since they are not finite.
         phase: what messages call a step.
         stop: asked after every dispatch whether the epoch shall end with it.
         watch: called after every dispatch.
@@ -150,26 +169,18 @@ def run_phase(
     Raises:
         NonFiniteError: a metric or a player is NaN or infinite.
     """
-    config = experiment.config.training
-    dispatch = make_dispatch(
-        guard(train_step, skip=config.skip_nonfinite > 0),
-        state,
-        feed.layout,
-        experiment.mesh,
-        shard_encoder=config.shard_encoder,
-    )
-    dispatch = progress.sparing_the_first(dispatch)
+    dispatch = throughput.sparing_the_first(dispatch)
     for epoch, inputs in feed.epochs:
         parts: list[Metrics] = []
         step = int(state.step)
-        with progress.counting():
+        with throughput.counting():
             results = _dispatched(dispatch, state, feed.fixed, inputs, stop)
             for state, metrics in results:  # noqa: B007 - the last is yielded
-                parts.append(_judge(step, metrics, progress, config, phase))
+                parts.append(_judge(step, metrics, throughput, most_skipped, phase))
                 step += len(metrics["loss"])
                 watch(phase, step, metrics)
         joined = jax.tree.map(lambda *values: np.concatenate(values), *parts)
-        progress.images += config.batch_size * len(joined["loss"])
+        throughput.images += batch_size * len(joined["loss"])
         yield epoch + 1, state, joined
 
 
@@ -197,79 +208,17 @@ def _dispatched(
 
 
 def _judge(
-    step: int, metrics: Any, progress: Progress, config: TrainingConfig, phase: str
+    step: int, metrics: Any, throughput: Throughput, most_skipped: int, phase: str
 ) -> Metrics:
     """A dispatch's metrics, where the run may go on with them."""
     finite = metrics.pop("finite", None)
     if "skipped" in metrics:
-        limit = config.skip_nonfinite
-        progress.skipped += int(metrics["skipped"].sum())
-        if progress.skipped <= limit:
+        throughput.skipped += int(metrics["skipped"].sum())
+        if throughput.skipped <= most_skipped:
             return metrics
-        phase = f"after {limit} skipped, {phase}"
+        phase = f"after {most_skipped} skipped, {phase}"
     check_finite(step, metrics, finite, phase=phase)
     return metrics
-
-
-def start_up(
-    experiment: Experiment,
-    open_feed: OpenFeed,
-    progress: Progress,
-    *,
-    watch: WatchFn = _nobody,
-) -> TrainState:
-    """The state that training begins with: after the method's start-up, if it has one.
-
-    At the end the target's parameters become the online encoder's, each keeps its own
-    BatchNorm statistics, and the encoder's momentum lives on while its schedule starts
-    anew.
-
-    Args:
-        experiment: the run.
-        open_feed: where its images come from.
-        progress: what is counted here.
-        watch: called after every dispatch.
-    """
-    state = assemble.initial_state(experiment)
-    phase = experiment.method.start_up
-    if phase is not None:
-        warmed = _warm(experiment, phase, state, open_feed, progress, watch)
-        state = hand_over(warmed, state)
-    return assemble.place_state(experiment, state)
-
-
-def _warm(
-    experiment: Experiment,
-    phase: StartUp,
-    state: TrainState,
-    open_feed: OpenFeed,
-    progress: Progress,
-    watch: WatchFn,
-) -> TrainState:
-    """The last state of a start-up that begins with the encoder of a state."""
-    optimizer = assemble.start_up_optimizer(experiment, phase.method)
-    _, extra = phase.method.init(experiment.keys.players)
-    warming = state._replace(extra=extra, opt_state=optimizer.init(state.players))
-    # A copy: the dispatch donates what it is given, and the caller needs `state`.
-    warming = jax.tree.map(jnp.copy, warming)
-    warming = assemble.place_state(experiment, warming)
-    steps, epochs = experiment.steps_per_epoch, max(phase.epochs, 1)
-    if phase.epochs == 0:
-        batch_size = experiment.config.training.batch_size
-        steps = min(-(-phase.examples // batch_size), steps)
-    key = experiment.keys.start_up_order
-    with open_feed(key, steps=steps, epochs=epochs) as feed:
-        step = assemble.start_up_step(experiment)
-        *_, (_, warming, _) = run_phase(
-            experiment,
-            step,
-            warming,
-            feed,
-            progress,
-            phase="start-up step",
-            watch=watch,
-        )
-    return warming
 
 
 def hand_over(warmed: TrainState, fresh: TrainState) -> TrainState:
@@ -299,41 +248,3 @@ def restart_schedules(opt_state: optax.OptState) -> optax.OptState:
         ),
         opt_state,
     )
-
-
-def train_epochs(
-    experiment: Experiment,
-    state: TrainState,
-    open_feed: OpenFeed,
-    progress: Progress,
-    *,
-    stop: Callable[[], bool] = lambda: False,
-    watch: WatchFn = _nobody,
-) -> EpochsDone:
-    """Trains from the state's step, of whichever epoch, to the end of the run.
-
-    Args:
-        experiment: the run.
-        state: on the device; donated.
-        open_feed: where the images come from.
-        progress: what is counted here.
-        stop: asked after every dispatch whether to yield before the epoch's end.
-        watch: called after every dispatch.
-
-    Yields:
-        (number of the epoch, from 1; state, metrics of each of the epoch's steps, those
-        before the first state's left out).
-
-    Raises:
-        NonFiniteError: a metric or a player became NaN or infinite.
-    """
-    with open_feed(
-        experiment.keys.order,
-        steps=experiment.steps_per_epoch,
-        epochs=experiment.config.training.epochs,
-        first_step=int(state.step),
-    ) as feed:
-        step = assemble.training_step(experiment)
-        yield from run_phase(
-            experiment, step, state, feed, progress, stop=stop, watch=watch
-        )

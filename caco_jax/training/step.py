@@ -1,85 +1,21 @@
 """The one train step: every method's players move by the gradient of its payoff."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from caco_jax.losses.contrast import l2_normalize
-from caco_jax.methods.method import (
-    Context,
-    Encode,
-    EncodeFn,
-    Method,
-    Move,
-    Network,
-    PyTree,
-    View,
-)
-from caco_jax.training.optimizers import ascend, ema_update
+from caco_jax.methods.method import Context, Encode, Method, Move, Network, View
+from caco_jax.optim.optimizers import ascend, ema_update
+from caco_jax.training.encode import shuffle_rows
 from caco_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
 MakeViews = Callable[[PRNGKeyArray, Array], Sequence[Array]]
 StepFn = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 _SHUFFLE = 2**32 - 1  # folded into a step's key for the order of the target's rows
-
-
-def make_encode(
-    encoder: nn.Module, *, gather: Callable[[PyTree], PyTree] | None = None
-) -> Encode:
-    """How an encoder module turns a view into unit embeddings, in train mode.
-
-    Args:
-        encoder: a flax module called as ``encoder(images, train=..., branch=...)``,
-            with BatchNorm statistics in the collection "batch_stats".
-        gather: of sharded parameters, makes what the encoder needs: all of each.
-    """
-
-    def encode(network: Network, view: View) -> tuple[Float[Array, "n d"], Network]:
-        params = network.params if gather is None else gather(network.params)
-        embeddings, updated = encoder.apply(
-            {"params": params, "batch_stats": network.stats},
-            view.images,
-            train=True,
-            branch=view.branch,
-            mutable=["batch_stats"],
-        )
-        # Statistics are a record. A norm may read them in the next pass: without this,
-        # that pass would differentiate this one again, to find a gradient of zero.
-        stats = jax.lax.stop_gradient(updated["batch_stats"])
-        return l2_normalize(embeddings), Network(network.params, stats)
-
-    return Encode(online=encode, target=encode)
-
-
-def shuffle_rows(encode: EncodeFn, key: PRNGKeyArray) -> EncodeFn:
-    """The encoder on rows in another order; its embeddings are in the views' own.
-
-    Where BatchNorm has groups of rows, a key then shares its statistics with other
-    examples than its query does, and cannot be recognised by them. The order follows
-    from the key alone: it is the same on one device and on many.
-
-    Args:
-        encode: the encoder.
-        key: of the permutation.
-
-    References:
-        He et al. 2020, arXiv:1911.05722, section 3.3.
-    """
-
-    def shuffled(network: Network, view: View) -> tuple[Float[Array, "n d"], Network]:
-        order = jax.random.permutation(key, view.images.shape[0])
-        moved = dataclasses.replace(view, images=view.images[order])
-        embeddings, network = encode(network, moved)
-        return embeddings[jnp.argsort(order)], network
-
-    return shuffled
 
 
 def make_train_step(

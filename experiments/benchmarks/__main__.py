@@ -174,7 +174,7 @@ def _timed(candidates: Mapping[str, Candidate], runs: int) -> dict[str, Row]:
 def images(sizes: Mapping[str, Any]) -> Row:
     """Augmentation on the device and decoding on the host."""
     runs = sizes["data_runs"]
-    pixels = make_fake_set(f"32x32x3x{sizes['views']}").train_images
+    pixels = make_fake_set(f"32x32x3x{sizes['views']}").train_examples
     rows = {
         name: data.compare(VIEWS[name](**fields), pixels, runs=runs, name=name)
         for name, fields in data.RECIPES.items()

@@ -1,6 +1,6 @@
 """experiments.pretrain that says on stdout what it does next, for benchmarks.faults."""
 
-from caco_jax.training import preemption
+from caco_jax.runs import preemption
 
 if __name__ == "__main__":
     preemption.STOP.listen()
@@ -10,8 +10,8 @@ from typing import Any
 
 from caco_jax.programs import command, pretrain
 from caco_jax.training import loop
-from caco_jax.training.checkpoints import Checkpoints
-from caco_jax.training.monitor import Monitor
+from caco_jax.runs.checkpoints import Checkpoints
+from caco_jax.runs.monitor import Monitor
 
 
 def _announced(phase: str, inner: Callable[..., Any]) -> Callable[..., Any]:

@@ -30,7 +30,7 @@ from PIL import Image
 from sklearn import datasets
 
 from caco_jax.data.decode import CropSpec, random_resized_crops
-from caco_jax.data.recipe import PhotoView, Recipe
+from caco_jax.data.view_kinds import PhotoView, Views
 from caco_jax.data.records import Record
 from caco_jax.data.sources import make_fake_set
 from caco_jax.data.views import VIEWS, make_views
@@ -52,7 +52,7 @@ def main() -> None:
     """Measures, prints and, with --out, saves."""
     options = _options()
     batch, runs = (16, 1) if options.smoke else (256, 15)
-    images = make_fake_set(f"32x32x3x{batch}").train_images
+    images = make_fake_set(f"32x32x3x{batch}").train_examples
     print(
         f"two views of {batch} images of 32x32, {timing.cores()} cores, "
         f"load average {timing.machine()['load_average_1_minute']:.1f}"
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def compare(
-    recipe: Recipe, images: np.ndarray, *, runs: int, name: str
+    recipe: Views, images: np.ndarray, *, runs: int, name: str
 ) -> dict[str, Any]:
     """Times a recipe's views of the images, ours and Pillow's, and prints them.
 
@@ -118,7 +118,7 @@ def in_a_row(call: Callable[[], object]) -> Callable[[], None]:
     return calls
 
 
-def device_views(recipe: Recipe, images: np.ndarray) -> Callable[[], object]:
+def device_views(recipe: Views, images: np.ndarray) -> Callable[[], object]:
     """A call that makes all views, compiled, from images that are on the device."""
     views = jax.jit(make_views(recipe))
     on_device = jnp.asarray(images)
@@ -126,7 +126,7 @@ def device_views(recipe: Recipe, images: np.ndarray) -> Callable[[], object]:
     return lambda: views(next(keys), on_device)
 
 
-def pillow_loop(recipe: Recipe, images: np.ndarray) -> Callable[[], object]:
+def pillow_loop(recipe: Views, images: np.ndarray) -> Callable[[], object]:
     """A call that makes all views with Pillow, from images that are Pillow's."""
     rng = np.random.default_rng(0)
     photos = [Image.fromarray(image) for image in images]

@@ -34,12 +34,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from caco_jax.data.recipe import Recipe
+from caco_jax.data.view_kinds import Views
 from caco_jax.data.views import VIEWS, make_views
 from caco_jax.evaluation import linear, neighbours
 from caco_jax.evaluation.features import make_view_features
 from caco_jax.evaluation.heads import Protocol, Sweep
-from caco_jax.evaluation.labelled import training_view
+from caco_jax.data.labelled import training_view
 from caco_jax.evaluation.sweep import make_step
 from caco_jax.nets.encoder import Encoder
 from caco_jax.nets.heads import mlp_projector
@@ -236,7 +236,7 @@ def sweep(
     )
     recipe = VIEWS["moco_v2"](size_pixels=pixels)
     views = make_views(
-        Recipe((training_view(recipe),), mean=recipe.mean, std=recipe.std)
+        Views((training_view(recipe),), mean=recipe.mean, std=recipe.std)
     )
     view_features = make_view_features(encoder, views)
     rng = np.random.default_rng(0)

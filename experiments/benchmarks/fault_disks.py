@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from caco_jax.training.checkpoints import Checkpoints
-from caco_jax.training.workdir import Workdir
+from caco_jax.runs.checkpoints import Checkpoints
+from caco_jax.runs.workdir import Workdir
 from experiments.benchmarks.fault_runs import Ended, Process, Runs, same_end
 
 _TMPFS_BYTES = 4 * 2**20

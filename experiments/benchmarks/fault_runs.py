@@ -16,8 +16,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from PIL import Image
 
-from caco_jax.training.checkpoints import Checkpoints
-from caco_jax.training.workdir import Workdir
+from caco_jax.runs.checkpoints import Checkpoints
+from caco_jax.runs.workdir import Workdir
 
 METHODS = ("caco", "adco", "moco", "folder")
 EPOCHS = 4

@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from caco_jax.training.checkpoints import Checkpoints
-from caco_jax.training.preemption import REQUEUE_STATUS
-from caco_jax.training.workdir import Workdir
+from caco_jax.runs.checkpoints import Checkpoints
+from caco_jax.runs.preemption import REQUEUE_STATUS
+from caco_jax.runs.workdir import Workdir
 from experiments.benchmarks import fault_disks, saving
 from experiments.benchmarks.fault_runs import EPOCHS, METHODS, Runs, same_end
 from experiments.benchmarks.timing import machine, write_json

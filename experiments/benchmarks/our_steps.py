@@ -18,9 +18,9 @@ from caco_jax.methods import caco as caco_method
 from caco_jax.methods import simclr as simclr_method
 from caco_jax.methods.method import Method, Network
 from caco_jax.nets import Encoder, ResNet, caco_projector, mlp_projector
-from caco_jax.training.mesh import make_mesh
-from caco_jax.training.mesh import rows as spread
-from caco_jax.training.optimizers import sgd
+from caco_jax.training.sharding import make_mesh
+from caco_jax.training.sharding import rows as spread
+from caco_jax.optim.optimizers import sgd
 from caco_jax.training.state import create_state
 from caco_jax.training.step import make_encode, make_optimizer, make_train_step
 from experiments.benchmarks import profiles, timing

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from caco_jax.data.recipe import PhotoView
+from caco_jax.data.view_kinds import PhotoView
 
 CROP_ATTEMPTS = 10
 Box = tuple[int, int, int, int]

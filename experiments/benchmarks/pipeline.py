@@ -23,12 +23,12 @@ import jax
 import numpy as np
 from sklearn import datasets
 
-from caco_jax.config import experiment_config
+from caco_jax.config.sections import experiment_config
 from caco_jax.data.records import Record
-from caco_jax.data.sources import RecordSet
-from caco_jax.recipe import load_recipe, override
-from caco_jax.training import assemble, feeds, loop
-from caco_jax.training.mesh import state_shardings
+from caco_jax.data.dataset import RecordDataset
+from caco_jax.config.recipe import load_recipe, override
+from caco_jax.training import feeds, loop
+from caco_jax.training.sharding import state_shardings
 from experiments.benchmarks import timing
 
 RECIPE = "configs/simclr_imagenet.py:smoke"
@@ -183,12 +183,12 @@ def make_run(options: argparse.Namespace, records: Jpegs, workers: int) -> Any:
             f"training.batch_size={options.batch}",
         ],
     )
-    images = RecordSet("jpegs", train=records)
+    images = RecordDataset("jpegs", train=records)
     return assemble.assemble(experiment_config(recipe), images=images)
 
 
 def timed_rounds(
-    experiment: assemble.Experiment,
+    experiment: assemble.Pretraining,
     state: Any,
     feed: feeds.Feed,
     held: Any,

@@ -20,12 +20,12 @@ from typing import Any
 
 import jax
 
-from caco_jax.config import experiment_config
-from caco_jax.recipe import load_recipe, override
-from caco_jax.training import assemble, feeds, loop
-from caco_jax.training.checkpoints import Checkpoints
+from caco_jax.config.sections import experiment_config
+from caco_jax.config.recipe import load_recipe, override
+from caco_jax.training import feeds, loop
+from caco_jax.runs.checkpoints import Checkpoints
 from caco_jax.training.state import TrainState
-from caco_jax.training.workdir import Workdir
+from caco_jax.runs.workdir import Workdir
 from experiments.benchmarks.timing import machine, write_json
 
 RECIPE = "configs/caco_imagenet.py"

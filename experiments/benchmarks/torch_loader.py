@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from caco_jax.data.recipe import PhotoView
+from caco_jax.data.view_kinds import PhotoView
 from caco_jax.data.views import cifar
 from experiments.benchmarks.pillow_views import random_view
 

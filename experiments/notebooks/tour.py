@@ -41,11 +41,11 @@ FIGURES = pathlib.Path(tempfile.mkdtemp())
 # %%
 images = load_digits_set()
 assert images.train_labels is not None
-rows = np.random.default_rng(0).permutation(len(images.train_images))[:80]
+rows = np.random.default_rng(0).permutation(len(images.train_examples))[:80]
 rows = rows[np.argsort(images.train_labels[rows], kind="stable")]
 labels = images.train_labels[rows]
 views = jax.jit(make_views(digits(), dtype=jnp.float64))(
-    jax.random.key(0), jnp.asarray(images.train_images[rows])
+    jax.random.key(0), jnp.asarray(images.train_examples[rows])
 )
 x1, x2 = (view.reshape(len(rows), -1) for view in views)
 params = {"linear": jax.random.normal(jax.random.key(1), (x1.shape[1], 32)) / 16}
@@ -168,7 +168,7 @@ Image.open(FIGURES / "fixed_points.png")
 # ones.
 
 # %%
-grey = images.train_images.reshape(len(images.train_images), -1) / 255.0
+grey = images.train_examples.reshape(len(images.train_examples), -1) / 255.0
 pixels = jnp.asarray(grey - grey.mean(axis=0))
 unit = losses.l2_normalize(pixels @ params["linear"])
 noise = 0.02 * jax.random.normal(jax.random.key(4), unit[:640].shape)

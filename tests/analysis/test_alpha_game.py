@@ -7,8 +7,8 @@ import pytest
 
 from caco_jax import losses
 from caco_jax.analysis import alpha_game, importance, snapshots
-from caco_jax.training.assemble import new_network
-from tests.training import tiny
+from caco_jax.runs.pretraining import new_network
+from tests.runs import tiny
 
 FAMILIES = {name: make() for name, make in losses.FAMILIES.items()}
 TOLERANCES = {jnp.float32: 1e-4, jnp.float64: 1e-9}

@@ -12,11 +12,11 @@ from tests.data.tfds_files import write_set
 
 def test_digits_are_stratified_bytes():
     digits = sources.load("digits")
-    assert digits.train_images.shape == (1347, 16, 16, 1)
-    assert digits.test_images.shape == (450, 16, 16, 1)
+    assert digits.train_examples.shape == (1347, 16, 16, 1)
+    assert digits.test_examples.shape == (450, 16, 16, 1)
     assert digits.num_classes == 10
-    assert digits.train_images.min() == 0
-    assert digits.train_images.max() == 255
+    assert digits.train_examples.min() == 0
+    assert digits.train_examples.max() == 255
     shares = np.bincount(digits.test_labels) / np.bincount(digits.train_labels)
     np.testing.assert_allclose(shares, 1 / 3, atol=0.02)
 
@@ -30,23 +30,23 @@ def test_digits_are_the_originals_enlarged_bilinearly():
         weights[o, max(lower, 0)] += 1 - (centre - lower)
         weights[o, min(lower + 1, 7)] += centre - lower
     enlarged = weights @ (originals.images * 255 / 16) @ weights.T
-    distance = np.abs(enlarged - digits.train_images[0, :, :, 0]).max(axis=(1, 2))
+    distance = np.abs(enlarged - digits.train_examples[0, :, :, 0]).max(axis=(1, 2))
     assert distance.min() < 1.5  # two roundings to bytes
     assert originals.target[distance.argmin()] == digits.train_labels[0]
 
 
 def test_digits_seed_names_the_held_out_part():
     first, again = sources.load("digits", seed=1), sources.load("digits", seed=1)
-    np.testing.assert_array_equal(first.train_images, again.train_images)
+    np.testing.assert_array_equal(first.train_examples, again.train_examples)
     other = sources.load("digits", seed=2)
     assert not np.array_equal(first.train_labels, other.train_labels)
 
 
 def test_fake_has_the_shape_asked_for():
     fake = sources.load("fake:6x5x3x10")
-    assert fake.train_images.shape == (10, 6, 5, 3)
-    assert fake.test_images.shape == (2, 6, 5, 3)
-    assert sources.load("fake:6x5x3").train_images.shape[0] == sources.FAKE_COUNT
+    assert fake.train_examples.shape == (10, 6, 5, 3)
+    assert fake.test_examples.shape == (2, 6, 5, 3)
+    assert sources.load("fake:6x5x3").train_examples.shape[0] == sources.FAKE_COUNT
     assert set(fake.train_labels) <= set(range(fake.num_classes))
 
 
@@ -65,14 +65,14 @@ def test_unknown_source_lists_the_known():
 
 def test_a_set_checks_its_arrays():
     images = np.zeros((3, 4, 4, 1), np.uint8)
-    good = {"name": "own", "train_images": images, "test_images": images}
-    bare = sources.ImageSet(**good, train_labels=None, test_labels=None)
+    good = {"name": "own", "train_examples": images, "test_examples": images}
+    bare = sources.ArrayDataset(**good, train_labels=None, test_labels=None)
     assert bare.num_classes == 0
     with pytest.raises(ValueError, match="one label for each of 3 train images"):
-        sources.ImageSet(**good, train_labels=np.zeros(2, np.int32), test_labels=None)
+        sources.ArrayDataset(**good, train_labels=np.zeros(2, np.int32), test_labels=None)
     with pytest.raises(ValueError, match="want test images as uint8"):
-        sources.ImageSet(
-            **(good | {"test_images": images / 255}),
+        sources.ArrayDataset(
+            **(good | {"test_examples": images / 255}),
             train_labels=None,
             test_labels=None,
         )
@@ -100,16 +100,16 @@ def test_a_small_tfds_set_is_read_into_memory(tmp_path):
     splits = {"train": squares(6), "test": squares(3)}
     write_set(tmp_path, "own", splits, class_names=["a", "b"], shape=(8, 8, 3))
     images = sources.load("tfds:own", data_dir=tmp_path)
-    assert isinstance(images, sources.ImageSet)
+    assert isinstance(images, sources.ArrayDataset)
     assert images.class_names == ("a", "b")
     values = np.arange(6, dtype=np.uint8)[:, None, None, None]
     np.testing.assert_array_equal(
-        images.train_images, np.broadcast_to(values, (6, 8, 8, 3))
+        images.train_examples, np.broadcast_to(values, (6, 8, 8, 3))
     )
     np.testing.assert_array_equal(images.train_labels, [0, 1, 0, 1, 0, 1])
     np.testing.assert_array_equal(images.test_labels, [0, 1, 0])
     part = sources.load("tfds:own", data_dir=tmp_path, train_split="train[4:]")
-    np.testing.assert_array_equal(part.train_images[:, 0, 0, 0], [4, 5])
+    np.testing.assert_array_equal(part.train_examples[:, 0, 0, 0], [4, 5])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_large_tfds_set_is_read_by_the_record(tmp_path, size, options):
     splits = {"train": squares(6, size), "test": squares(3, size)}
     write_set(tmp_path, "own", splits, class_names=["a", "b"], shape=(size, size, 3))
     images = sources.load("tfds:own", data_dir=tmp_path, **options)
-    assert isinstance(images, sources.RecordSet)
+    assert isinstance(images, sources.RecordDataset)
     assert (len(images.train), len(images.test)) == (6, 3)
     assert images.has_labels
     assert images.num_classes == 2
@@ -140,15 +140,15 @@ def test_stl10_learns_from_unlabelled_images(tmp_path):
     assert images.evaluation_train[3].label == 1
     assert images.has_labels
     labelled = sources.load("tfds:stl10", data_dir=tmp_path, train_split="train")
-    assert isinstance(labelled, sources.ImageSet)
+    assert isinstance(labelled, sources.ArrayDataset)
     np.testing.assert_array_equal(labelled.train_labels, [0, 1, 0, 1])
 
 
 def test_a_set_without_labels_is_pretrained_on(tmp_path):
     write_set(tmp_path, "own", {"train": squares(3)}, shape=(8, 8, 3))
     images = sources.load("tfds:own", data_dir=tmp_path)
-    assert images.train_images.shape == (3, 8, 8, 3)
-    assert images.test_images.shape == (0, 8, 8, 3)
+    assert images.train_examples.shape == (3, 8, 8, 3)
+    assert images.test_examples.shape == (0, 8, 8, 3)
     assert not images.has_labels
     records = sources.load("tfds:own", data_dir=tmp_path, max_resident_bytes=0)
     assert records.test is None
@@ -158,9 +158,9 @@ def test_a_set_without_labels_is_pretrained_on(tmp_path):
 def test_a_folder_of_one_size_is_read_into_memory(tmp_path):
     write_folder(tmp_path / "own", squares(30))
     images = sources.load("folder:own", data_dir=tmp_path, seed=1)
-    assert isinstance(images, sources.ImageSet)
-    assert images.train_images.shape == (26, 8, 8, 3)  # two of each fifteen held out
-    assert images.test_images.shape == (4, 8, 8, 3)
+    assert isinstance(images, sources.ArrayDataset)
+    assert images.train_examples.shape == (26, 8, 8, 3)  # two of each fifteen held out
+    assert images.test_examples.shape == (4, 8, 8, 3)
     assert images.class_names == ("class 0", "class 1")
     for part in ("train", "test"):
         values = getattr(images, f"{part}_images")[:, 0, 0, 0]
@@ -177,7 +177,7 @@ def test_a_folder_with_a_stranger_is_read_by_the_record(
     write_folder(tmp_path, pairs)
     with caplog.at_level(logging.INFO, logger="caco_jax"):
         images = sources.load(f"folder:{tmp_path}")
-    assert isinstance(images, sources.RecordSet)
+    assert isinstance(images, sources.RecordDataset)
     assert (len(images.train), len(images.test)) == (26, 4)
     if index or stranger.startswith(b"\x89"):
         assert "is not kept in memory: " in caplog.text

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from caco_jax.data import views
-from caco_jax.data.recipe import DigitView, PhotoView, PlainView, Recipe
+from caco_jax.data.view_kinds import DigitView, PhotoView, PlainView, Views
 from caco_jax.schema import ConfigError
-from caco_jax.training.mesh import make_mesh, rows
+from caco_jax.training.sharding import make_mesh, rows
 from tests.data.photos import photos
 
 KEY = jax.random.key(3)
 EVERYTHING = PhotoView(size_pixels=12, solarize_probability=0.3)
 RECIPES = {
     "digits": views.digits(),
-    "photos": Recipe((EVERYTHING,), views.IMAGENET_MEAN, views.IMAGENET_STD),
+    "photos": Views((EVERYTHING,), views.IMAGENET_MEAN, views.IMAGENET_STD),
 }
 
 
@@ -94,7 +94,7 @@ def test_a_plain_photo_view_is_the_image():
     }
     view = PhotoView(size_pixels=16, crop_scale=(1.0, 1.0), crop_aspect=(1, 1), **off)
     batch = images(3, 3)
-    (made,) = views.make_views(Recipe((view,), (0.0,), (1.0,)))(KEY, jnp.asarray(batch))
+    (made,) = views.make_views(Views((view,), (0.0,), (1.0,)))(KEY, jnp.asarray(batch))
     np.testing.assert_allclose(made, batch / 255, atol=1e-6)
 
 
@@ -102,7 +102,7 @@ def test_crops_made_elsewhere_get_the_rest_of_the_view():
     # A crop of everything: so the views of the images are those of them as crops.
     whole = {"crop_scale": (1.0, 1.0), "crop_aspect": (1.0, 1.0)}
     view = dataclasses.replace(EVERYTHING, size_pixels=16, **whole)
-    make = views.make_views(Recipe((view, view), (0.4,), (0.3,)))
+    make = views.make_views(Views((view, view), (0.4,), (0.3,)))
     batch = patches(8)
     from_images = jax.jit(make)(KEY, batch)
     from_crops = jax.jit(make)(KEY, (batch, batch[::-1]))
@@ -178,7 +178,7 @@ def test_solarize_is_seen_in_the_second_view_of_caco_only():
 
 def test_views_stay_in_range():
     view = views.simclr(size_pixels=12, strength=2.5).views[0]
-    (made,) = jax.jit(views.make_views(Recipe((view,), (0.0,), (1.0,))))(
+    (made,) = jax.jit(views.make_views(Views((view,), (0.0,), (1.0,))))(
         KEY, patches(32)
     )
     assert np.all(np.isfinite(made))
@@ -202,10 +202,10 @@ REFUSED = [
     (DigitView, {"max_rotation_degrees": 200.0}, r"max_rotation_degrees: .*\[0, 180\]"),
     (DigitView, {"gamma_range": (2.0, 1.0)}, r"gamma_range: want \(smallest"),
     (DigitView, {"noise_std": 2.0}, r"noise_std: want a number in \[0, 1\]"),
-    (Recipe, {"views": ()}, "views: want at least one"),
-    (Recipe, {"views": (PlainView(),), "mean": (1.5,)}, r"mean: want a number in"),
-    (Recipe, {"views": (PlainView(),), "std": (0.0,)}, r"std: want a number in \(0"),
-    (Recipe, {"views": (PlainView(),), "std": (0.5, 0.5)}, "std: want 1 numbers"),
+    (Views, {"views": ()}, "views: want at least one"),
+    (Views, {"views": (PlainView(),), "mean": (1.5,)}, r"mean: want a number in"),
+    (Views, {"views": (PlainView(),), "std": (0.0,)}, r"std: want a number in \(0"),
+    (Views, {"views": (PlainView(),), "std": (0.5, 0.5)}, "std: want 1 numbers"),
 ]
 
 
@@ -223,6 +223,6 @@ def test_bad_images_are_refused():
         make(KEY, jnp.zeros((2, 8, 8, 1), jnp.uint8))
     with pytest.raises(ValueError, match="images: want crops for 2 views, got 1"):
         make(KEY, (jnp.zeros((2, 8, 8, 3), jnp.uint8),))
-    colored = Recipe(views.cifar().views)
+    colored = Views(views.cifar().views)
     with pytest.raises(ValueError, match="want 0 for images of 1 channels"):
         jax.eval_shape(views.make_views(colored), KEY, images(2, 1))

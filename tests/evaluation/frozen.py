@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caco_jax.data.recipe import PlainView, Recipe
+from caco_jax.data.view_kinds import PlainView, Views
 from caco_jax.data.views import make_views
 from caco_jax.evaluation.features import make_features, make_view_features
-from caco_jax.evaluation.labelled import ArrayPart
+from caco_jax.data.labelled import ArrayPart
 from caco_jax.evaluation.sweep import Frozen
-from tests.training.tiny import TinyEncoder
+from tests.runs.tiny import TinyEncoder
 
 _RANDOM = np.random.default_rng(0)
 LABELS = (np.arange(48) % 3).astype(np.int32)
@@ -19,7 +19,7 @@ _PATTERNS = _RANDOM.integers(0, 200, (3, 4, 4, 1))
 _NOISE = _RANDOM.integers(0, 50, (48, 4, 4, 1))
 IMAGES = (_PATTERNS[LABELS] + _NOISE).astype(np.uint8)
 ENCODER = TinyEncoder()
-VIEWS = make_views(Recipe((PlainView(),)))
+VIEWS = make_views(Views((PlainView(),)))
 
 
 def part():

@@ -10,7 +10,7 @@ import pytest
 
 from caco_jax.evaluation import heads
 from caco_jax.schema import ConfigError
-from caco_jax.training import optimizers
+from caco_jax.optim import optimizers
 
 RANDOM = np.random.default_rng(0)
 FEATURES = RANDOM.standard_normal((6, 12, 5)).astype(np.float32)

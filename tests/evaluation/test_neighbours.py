@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caco_jax.evaluation import neighbours
-from caco_jax.training.mesh import make_mesh
+from caco_jax.training.sharding import make_mesh
 
 RANDOM = np.random.default_rng(0)
 BANK = RANDOM.standard_normal((30, 6)).astype(np.float32)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from caco_jax.data.recipe import PlainView, Recipe
+from caco_jax.data.view_kinds import PlainView, Views
 from caco_jax.data.views import make_views
 from caco_jax.evaluation import heads, sweep
 from caco_jax.evaluation.features import make_view_features
-from caco_jax.evaluation.labelled import ArrayPart
+from caco_jax.data.labelled import ArrayPart
 from tests.evaluation.frozen import ENCODER, IMAGES, LABELS, frozen_network, part
 
 
@@ -60,7 +60,7 @@ def test_views_are_drawn_anew_at_every_step(frozen):
 
     def views(key, pixels):
         keys.append(key)  # traced: one entry a compilation
-        return make_views(Recipe((PlainView(),)))(key, pixels)
+        return make_views(Views((PlainView(),)))(key, pixels)
 
     watched = frozen._replace(view_features=make_view_features(ENCODER, views))
     protocol = heads.Protocol("sgd", (0.5,), batch_size=8, epochs=2)

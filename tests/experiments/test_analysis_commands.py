@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caco_jax.config import default_config, experiment_config
+from caco_jax.config.sections import default_config, experiment_config
 from caco_jax.programs import (
     alpha_gradients,
     bank_dynamics,
@@ -19,10 +19,10 @@ from caco_jax.programs import (
     deep_linear_pca,
     relu_fixed_points,
 )
-from caco_jax.training.assemble import assemble, initial_state
-from caco_jax.training.checkpoints import Checkpoints, Workdir
-from caco_jax.training.pretrain import config_values
-from tests.training import tiny
+from caco_jax.runs.pretraining import assemble, initial_state
+from caco_jax.runs.checkpoints import Checkpoints, Workdir
+from caco_jax.runs.fit import config_values
+from tests.runs import tiny
 
 pytestmark = pytest.mark.xdist_group("analysis")
 

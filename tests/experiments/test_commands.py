@@ -11,11 +11,11 @@ import jax
 import pytest
 
 from caco_jax.programs import command, demo, knn, linear_probe, pretrain
-from caco_jax.training import assemble
-from caco_jax.training.checkpoints import Checkpoints, Workdir
-from caco_jax.training.mesh import make_mesh
-from caco_jax.training.pretrain import config_values
-from tests.training import tiny
+from caco_jax.runs import pretraining
+from caco_jax.runs.checkpoints import Checkpoints, Workdir
+from caco_jax.training.sharding import make_mesh
+from caco_jax.runs.fit import config_values
+from tests.runs import tiny
 from tests.training.test_checkpoints import snapshot
 
 # One worker runs them all: they share what a fixture trained.

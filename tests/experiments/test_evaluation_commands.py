@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from caco_jax.data.sources import ImageSet, make_fake_set
+from caco_jax.data.sources import ArrayDataset, make_fake_set
 from caco_jax.programs import (
     command,
     evaluating,
@@ -19,12 +19,12 @@ from caco_jax.programs import (
     knn,
     linear_probe,
 )
-from caco_jax.training import assemble
-from caco_jax.training.checkpoints import Checkpoints, Workdir
-from caco_jax.training.mesh import make_mesh
-from caco_jax.training.pretrain import config_values
+from caco_jax.runs import pretraining
+from caco_jax.runs.checkpoints import Checkpoints, Workdir
+from caco_jax.training.sharding import make_mesh
+from caco_jax.runs.fit import config_values
 from tests.data.tfds_files import write_set
-from tests.training import tiny
+from tests.runs import tiny
 
 # One worker runs them all: they share a run and what they compile.
 pytestmark = pytest.mark.xdist_group("commands")
@@ -307,8 +307,8 @@ def of_classes(count):
         f"{part}_labels": getattr(images, f"{part}_labels") % count if count else None
         for part in ("train", "test")
     }
-    return ImageSet(
-        "made", images.train_images, labels["train_labels"], images.test_images,
+    return ArrayDataset(
+        "made", images.train_examples, labels["train_labels"], images.test_examples,
         labels["test_labels"], tuple("abcdefghij"[:count]),
     )  # fmt: skip
 

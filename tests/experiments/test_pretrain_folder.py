@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from caco_jax.training.checkpoints import Workdir
+from caco_jax.runs.checkpoints import Workdir
 from tests.data.pictures import write_pictures
 
 ROOT = pathlib.Path(__file__).parents[2]

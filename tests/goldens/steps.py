@@ -13,7 +13,7 @@ from caco_jax.losses import adco_loss, caco_loss, l2_normalize, nearest_entries
 from caco_jax.methods import adco, caco
 from caco_jax.methods.method import Context, Encode, Network, View
 from caco_jax.nets import BatchNorm, Encoder, caco_projector, mlp_projector
-from caco_jax.training import optimizers
+from caco_jax.optim import optimizers
 from caco_jax.training.loop import hand_over
 from caco_jax.training.state import TrainState, create_state
 from caco_jax.training.step import make_encode, make_optimizer, make_train_step

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from caco_jax.training import optimizers, schedules
+from caco_jax.optim import optimizers, schedules
 
 
 def _lars(case: dict, dtype: type) -> dict:

@@ -7,18 +7,18 @@ import jax
 import numpy as np
 import pytest
 
-from caco_jax.config import default_config, experiment_config
+from caco_jax.config.sections import default_config, experiment_config
 from caco_jax.interop import from_torch
 from caco_jax.interop.files import read_weights, write_weights
 from caco_jax.interop.workdirs import export_run, import_run
 from caco_jax.schema import UserError
 from caco_jax.training import loop
-from caco_jax.training.assemble import assemble, initial_state
-from caco_jax.training.checkpoints import Checkpoints, Workdir
-from caco_jax.training.mesh import make_mesh
-from caco_jax.training.pretrain import config_values, pretrain
-from caco_jax.training.runs import load_run
-from caco_jax.variants import smoke
+from caco_jax.runs.pretraining import assemble, initial_state
+from caco_jax.runs.checkpoints import Checkpoints, Workdir
+from caco_jax.training.sharding import make_mesh
+from caco_jax.runs.fit import config_values, pretrain
+from caco_jax.runs.run import load_run
+from caco_jax.config.recipe import smoke
 from tests import test_goldens
 from tests.goldens.nets import make_state_dict
 from tests.interop import torch_oracle
@@ -260,7 +260,7 @@ def test_training_starts_from_an_imported_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "train_epochs", begin)
     monkeypatch.setattr(loop, "start_up", None)  # which would replace the bank
-    monkeypatch.setattr("caco_jax.training.assemble.make_mesh", one_device)
+    monkeypatch.setattr("caco_jax.runs.pretraining.make_mesh", one_device)
     with pytest.raises(Reached) as caught:
         pretrain(config("caco"), tmp_path / "run")
     same(caught.value.args[0], load_run(tmp_path / "run").state)
@@ -425,6 +425,6 @@ def test_photographs_need_not_be_there(tmp_path, backbone, monkeypatch):
     def unreachable(*args, **kwargs):
         raise AssertionError("the images were asked for")
 
-    monkeypatch.setattr("caco_jax.training.assemble.load_images", unreachable)
+    monkeypatch.setattr("caco_jax.runs.pretraining.load_images", unreachable)
     import_run(backbone, config("simclr"), tmp_path / "run")
     assert export_run(tmp_path / "run", tmp_path / "w.pkl")["step"] == 0

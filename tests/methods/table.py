@@ -12,7 +12,7 @@ from caco_jax.methods.adversarial import adversarial
 from caco_jax.methods.method import Context, Network, View
 from caco_jax.methods.registry import METHODS, make_method
 from caco_jax.nets import BatchNorm
-from caco_jax.training import optimizers
+from caco_jax.optim import optimizers
 from caco_jax.training.state import create_state
 from caco_jax.training.step import make_encode, make_optimizer, make_train_step
 

@@ -17,7 +17,7 @@ from caco_jax.methods.method import (
     split_rows,
 )
 from caco_jax.nets import BatchNorm
-from caco_jax.training.mesh import make_mesh, rows, state_shardings
+from caco_jax.training.sharding import make_mesh, rows, state_shardings
 from caco_jax.training.step import make_encode, shuffle_rows
 from tests.methods.table import DIM, draw_images, make_step, small_method, start
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caco_jax.training.mesh import make_mesh, rows, state_shardings
+from caco_jax.training.sharding import make_mesh, rows, state_shardings
 from tests.methods.table import (
     PixelEncoder,
     cases,

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from caco_jax.pod import collectives, hlo
 from caco_jax.pod.parts import PARTS, part_of
-from caco_jax.training.mesh import make_mesh
+from caco_jax.training.sharding import make_mesh
 from tests.pod.fixtures import JOINED, SPREAD
 
 

@@ -7,12 +7,12 @@ import math
 import jax
 import pytest
 
-from caco_jax.config import default_config, experiment_config
+from caco_jax.config.sections import default_config, experiment_config
 from caco_jax.pod import compile, report
 from caco_jax.pod.topology import CHIPS, Slice
 from caco_jax.schema import ConfigError
-from caco_jax.training.assemble import assemble, new_network
-from tests.training import tiny
+from caco_jax.runs.pretraining import assemble, new_network
+from tests.runs import tiny
 
 N, D = 16, 4  # of the tiny run
 BANKS = (40, 80)

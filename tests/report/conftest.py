@@ -2,14 +2,14 @@
 
 import pytest
 
-from caco_jax.data.sources import ImageSet, make_fake_set
+from caco_jax.data.sources import ArrayDataset, make_fake_set
 from caco_jax.report.collect import collect
-from caco_jax.training import assemble
-from caco_jax.training.checkpoints import Checkpoints, Workdir, write_json
-from caco_jax.training.mesh import make_mesh
-from caco_jax.training.pretrain import config_values
-from caco_jax.training.runs import load_run
-from tests.training import tiny
+from caco_jax.runs import pretraining
+from caco_jax.runs.checkpoints import Checkpoints, Workdir, write_json
+from caco_jax.training.sharding import make_mesh
+from caco_jax.runs.fit import config_values
+from caco_jax.runs.run import load_run
+from tests.runs import tiny
 
 HOSTILE = "</script><script>alert(1)</script>"
 
@@ -47,8 +47,8 @@ def of_classes(names):
         else None
         for part in ("train", "test")
     }
-    return ImageSet(
-        "fake", images.train_images, labels["train_labels"], images.test_images,
+    return ArrayDataset(
+        "fake", images.train_examples, labels["train_labels"], images.test_examples,
         labels["test_labels"], names,
     )  # fmt: skip
 

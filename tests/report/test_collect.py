@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caco_jax.config import default_config, experiment_config
+from caco_jax.config.sections import default_config, experiment_config
 from caco_jax.data.views import make_views
 from caco_jax.losses import l2_normalize
-from caco_jax.report import collect, looks
+from caco_jax.report import collect, figures
 from caco_jax.report.sample import Sample, draw_sample, sheet, to_bytes
-from caco_jax.training import assemble
+from caco_jax.runs import pretraining
 from caco_jax.training.feeds import epoch_order
 from tests.report.conftest import of_classes, save_run
-from tests.training import tiny
+from tests.runs import tiny
 
 pytestmark = pytest.mark.xdist_group("report")
 
@@ -99,7 +99,7 @@ def test_views_are_those_of_the_newest_step(run, monkeypatch):
     late = run._replace(state=run.state._replace(step=jnp.asarray(5)))
     found = looks.seen_views(late)  # step 5 is the second of epoch 1
     rows = epoch_order(experiment.keys.order, 1, count=48, steps=3, batch_size=16)[1]
-    images = experiment.images.train_images[rows]
+    images = experiment.images.train_examples[rows]
     key = jax.random.fold_in(experiment.keys.steps, 4)
     views = make_views(experiment.recipe)(key, jnp.asarray(images))
     np.testing.assert_array_equal(found["originals"], images[: looks.VIEWED])

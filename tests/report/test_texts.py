@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from caco_jax.config import default_config, flatten
+from caco_jax.config.sections import default_config, flatten
 from caco_jax.methods.registry import METHODS
 from caco_jax.report import measures
 from caco_jax.report.settings import setting_docs, setting_rows

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caco_jax.data.pipeline import BadImages
-from caco_jax.data.recipe import PhotoView, Recipe
+from caco_jax.data.view_kinds import PhotoView, Views
 from caco_jax.training import feeds, loop
-from caco_jax.training.mesh import local_rows, make_mesh, rows, state_shardings
+from caco_jax.training.sharding import local_rows, make_mesh, rows, state_shardings
 from tests.data.pictures import picture_records
-from tests.training import tiny
+from tests.runs import tiny
 from tests.training.test_step import assert_trees_close, assert_trees_equal
 
 # One worker runs them all: they share what was trained.
@@ -102,7 +102,7 @@ def test_a_first_short_dispatch_brings_the_others_back_in_line(devices):
     assert [len(chosen) for chosen in inputs] == [2]
 
 
-VIEWS = Recipe((PhotoView(size_pixels=8), PhotoView(size_pixels=6)))
+VIEWS = Views((PhotoView(size_pixels=8), PhotoView(size_pixels=6)))
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from caco_jax.data.views import make_views
-from caco_jax.training import assemble, loop
-from caco_jax.training.alarms import NonFiniteError
+from caco_jax.runs import pretraining
+from caco_jax.training import loop
+from caco_jax.runs.monitor import NonFiniteError
 from caco_jax.training.feeds import epoch_order, experiment_feeds
-from caco_jax.training.mesh import replicated, state_shardings
-from tests.training import tiny
+from caco_jax.training.sharding import replicated, state_shardings
+from tests.runs import tiny
 from tests.training.test_step import assert_trees_close, assert_trees_equal, describe
 
 # One worker runs them all: they share what a fixture trained.
@@ -51,7 +52,7 @@ def info_nce_loss(queries, keys, bank, temperature):
 def start_up_by_hand(started):
     """CaCo's start-up written out: encoder, target, bank, both statistics, momentum."""
     experiment, *_ = started
-    images = tiny.train_images(experiment)
+    images = tiny.train_examples(experiment)
     encoder, config = experiment.encoder, experiment.config.optimizer
     network = assemble.new_network(experiment)
     views_of = make_views(experiment.recipe)

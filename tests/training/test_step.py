@@ -11,12 +11,14 @@ import pytest
 
 from caco_jax.data.views import make_views
 from caco_jax.methods.method import Context, Encode, Method, Network, Outcome, View
-from caco_jax.training import assemble, loop, optimizers
-from caco_jax.training.assemble import Experiment
+from caco_jax.runs import pretraining
+from caco_jax.training import loop
+from caco_jax.optim import optimizers
+from caco_jax.runs.pretraining import Experiment
 from caco_jax.training.feeds import resident_layout
 from caco_jax.training.state import create_state
 from caco_jax.training.step import make_encode, make_optimizer, make_train_step
-from tests.training import tiny
+from tests.runs import tiny
 
 # One worker runs them all: they share what a fixture trained.
 pytestmark = pytest.mark.xdist_group("step")
@@ -36,7 +38,7 @@ class Steps(NamedTuple):
 
 def run_steps(experiment, count):
     step = jax.jit(assemble.training_step(experiment))
-    images = tiny.train_images(experiment)
+    images = tiny.train_examples(experiment)
     states, metrics = [assemble.initial_state(experiment)], []
     for rows in BATCHES[:count]:
         state, values = step(states[-1], images[rows])
@@ -72,7 +74,7 @@ def moved_target(steps, index):
 def make_gradient(experiment):
     """A function of (state, target, rows): the payoff's gradient for all players."""
     views_of = make_views(experiment.recipe)
-    images = tiny.train_images(experiment)
+    images = tiny.train_examples(experiment)
 
     def gradient(state, target, rows):
         key = jax.random.fold_in(experiment.keys.steps, state.step)
@@ -156,7 +158,7 @@ def test_statistics_are_never_averaged_into_the_target(devices):
     state = assemble.initial_state(experiment)
     shifted = jax.tree.map(lambda leaf: leaf + 5.0, state.stats)
     step = jax.jit(assemble.training_step(experiment))
-    images = tiny.train_images(experiment)[BATCHES[0]]
+    images = tiny.train_examples(experiment)[BATCHES[0]]
     plain, _ = step(state, images)
     other, _ = step(state._replace(stats=shifted), images)
     assert_trees_equal(plain.target.stats, other.target.stats)
@@ -218,7 +220,7 @@ def spread(request, steps, devices):
         return inner(state, images)
 
     given, found = [], []
-    images = tiny.train_images(experiment)
+    images = tiny.train_examples(experiment)
     with jax.set_mesh(experiment.mesh):
         state = jax.tree.map(np.array, steps.states[0])
         state = assemble.place_state(experiment, state)

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from caco_jax.training import assemble, feeds, loop
-from tests.training import tiny
+from caco_jax.runs import pretraining
+from caco_jax.training import feeds, loop
+from tests.runs import tiny
 
 DISPATCHES = 3  # 48 images in batches of 16, single steps on a CPU
 READS = ("__array__", "__float__", "__int__", "__bool__", "__index__", "__len__")

@@ -1,0 +1,10 @@
+"""Configurations: sections with ranges, recipes, and the runs that are built of them."""
+
+from caco_jax.config.sections import (
+    ExperimentConfig,
+    default_config,
+    experiment_config,
+)
+from caco_jax.schema import flatten
+
+__all__ = ["ExperimentConfig", "default_config", "experiment_config", "flatten"]

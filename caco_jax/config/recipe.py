@@ -1,0 +1,243 @@
+"""Recipes: how one is read, and what ours share."""
+
+import ast
+import pathlib
+import runpy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from caco_jax.config.sections import default_config, method_of, optimizer_sections
+from caco_jax.schema import ConfigError
+
+Variants = dict[str, dict[str, Any]]
+
+# CLAE over a method that was published without it: ours, at CLAE's own strength.
+CLAE: Variants = {"clae": {"adversarial.epsilon": 0.03}}
+
+# Other sets of small images for a CIFAR-10 recipe. Tiny ImageNet is no TFDS set.
+CIFAR100: Variants = {"cifar100": {"data.source": "tfds:cifar100"}}
+TINY_IMAGENET: Variants = {
+    "tiny_imagenet": {"data.source": "folder:tiny-imagenet-200", "data.view_size": 64}
+}
+STL10: Variants = {"stl10": {"data.source": "tfds:stl10", "data.view_size": 96}}
+
+
+def imagenet(method: str) -> ConfigDict:
+    """ImageNet with a ResNet-50."""
+    config = default_config(method)
+    config.data.source = "tfds:imagenet2012"
+    return config
+
+
+def moco_imagenet(method: str) -> ConfigDict:
+    """ImageNet as MoCo v2 trains on it, and AdCo after it: eight devices of 32."""
+    config = imagenet(method)
+    config.data.views = "moco_v2"
+    config.encoder.projector = "mlp"
+    config.encoder.batchnorm_group = 32
+    config.target.shuffle_keys = True
+    config.target.momentum = 0.999
+    config.target.schedule = "constant"
+    return config
+
+
+def cifar10(method: str) -> ConfigDict:
+    """CIFAR-10 with a ResNet-18 whose stem is a 3x3 convolution without pooling."""
+    config = default_config(method)
+    config.data.source = "tfds:cifar10"
+    config.data.views = "cifar"
+    config.encoder.backbone = "resnet18"
+    config.encoder.stem = "small"
+    config.encoder.projector = "mlp"
+    config.evaluation.knn_neighbours = 200
+    return config
+
+
+def clae_instance_cifar10(method: str) -> ConfigDict:
+    """CLAE over Plain or UEL on CIFAR-10 (arXiv:2010.12050): what both share."""
+    config = cifar10(method)
+    config.encoder.projector_widths = (128,)
+    config.optimizer.schedule = "steps"
+    config.optimizer.milestones = (120, 160, 200)
+    config.optimizer.milestone_factors = (0.1, 0.05, 0.01)
+    config.optimizer.weight_decay = 5e-4
+    config.adversarial.epsilon = 0.03
+    config.training.batch_size = 128
+    config.training.epochs = 301
+    config.evaluation.knn_temperature = 0.07
+    return config
+
+
+def memory_cifar10(method: str) -> ConfigDict:
+    """CIFAR-10 for the methods with a target encoder and a bank or queue.
+
+    The papers have no such recipe. These numbers are the usual ones of MoCo v2 on
+    CIFAR-10, the same for all three so that they can be compared.
+    """
+    config = cifar10(method)
+    config.encoder.projector_widths = (512, 128)
+    config.optimizer.scale_with_batch = True
+    config.optimizer.weight_decay = 5e-4
+    config.target.schedule = "constant"
+    config.training.batch_size = 512
+    return config
+
+
+def digits(method: str) -> ConfigDict:
+    """Handwritten digits with a small network: minutes on a CPU."""
+    config = default_config(method)
+    config.encoder.backbone = "resnet_tiny"
+    config.encoder.width = 32
+    config.encoder.stem = "small"
+    config.encoder.projector_widths = (128, 128, 64)
+    config.optimizer.learning_rate = 0.12
+    for section in optimizer_sections(config):
+        section.warmup_epochs = 5
+    for rows in set(method_of(config).row_sharded.values()):
+        config.method[rows] = 1024
+    config.training.epochs = 80
+    return config
+
+
+def recipes() -> dict[str, pathlib.Path]:
+    """The recipes that come with the package, by name."""
+    package = pathlib.Path(__file__).parent
+    installed, checkout = package / "recipes", package.parent / "configs"
+    files = (installed if installed.is_dir() else checkout).glob("[!_]*.py")
+    return {file.stem: file for file in sorted(files)}
+
+
+def load_recipe(path: str) -> ConfigDict:
+    """Runs a recipe file: ``configs/x.py``, ``configs/x.py:variant`` and so on.
+
+    A bare name is one of ours: ``caco_digits``, ``caco_digits:variant``.
+
+    Every recipe and every variant of it has one more: with ``:smoke`` at the end it
+    is shrunk as `smoke` says.
+
+    Args:
+        path: a name, or a Python file with a function ``get_config(variant="")`` that
+            returns a ConfigDict; what follows a colon is handed to it.
+
+    Raises:
+        ConfigError: there is no such file, function or variant.
+    """
+    name, _, variant = path.partition(":")
+    ours = recipes()
+    file = str(ours.get(name, name))
+    if not pathlib.Path(file).is_file():
+        raise ConfigError(
+            f"--config: want the path of a recipe, or one of {', '.join(ours)}; "
+            f"got {file}: no such file"
+        )
+    get_config = runpy.run_path(file).get("get_config")
+    if get_config is None:
+        raise ConfigError(f"--config: {file} defines no get_config()")
+    first, _, last = variant.rpartition(":")
+    if last != "smoke":
+        first = variant
+    try:
+        config = get_config(first) if first else get_config()
+    except ConfigError as error:
+        raise ConfigError(f"--config: {file}: {error}") from None
+    return smoke(config) if last == "smoke" else config
+
+
+# Sections whose keys are not the schema's but those of what they describe.
+_OPEN_SECTIONS = {"data.view", "encoder.options"}
+
+
+def override(config: ConfigDict, assignments: Sequence[str]) -> ConfigDict:
+    """A recipe with values replaced, as ``--config.a.b=value`` on a command line.
+
+    Args:
+        config: the recipe; it is not changed.
+        assignments: "a.b=value"; values are Python literals, or else strings.
+
+    Raises:
+        ConfigError: no such key, or no "=".
+    """
+    config = config.copy_and_resolve_references().unlock()
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--config.{path}: want --config.{path}=VALUE")
+        *sections, key = path.split(".")
+        section = config
+        for depth, name in enumerate(sections):
+            if ".".join(sections[:depth]) in _OPEN_SECTIONS and name not in section:
+                section[name] = ConfigDict(type_safe=False)
+            section = section.get(name)
+            if not isinstance(section, ConfigDict):
+                raise ConfigError(f"--config.{path}: there is no section {name!r}")
+        section[key] = _literal(text)
+    return config
+
+
+def _literal(text: str) -> Any:
+    """The Python literal that a text is, or else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text  # all that literal_eval says it raises
+
+
+def with_variant(
+    config: ConfigDict, variant: str, variants: Mapping[str, Mapping[str, Any]]
+) -> ConfigDict:
+    """A recipe with the values of its variants.
+
+    Args:
+        config: the recipe; changed in place.
+        variant: a name, or several with colons between; "" for the recipe as it is.
+        variants: for each name, dotted keys and their values.
+
+    Raises:
+        ConfigError: there is no such variant; the message lists those that are.
+    """
+    for name in variant.split(":") if variant else ():
+        if name not in variants:
+            known = ", ".join([*variants, "smoke"])
+            raise ConfigError(f"want one of the variants {known}, got {name!r}")
+        config.update_from_flattened_dict(variants[name])
+    return config
+
+
+_SMOKE = {
+    "encoder.backbone": "resnet_tiny",
+    "encoder.width": 4,
+    "encoder.stem": "small",
+    "training.batch_size": 8,
+    "training.epochs": 1,
+    "evaluation.knn_neighbours": 3,
+}
+_SMOKE_SIZE_PIXELS = 16
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+    """A recipe shrunk to three steps of eight made-up images, for seconds on a CPU.
+
+    The method, its settings, the optimisers and the kind of views stay; the network,
+    the bank or queue, the images and the schedules become as small as can be.
+
+    Args:
+        config: any recipe; it is not changed.
+    """
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(_SMOKE)
+    widths = [8] * len(config.encoder.projector_widths)
+    config.encoder.projector_widths = tuple(widths)
+    photos, size = config.data.views != "digits", _SMOKE_SIZE_PIXELS
+    config.data.source = f"fake:{size}x{size}x{3 if photos else 1}x24"
+    config.data.view_size = size if photos else None
+    if config.encoder.batchnorm_group is not None:
+        config.encoder.batchnorm_group = 4
+    for rows in set(method_of(config).row_sharded.values()):
+        config.method[rows] = 32
+    if "start_up_epochs" in config.method:
+        config.method.start_up_epochs = 0
+    for section in optimizer_sections(config):
+        section.warmup_epochs = 0
+    return config

@@ -1,0 +1,363 @@
+"""The configuration of a run: its sections, and how a recipe file becomes one.
+
+A recipe (``configs/*.py``) starts from `default_config` of a method, an ml_collections
+ConfigDict, and states its differences. `experiment_config` turns the ConfigDict into
+frozen dataclasses, and everything that can be known to be wrong is found there, before
+anything is compiled.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from caco_jax.data.views import VIEWS
+from caco_jax.methods.registry import METHODS
+from caco_jax.methods.method import Method
+from caco_jax.methods.registry import MethodBuilder
+from caco_jax.nets.resnet import BACKBONES, STEMS
+from caco_jax.optim.settings import OptimizerConfig, TargetConfig
+from caco_jax.runs.settings import EvaluationConfig, TrainingConfig
+from caco_jax.schema import (
+    COUNT,
+    FRACTION,
+    NON_NEGATIVE,
+    SEED,
+    ConfigError,
+    OneOf,
+    build,
+    require,
+    resolve,
+    setting,
+    validate,
+)
+
+PROJECTORS = ("caco", "mlp")
+# The encoder's section has no prefix: the other players' are <player>_optimizer.
+_OPTIMIZER = "optimizer"
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """The backbone and the projector behind it."""
+
+    backbone: str = setting(
+        "resnet50",
+        allowed=OneOf(BACKBONES),
+        doc="the network: a name, or the import path of a flax.linen module or of "
+        "what makes one",
+    )
+    width: int = setting(64, allowed=COUNT, doc="channels of the first stage")
+    stem: str = setting(
+        "imagenet", allowed=tuple(STEMS), doc="small for images up to 64 px"
+    )
+    projector: str = setting(
+        "caco", allowed=PROJECTORS, doc="caco: BatchNorm, no biases; mlp: the reverse"
+    )
+    projector_widths: tuple[int, ...] = setting(
+        (2048, 2048, 256), allowed=COUNT, doc="outputs of each layer; last: embedding"
+    )
+    batchnorm_group: int | None = setting(
+        None, allowed=COUNT, doc="rows that share statistics; None: the whole batch"
+    )
+    dtype: str = setting(
+        "float32",
+        allowed=("float32", "bfloat16"),
+        doc="of the computation; parameters and losses are float32",
+    )
+    remat: bool = setting(
+        False, doc="keep activations between stages only, compute the rest once more"
+    )
+
+    options: Mapping[str, Any] = setting(
+        {}, doc="further arguments of a backbone that is given by import path"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+        require(
+            bool(self.projector_widths), "projector_widths: want at least one, got none"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where images come from and which views are made of them."""
+
+    source: str = setting(
+        "digits",
+        doc="digits, tfds:NAME, folder:PATH, fake:HEIGHTxWIDTHxCHANNELS[xCOUNT], or "
+        "the import path of a function that returns examples",
+    )
+    data_dir: str | None = setting(
+        None, doc="where prepared data sets lie, and folders if relative"
+    )
+    train_split: str | None = setting(
+        None, doc="of tfds, as TFDS writes it; of folder, a sub-folder; None: the usual"
+    )
+    test_split: str | None = setting(None, doc="likewise")
+    split_seed: int = setting(0, allowed=SEED, doc="draws the held-out part")
+    views: str = setting(
+        "digits",
+        allowed=OneOf(VIEWS),
+        doc="the views that are trained on: a name, or the import path of a function, "
+        "of several, or of Views",
+    )
+    view: Mapping[str, Any] = setting(
+        {},
+        doc="fields of the views, of all of them or, below a number from 1, of one",
+    )
+    view_size: int | None = setting(
+        None,
+        allowed=COUNT,
+        doc="pixels of the largest view, the others shrink along; None: the recipe's",
+    )
+    max_resident_bytes: int = setting(
+        2 * 2**30,
+        allowed=NON_NEGATIVE,
+        doc="training images decoded beyond this are streamed, not kept on the devices",
+    )
+    workers: int | None = setting(
+        None,
+        allowed=NON_NEGATIVE,
+        doc="processes of each host that read a streamed set; 0: threads; None: one a "
+        "core, at most 16",
+    )
+    bad_image_share: float = setting(
+        0.001,
+        allowed=FRACTION,
+        doc="of a streamed set that may be unreadable and is skipped; a few always",
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversarialConfig:
+    """CLAE: an input adversary that joins the method."""
+
+    epsilon: float = setting(
+        0.0, allowed=NON_NEGATIVE, doc="move of each normalised pixel; 0: no adversary"
+    )
+    weight: float = setting(1.0, allowed=NON_NEGATIVE, doc="of the payoff under attack")
+    reencode_clean: bool = setting(
+        False, doc="encode clean views twice, as Plain's released code does"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """A whole run.
+
+    Attributes:
+        method: settings of a registered method, or the `MethodBuilder` of another one.
+        method_name: as the registry or an import path calls it.
+        player_optimizers: of the players beside the encoder, by their names.
+    """
+
+    method: MethodBuilder
+    method_name: str
+    encoder: EncoderConfig = EncoderConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    player_optimizers: Mapping[str, OptimizerConfig] = dataclasses.field(
+        default_factory=dict
+    )
+    target: TargetConfig = TargetConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = setting(0, allowed=SEED, doc="of every random draw of the run")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        for name, section in self.optimizers.items():
+            require(
+                section.warmup_epochs <= self.training.epochs,
+                f"{optimizer_key(name)}.warmup_epochs: want at most training.epochs "
+                f"({self.training.epochs}), got {section.warmup_epochs}",
+            )
+        group, batch_size = self.encoder.batchnorm_group, self.training.batch_size
+        require(
+            group is None or batch_size % group == 0,
+            f"encoder.batchnorm_group: want a divisor of training.batch_size "
+            f"({batch_size}), got {group}",
+        )
+        parts = self.training.microbatches
+        require(
+            batch_size % (parts * (group or 1)) == 0,
+            "training.microbatches: want parts of training.batch_size "
+            f"({batch_size}) that hold whole groups of encoder.batchnorm_group "
+            f"({group}), got {parts}",
+        )
+        require(
+            group is not None or not self.target.shuffle_keys,
+            "target.shuffle_keys: want encoder.batchnorm_group set, without groups the "
+            "order of the rows changes nothing",
+        )
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width D of the embeddings."""
+        return self.encoder.projector_widths[-1]
+
+    @property
+    def optimizers(self) -> dict[str, OptimizerConfig]:
+        """The section of every player, by its name."""
+        return {"encoder": self.optimizer, **self.player_optimizers}
+
+    def values(self) -> dict[str, Any]:
+        """The configuration as plain nested values, as it is saved."""
+        plain = functools.partial(dataclasses.asdict, dict_factory=_plain)
+        sections = {
+            field.name: plain(value) if dataclasses.is_dataclass(value) else value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        for name in ("method", "method_name", "player_optimizers"):
+            del sections[name]
+        settings = plain(self.method.settings)
+        others = {
+            optimizer_key(name): plain(section)
+            for name, section in self.player_optimizers.items()
+        }
+        return {"method": {"name": self.method_name, **settings}, **sections, **others}
+
+
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {
+        name: dict(value) if isinstance(value, Mapping) else value
+        for name, value in items
+    }
+
+
+def optimizer_key(player: str) -> str:
+    """What the section of a player's optimiser is called."""
+    return _OPTIMIZER if player == "encoder" else f"{player}_{_OPTIMIZER}"
+
+
+def method_entry(name: Any) -> tuple[type, Any]:
+    """The settings class of a method, and what makes it.
+
+    Args:
+        name: of the registry, or the import path of such a pair.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    require(
+        isinstance(name, str) and name in OneOf(METHODS),
+        f"config.method.name: want one of {', '.join(OneOf(METHODS))}, got {name!r}",
+    )
+    entry = resolve(name, METHODS, "config.method.name")
+    fits = isinstance(entry, tuple) and len(entry) == 2
+    require(
+        fits and dataclasses.is_dataclass(entry[0]) and callable(entry[1]),
+        f"config.method.name: want a pair (settings dataclass, make), {name!r} is "
+        f"{entry!r}",
+    )
+    return entry
+
+
+def _players(method: MethodBuilder) -> Method:
+    """The method at any width, to ask it about its players."""
+    return method(embedding_dim=2)
+
+
+def method_of(config: ConfigDict) -> Method:
+    """The method of a recipe, with its defaults, to ask about its players."""
+    settings_class, make = method_entry(config.method.name)
+    return _players(MethodBuilder(settings_class(), make))
+
+
+def optimizer_sections(config: ConfigDict) -> list[ConfigDict]:
+    """The optimisers' sections of a recipe, the encoder's first."""
+    keys = [optimizer_key(player) for player in method_of(config).moves]
+    return [config[key] for key in keys if key in config]
+
+
+def default_config(method: str) -> ConfigDict:
+    """Every key with its default, for a recipe to change.
+
+    Args:
+        method: a name of the registry, or an import path.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    settings_class, make = method_entry(method)
+    builder = MethodBuilder(settings_class(), make)
+    players = _players(builder)
+    config = ExperimentConfig(
+        method=builder,
+        method_name=method,
+        player_optimizers={
+            name: players.optimizers.get(name, OptimizerConfig())
+            for name, move in players.moves.items()
+            if name != "encoder" and move != "hold"
+        },
+    )
+    return ConfigDict(config.values(), type_safe=False)
+
+
+def _section(sections: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section taken out of the configuration."""
+    section = sections.pop(name, {})
+    require(
+        isinstance(section, dict), f"config.{name}: want a section, got {section!r}"
+    )
+    return dict(section)
+
+
+def experiment_config(config: ConfigDict | dict[str, Any]) -> ExperimentConfig:
+    """The validated configuration of a recipe.
+
+    Args:
+        config: a recipe; keys it does not have keep their defaults.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or an impossible value, named.
+    """
+    sections = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    values = _section(sections, "method")
+    name = values.pop("name", None)
+    settings_class, make = method_entry(name)
+    method = MethodBuilder(build(settings_class, values, "config.method"), make)
+    optimizers = _player_optimizers(name, _players(method), sections)
+    parts = {"method": method, "method_name": name, "player_optimizers": optimizers}
+    return build(ExperimentConfig, {**sections, **parts})
+
+
+def _player_optimizers(
+    name: str, method: Method, sections: dict[str, Any]
+) -> dict[str, OptimizerConfig]:
+    """The sections of the players beside the encoder, taken out of the others.
+
+    One that is not there, or None, is the method's default.
+    """
+    found = {}
+    for player, move in method.moves.items():
+        key = optimizer_key(player)
+        if player == "encoder" or move == "hold":
+            continue
+        default = method.optimizers.get(player, OptimizerConfig())
+        if sections.get(key) is None:
+            sections.pop(key, None)
+            found[player] = default
+            continue
+        changes = _section(sections, key)
+        values = {**dataclasses.asdict(default), **changes}
+        found[player] = build(OptimizerConfig, values, f"config.{key}")
+    for key in [key for key in sections if key.endswith(f"_{_OPTIMIZER}")]:
+        player = key.removesuffix(f"_{_OPTIMIZER}")
+        if sections.pop(key) is not None:
+            raise ConfigError(
+                f"config.{key}: {name} has no {player} to optimise; remove the key"
+            )
+    return found

@@ -1,0 +1,262 @@
+"""Sets of examples: one protocol, for arrays in memory and for records on a disk."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Int, Int32, Shaped
+
+from caco_jax.data.records import ArrayRecords, Records
+from caco_jax.schema import ConfigError, require
+
+# Records of a set that its digest reads.
+_DIGEST_RECORDS = 32
+HELD_OUT_SHARE = 0.1
+
+
+class Dataset(Protocol):
+    """What is trained on, what is held out, and what both are called.
+
+    Attributes:
+        name: for people and for the record of a run.
+        class_names: one name for each class; empty without labels.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; 0 without labels."""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labels to learn from and examples to judge by."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the examples are arrays, which steps choose from by row."""
+
+    @property
+    def train_count(self) -> int:
+        """How many examples there are to train on."""
+
+    def digest(self) -> str:
+        """Tells sets to train on apart, wherever they lie."""
+
+
+@dataclass(frozen=True)
+class ArrayDataset:
+    """Examples of one shape with their labels, in memory.
+
+    Attributes:
+        name: the source that gave them, as written in a configuration.
+        train_examples: [M, ...] of any dtype; images are uint8 [M, H, W, C], 0 to 255.
+        train_labels: int32 [M], or None where there are none: pretraining needs none.
+        test_examples: [T, ...], held out; T may be 0.
+        test_labels: int32 [T], or None.
+        class_names: one name for each class; empty without labels.
+    """
+
+    name: str
+    train_examples: Shaped[np.ndarray, "m *example"] = field(repr=False)
+    train_labels: Int32[np.ndarray, " m"] | None = field(repr=False)
+    test_examples: Shaped[np.ndarray, "t *example"] = field(repr=False)
+    test_labels: Int32[np.ndarray, " t"] | None = field(repr=False)
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        train, test = self.train_examples, self.test_examples
+        if (train.shape[1:], train.dtype) != (test.shape[1:], test.dtype):
+            raise ValueError(
+                f"{self.name}: expected held-out examples like those to train on, "
+                f"{train.dtype} {train.shape[1:]}, got {test.dtype} {test.shape[1:]}"
+            )
+        for split in ("train", "test"):
+            examples = getattr(self, f"{split}_examples")
+            labels = getattr(self, f"{split}_labels")
+            if labels is not None and labels.shape != examples.shape[:1]:
+                raise ValueError(
+                    f"{self.name}: want one label for each of {len(examples)} {split} "
+                    f"examples, got labels {labels.shape}"
+                )
+
+    @property
+    def num_classes(self) -> int:
+        """See `Dataset`."""
+        return len(self.class_names)
+
+    @property
+    def has_labels(self) -> bool:
+        """See `Dataset`."""
+        return self.train_labels is not None and self.test_labels is not None
+
+    @property
+    def in_memory(self) -> bool:
+        """See `Dataset`."""
+        return True
+
+    @property
+    def train_count(self) -> int:
+        """See `Dataset`."""
+        return len(self.train_examples)
+
+    def digest(self) -> str:
+        """See `Dataset`; every byte counts."""
+        examples = self.train_examples
+        digest = hashlib.sha256(f"in memory {examples.shape}".encode())
+        if examples.dtype != np.uint8:
+            digest.update(f"{examples.dtype}".encode())
+        digest.update(np.ascontiguousarray(examples).view(np.uint8).data)
+        return digest.hexdigest()
+
+    def as_records(self) -> "RecordDataset":
+        """The same images as a set that is streamed."""
+        return RecordDataset(
+            name=self.name,
+            train=ArrayRecords(
+                f"{self.name}/train", self.train_examples, self.train_labels
+            ),
+            test=ArrayRecords(f"{self.name}/test", self.test_examples, self.test_labels),
+            class_names=self.class_names,
+        )
+
+
+@dataclass(frozen=True)
+class RecordDataset:
+    """Images of any size that are read when they are wanted.
+
+    Labels come with the records: to know all of them at once would mean to read all
+    images.
+
+    Attributes:
+        name: the source that gave them, as written in a configuration.
+        train: pretrained on.
+        test: held out for evaluation; None where there is nothing to evaluate by.
+        class_names: one name for each class; empty without labels.
+        labelled: what evaluation learns from, where `train` has no labels; see
+            `evaluation_train`.
+        bad_share: share of each part that may be unreadable and is skipped.
+        workers: processes of each host that read it; 0: threads; None: one a core.
+    """
+
+    name: str
+    train: Records = field(repr=False)
+    test: Records | None = field(default=None, repr=False)
+    class_names: tuple[str, ...] = field(default=(), repr=False)
+    labelled: Records | None = field(default=None, repr=False)
+    bad_share: float = field(default=0.001, repr=False)
+    workers: int | None = field(default=None, repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        """See `Dataset`."""
+        return len(self.class_names)
+
+    @property
+    def has_labels(self) -> bool:
+        """See `Dataset`."""
+        return bool(self.class_names) and self.test is not None
+
+    @property
+    def in_memory(self) -> bool:
+        """See `Dataset`."""
+        return False
+
+    @property
+    def train_count(self) -> int:
+        """See `Dataset`."""
+        return len(self.train)
+
+    @property
+    def evaluation_train(self) -> Records:
+        """The labelled images that evaluation learns from."""
+        return self.train if self.labelled is None else self.labelled
+
+    def digest(self) -> str:
+        """See `Dataset`; the count and some records count, not their order or crops."""
+        count = len(self.train)
+        digest = hashlib.sha256(f"streamed {count}".encode())
+        rows = np.linspace(0, count - 1, min(count, _DIGEST_RECORDS)).astype(int)
+        for index in rows:
+            digest.update(_content(self.train, index))
+        return digest.hexdigest()
+
+
+def _content(records: Records, index: int) -> bytes:
+    try:
+        encoded = records[index].encoded
+    except OSError:
+        return b""  # who trains on it counts the bad ones
+    return encoded if isinstance(encoded, bytes) else encoded.tobytes()
+
+
+def as_dataset(
+    data: Any, *, name: str = "arrays", held_out: float = HELD_OUT_SHARE, seed: int = 0
+) -> Dataset:
+    """Examples in any form as a `Dataset`.
+
+    Args:
+        data: a `Dataset`; examples [M, ...], an array or a sequence of arrays of one
+            shape; or a pair (examples, labels [M]).
+        name: of the set.
+        held_out: share of each class that is held out for kNN and evaluation, where
+            there are labels; where there are none, nothing is.
+        seed: draws the held-out part.
+
+    Raises:
+        ConfigError: the arrays do not fit each other.
+    """
+    if not isinstance(data, tuple | list | np.ndarray) and hasattr(data, "train_count"):
+        return data
+    examples, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    examples = np.asarray(examples)
+    require(
+        examples.ndim >= 2 and len(examples) > 1 and examples.dtype != object,
+        "data: expected examples [M, ...] of one shape, M at least 2, got "
+        f"{examples.dtype} {examples.shape}",
+    )
+    if labels is None:
+        return ArrayDataset(name, examples, None, examples[:0], None)
+    labels = np.asarray(labels)
+    if labels.shape != examples.shape[:1]:
+        raise ConfigError(
+            f"data: expected a label for each of {len(examples)} examples, got labels "
+            f"{labels.shape}"
+        )
+    names, numbers = np.unique(labels, return_inverse=True)
+    numbers = numbers.astype(np.int32)
+    train, test = hold_out(numbers, seed=seed, share=held_out)
+    return ArrayDataset(
+        name,
+        examples[train],
+        numbers[train],
+        examples[test],
+        numbers[test],
+        tuple(map(str, names)),
+    )
+
+
+def hold_out(
+    labels: Int32[np.ndarray, " m"], *, seed: int, share: float = HELD_OUT_SHARE
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " h"]]:
+    """Rows that are kept and rows held out: a share of each class, if it has two.
+
+    Args:
+        labels: [M] classes.
+        seed: draws the rows.
+        share: in (0, 1); always one row at least, and never all of a class.
+    """
+    rng = np.random.default_rng(seed)
+    held_out = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) > 1:
+            count = min(max(1, round(len(rows) * share)), len(rows) - 1)
+            held_out.append(rng.permutation(rows)[:count])
+    held = np.sort(np.concatenate(held_out)) if held_out else np.zeros(0, np.int64)
+    return np.setdiff1d(np.arange(len(labels)), held), held

@@ -1,0 +1,333 @@
+"""Labelled images for training on: any rows of a set, shuffled, cropped and batched.
+
+A part of a set is in memory or on the host's disks; whoever trains sees no difference.
+What a step gets follows from the seed, the epoch and the step alone.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Int, Shaped, UInt8
+
+from caco_jax.data import pipeline
+from caco_jax.data.decode import BadImageError, CropSpec, random_resized_crops
+from caco_jax.data.view_kinds import PhotoView, Views, View
+from caco_jax.data.records import Records
+from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
+
+# A crop's share of the image's area: torchvision's, which the protocols use.
+CROP_SCALE = (0.08, 1.0)
+_CENTER_ROWS = 128
+
+# Pixels as views take them: images, or a crop for each view.
+Pixels = UInt8[np.ndarray, "n h w c"] | tuple[UInt8[np.ndarray, "n h w c"], ...]
+Labels = Int[np.ndarray, " n"]
+
+
+class Part(Protocol):
+    """A labelled part of a set."""
+
+    @property
+    def labels(self) -> Labels | None:
+        """All labels; None where images would have to be read for them."""
+
+    def __len__(self) -> int:
+        """How many images."""
+
+    def batches(
+        self,
+        rows: Int[np.ndarray, " m"],
+        *,
+        seed: int,
+        batch_size: int,
+        epochs: int,
+    ) -> AbstractContextManager[Iterator[tuple[Pixels, Labels]]]:
+        """Batches of these rows in a random order, the last of an epoch left out.
+
+        Args:
+            rows: what is trained on.
+            seed: of the order, and of the crops that the host makes.
+            batch_size: at most as many as there are rows.
+            epochs: how many.
+        """
+
+    def centers(
+        self, rows: Int[np.ndarray, " m"]
+    ) -> Iterator[tuple[UInt8[np.ndarray, "n h w c"], Labels]]:
+        """These rows as evaluation sees them, in order, in pieces."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayPart:
+    """Examples in memory; crops are made on the device; labels are -1 without any."""
+
+    images: Shaped[np.ndarray, "m *example"] = dataclasses.field(repr=False)
+    labels: Labels | None = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @contextlib.contextmanager
+    def batches(
+        self,
+        rows: Int[np.ndarray, " m"],
+        *,
+        seed: int,
+        batch_size: int,
+        epochs: int,
+    ) -> Iterator[Iterator[tuple[Pixels, Labels]]]:
+        """See `Part`."""
+
+        def pieces() -> Iterator[tuple[Pixels, Labels]]:
+            for epoch in range(epochs):
+                order = rows[pipeline.epoch_order((seed,), epoch, len(rows))]
+                for step in range(len(rows) // batch_size):
+                    chosen = order[step * batch_size : (step + 1) * batch_size]
+                    yield self.images[chosen], self._labels_of(chosen)
+
+        yield pieces()
+
+    def centers(
+        self, rows: Int[np.ndarray, " m"]
+    ) -> Iterator[tuple[UInt8[np.ndarray, "n h w c"], Labels]]:
+        """See `Part`."""
+        yield self.images[rows], self._labels_of(rows)
+
+    def _labels_of(self, rows: Int[np.ndarray, " m"]) -> Labels:
+        return np.full(len(rows), -1) if self.labels is None else self.labels[rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordPart:
+    """Images that are read and cropped by the host when they are wanted.
+
+    Attributes:
+        records: the images.
+        size_pixels: height and width of what the network gets.
+        bad: counts those that are no images.
+        workers: processes; 0: threads; None: one a core.
+    """
+
+    records: Records = dataclasses.field(repr=False)
+    size_pixels: int
+    bad: pipeline.BadImages
+    workers: int | None = None
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `Part`."""
+        return None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @contextlib.contextmanager
+    def batches(
+        self,
+        rows: Int[np.ndarray, " m"],
+        *,
+        seed: int,
+        batch_size: int,
+        epochs: int,
+    ) -> Iterator[Iterator[tuple[Pixels, Labels]]]:
+        """See `Part`."""
+        spec = CropSpec(self.size_pixels, CROP_SCALE, PhotoView().crop_aspect)
+        source = _CropSource(
+            self.records, rows, spec, seed=seed, batch_size=batch_size, epochs=epochs
+        )
+        count = pipeline.worker_count(self.workers)
+        with pipeline.stream(source, workers=count) as parts:
+
+            def steps() -> Iterator[tuple[Pixels, Labels]]:
+                for _ in range(len(source) // source.parts_per_step):
+                    step = [next(parts) for _ in range(source.parts_per_step)]
+                    for part in step:
+                        self.bad.add(part.bad)
+                        if not len(part.labels):
+                            self.bad.stop()
+                    images = np.concatenate([part.images for part in step])
+                    yield (images,), np.concatenate([part.labels for part in step])
+
+            yield steps()
+
+    def centers(
+        self, rows: Int[np.ndarray, " m"]
+    ) -> Iterator[tuple[UInt8[np.ndarray, "n h w c"], Labels]]:
+        """See `Part`."""
+        source = pipeline.CenterSource(
+            self.records, rows, size_pixels=self.size_pixels, part_rows=_CENTER_ROWS
+        )
+        with pipeline.stream(source) as parts:
+            for images, labels, bad in parts:
+                self.bad.add(bad)
+                if len(labels):
+                    yield images, labels
+
+
+class _Labelled(NamedTuple):
+    """Crops of a part of a batch; none if no record was readable."""
+
+    images: UInt8[np.ndarray, "n s s 3"]
+    labels: Labels
+    bad: tuple[pipeline.Bad, ...]
+
+
+class _CropSource:
+    """The labelled crops of all steps, in parts of a batch; picklable."""
+
+    def __init__(
+        self,
+        records: Records,
+        rows: Int[np.ndarray, " m"],
+        spec: CropSpec,
+        *,
+        seed: int,
+        batch_size: int,
+        epochs: int,
+    ) -> None:
+        self._records, self._rows, self._spec, self._seed = records, rows, spec, seed
+        self._steps, self._epochs = len(rows) // batch_size, epochs
+        self._batch_size = batch_size
+        parts = -(-batch_size // pipeline.CHUNK_ROWS)
+        self._parts = np.array_split(np.arange(batch_size), parts)
+
+    @property
+    def parts_per_step(self) -> int:
+        return len(self._parts)
+
+    def __len__(self) -> int:
+        return self._epochs * self._steps * len(self._parts)
+
+    def __getitem__(self, index: Any) -> _Labelled:
+        step, part = divmod(int(index), len(self._parts))
+        epoch, step = divmod(step, self._steps)
+        order = pipeline.epoch_order((self._seed,), epoch, len(self._rows))
+        images, labels = [], []
+        bad: list[pipeline.Bad] = []
+        for place in step * self._batch_size + self._parts[part]:
+            rng = np.random.default_rng((self._seed, epoch, int(place)))
+            found = self._example(rng, int(order[place]), bad)
+            if found is None:
+                return _Labelled(np.empty(0, np.uint8), np.empty(0, int), tuple(bad))
+            images.append(found[0])
+            labels.append(found[1])
+        return _Labelled(np.stack(images), np.array(labels, np.int32), tuple(bad))
+
+    def _example(
+        self, rng: np.random.Generator, index: int, bad: list[pipeline.Bad]
+    ) -> tuple[np.ndarray, Any] | None:
+        """The crop and label of a row, or of the next one that is an image."""
+        for attempt in range(min(len(self._rows), pipeline.MOST_SUBSTITUTES)):
+            row = int(self._rows[(index + attempt) % len(self._rows)])
+            try:
+                record = self._records[row]
+                (crop,) = random_resized_crops(rng, record, [self._spec])
+                return crop, record.label
+            except (BadImageError, OSError) as error:
+                bad.append(pipeline.Bad(row, str(error)))
+        return None
+
+
+def open_part(
+    dataset: Dataset,
+    name: Literal["train", "evaluation_train", "test"],
+    *,
+    size_pixels: int = 0,
+    bad: pipeline.BadImages | None = None,
+) -> Part | None:
+    """A part of a set, or None where there is none.
+
+    Args:
+        dataset: the set.
+        name: what is pretrained on, what evaluation learns from, or what is held out.
+        size_pixels: of what the network gets, where the host crops.
+        bad: counts what cannot be read; None: anew.
+    """
+    if isinstance(dataset, ArrayDataset):
+        split = "test" if name == "test" else "train"
+        examples = getattr(dataset, f"{split}_examples")
+        if not len(examples):
+            return None
+        return ArrayPart(examples, getattr(dataset, f"{split}_labels"))
+    assert isinstance(dataset, RecordDataset)
+    records: Records | None = getattr(dataset, name)
+    if records is None:
+        return None
+    if bad is None:
+        called = dataset.name + (", held out" if name == "test" else "")
+        bad = pipeline.BadImages(called, count=len(records), share=dataset.bad_share)
+    return RecordPart(records, size_pixels, bad, dataset.workers)
+
+
+def labelled_parts(
+    dataset: Dataset, *, size_pixels: int = 0, bad: pipeline.BadImages | None = None
+) -> tuple[Part, Part]:
+    """What is learned from, and what is held out.
+
+    Args:
+        dataset: the set.
+        size_pixels: of what the network gets, where the host crops.
+        bad: counts what cannot be read of what is pretrained on, together with whoever
+            else reads it; None: anew.
+
+    Raises:
+        ValueError: the set has no labels.
+    """
+    if not dataset.has_labels:
+        raise ValueError(f"{dataset.name} has no labels: there is nothing to evaluate")
+    if getattr(dataset, "labelled", None) is not None:
+        bad = None  # it counts other images
+    train = open_part(dataset, "evaluation_train", size_pixels=size_pixels, bad=bad)
+    test = open_part(dataset, "test", size_pixels=size_pixels)
+    assert train is not None
+    if test is None:
+        raise ValueError(f"{dataset.name} has no held-out examples to judge by")
+    return train, test
+
+
+def spread_rows(count: int, at_most: int | None) -> Int[np.ndarray, " m"]:
+    """So many of `count` rows, evenly spread; all of them if they are no more."""
+    wanted = count if at_most is None else min(count, at_most)
+    return np.linspace(0, count - 1, wanted).round().astype(int)
+
+
+def training_view(views: Views) -> View:
+    """What a classifier's training images go through.
+
+    Photographs: RandomResizedCrop and flip, as the published protocols have it. Others
+    keep the first view that they were pretrained on: a mirrored digit is no digit.
+    """
+    photos = [view for view in views.views if isinstance(view, PhotoView)]
+    if len(photos) < len(views.views):
+        return views.views[0]
+    return PhotoView(
+        size_pixels=max(view.size_pixels for view in photos),
+        crop_scale=CROP_SCALE,
+        jitter_probability=0.0,
+        gray_probability=0.0,
+        blur_probability=0.0,
+    )
+
+
+def choose_rows(part: Part, *, share: float, seed: int) -> Int[np.ndarray, " m"]:
+    """A share of a part's rows, in order.
+
+    Where all labels are known it is that share of each class, but always one row of it;
+    where they are not, of all rows.
+
+    Raises:
+        ValueError: the share is not in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share: want a number in (0, 1], got {share}")
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(len(part), int) if part.labels is None else part.labels
+    chosen = []
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        chosen.append(rows[: max(round(share * len(rows)), 1)])
+    return np.sort(np.concatenate(chosen))

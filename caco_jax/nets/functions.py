@@ -1,0 +1,235 @@
+"""An encoder as pure functions: the one way in which the library applies a network.
+
+Whatever brings an encoder, a flax module of ours or of somebody else or two plain
+functions, becomes an `EncoderFunctions` once. Training, evaluation and analysis call
+nothing else.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from caco_jax.nets.norm import CLEAN
+from caco_jax.schema import ConfigError
+
+PyTree = Any
+# How modules call "these are training's statistics", and whether True means training.
+_TRAIN_ARGUMENTS = {"train": True, "training": True, "deterministic": False}
+_STATS = "batch_stats"
+
+
+class Network(NamedTuple):
+    """An encoder's parameters and its BatchNorm statistics."""
+
+    params: PyTree
+    stats: PyTree
+
+
+class _Init(Protocol):
+    def __call__(self, key: PRNGKeyArray, examples: Array) -> Network:
+        """A freshly drawn network for a batch of such examples."""
+
+
+class _Embed(Protocol):
+    def __call__(
+        self, network: Network, examples: Array, *, train: bool, branch: str = CLEAN
+    ) -> tuple[Float[Array, "n d"], Network]:
+        """Embeddings [N, D], not normalised, and the network with new statistics."""
+
+
+class _Features(Protocol):
+    def __call__(
+        self, network: Network, examples: Array, *, train: bool = False
+    ) -> tuple[Float[Array, "n f"], Network]:
+        """Features [N, F], and the network with new statistics."""
+
+
+class EncoderFunctions(NamedTuple):
+    """An encoder as pure functions.
+
+    Attributes:
+        name: for people and for the record of a run.
+        init: (key, examples) -> `Network`.
+        embed: (network, examples, train=..., branch=...) -> embeddings [N, D] and the
+            network with its new statistics; not normalised.
+        features: (network, examples, train=False) -> what evaluation uses, [N, F], and
+            the network, whose statistics move if it trains.
+        has_twin: whether it knows the BatchNorm branch of adversarial images.
+        module: the flax module that it was made of, or None.
+    """
+
+    name: str
+    init: _Init
+    embed: _Embed
+    features: _Features
+    has_twin: bool = False
+    module: nn.Module | None = None
+
+
+def as_encoder(encoder: Any) -> EncoderFunctions:
+    """Any form of an encoder as pure functions.
+
+    Args:
+        encoder: `EncoderFunctions`; a flax.linen module whose call gives embeddings
+            [N, D] and which may take ``train`` (or ``training``, ``deterministic``)
+            and ``branch``, have BatchNorm, and have a method ``features``; or two
+            functions ``init(key, examples) -> params`` and
+            ``apply(params, examples) -> embeddings``.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(encoder, EncoderFunctions):
+        return encoder
+    if isinstance(encoder, nn.Module):
+        return from_module(encoder)
+    if isinstance(encoder, tuple) and len(encoder) == 2 and all(map(callable, encoder)):
+        return from_functions(*encoder)
+    raise ConfigError(
+        "encoder: expected a flax.linen module, a pair of functions (init, apply) or "
+        f"EncoderFunctions, got {type(encoder).__name__}; for an nnx or equinox module "
+        "pass (init, apply)"
+    )
+
+
+def from_functions(
+    init: Callable[[PRNGKeyArray, Array], PyTree],
+    apply: Callable[[PyTree, Array], Float[Array, "n d"]],
+) -> EncoderFunctions:
+    """An encoder without statistics from two functions; its features are its output.
+
+    Args:
+        init: (key, examples) -> parameters, any tree of arrays.
+        apply: (parameters, examples) -> embeddings [N, D].
+    """
+
+    def embed(
+        network: Network, examples: Array, *, train: bool = False, branch: str = CLEAN
+    ) -> tuple[Float[Array, "n d"], Network]:
+        del train, branch
+        return apply(network.params, examples), network
+
+    return EncoderFunctions(
+        name=qualified_name(apply),
+        init=lambda key, examples: Network(init(key, examples), {}),
+        embed=embed,
+        features=embed,
+    )
+
+
+def from_module(module: nn.Module) -> EncoderFunctions:
+    """An encoder from a flax.linen module, see `as_encoder`.
+
+    Features are those of the module's method ``features`` if it has one, and else its
+    output.
+    """
+    has_features = callable(getattr(module, "features", None))
+    told_branch = takes_branch(module)
+
+    def init(key: PRNGKeyArray, examples: Array) -> Network:
+        call = mode_arguments(type(module).__call__, train=True)
+        variables = dict(module.init(key, examples, **call))
+        params, stats = variables.pop("params", {}), variables.pop(_STATS, {})
+        if variables:
+            raise ConfigError(
+                f"encoder: expected the collections params and {_STATS} alone, "
+                f"{type(module).__name__} has {', '.join(sorted(variables))} too; wrap "
+                "it in EncoderFunctions"
+            )
+        return Network(params, stats)
+
+    def apply(
+        network: Network, examples: Array, call: dict[str, Any], *, train: bool
+    ) -> tuple[Array, Network]:
+        variables = {"params": network.params, _STATS: network.stats}
+        if not train:
+            return module.apply(variables, examples, **call), network
+        rows, updated = module.apply(variables, examples, mutable=[_STATS], **call)
+        return rows, Network(network.params, updated.get(_STATS, {}))
+
+    def embed(
+        network: Network, examples: Array, *, train: bool, branch: str = CLEAN
+    ) -> tuple[Float[Array, "n d"], Network]:
+        call = mode_arguments(type(module).__call__, train=train)
+        if told_branch:
+            call["branch"] = branch
+        return apply(network, examples, call, train=train)
+
+    def features(
+        network: Network, examples: Array, *, train: bool = False
+    ) -> tuple[Float[Array, "n f"], Network]:
+        if not has_features:
+            return embed(network, examples, train=train)
+        call = mode_arguments(module.features, train=train)
+        return apply(network, examples, {**call, "method": "features"}, train=train)
+
+    return EncoderFunctions(
+        name=qualified_name(type(module)),
+        init=init,
+        embed=embed,
+        features=features,
+        has_twin=getattr(module, "knows_branches", lambda: told_branch)(),
+        module=module,
+    )
+
+
+def mode_arguments(function: Callable[..., Any], *, train: bool) -> dict[str, Any]:
+    """What a function is told of the mode, by its own name for it."""
+    parameters = inspect.signature(function).parameters
+    return {
+        name: train is means_train
+        for name, means_train in _TRAIN_ARGUMENTS.items()
+        if name in parameters
+    }
+
+
+def takes_branch(module: nn.Module) -> bool:
+    """Whether a module is told the BatchNorm branch."""
+    return "branch" in inspect.signature(type(module).__call__).parameters
+
+
+def qualified_name(thing: Any) -> str:
+    """``package.module:name`` of a class or function, as far as it has one."""
+    name = getattr(thing, "__qualname__", type(thing).__qualname__)
+    return f"{getattr(thing, '__module__', '')}:{name}"
+
+
+def embedding_dim(encoder: EncoderFunctions, shape: tuple[int, ...], dtype: Any) -> int:
+    """The width D of an encoder's embeddings, found without computing any.
+
+    Args:
+        encoder: the encoder.
+        shape: of one view of one example.
+        dtype: of its entries.
+
+    Raises:
+        ConfigError: the encoder cannot take such views, or gives no rows [N, D].
+    """
+
+    def embed(key: PRNGKeyArray, examples: Array) -> Array:
+        network = encoder.init(key, examples)
+        return encoder.embed(network, examples, train=False)[0]
+
+    examples = jax.ShapeDtypeStruct((2, *shape), dtype)
+    try:
+        rows = jax.eval_shape(embed, jax.random.key(0), examples)
+    except ConfigError:
+        raise
+    # Flax and JAX say "does not fit" in a dozen ways.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigError(
+            f"encoder: expected a network for views of shape {shape} ({dtype}), "
+            f"{encoder.name} raises {type(error).__name__}: {reason}"
+        ) from error
+    if getattr(rows, "ndim", 0) != 2 or rows.shape[0] != 2:
+        got = getattr(rows, "shape", type(rows).__name__)
+        raise ConfigError(
+            f"encoder: expected embeddings [N, D], {encoder.name} gives {got} for 2 "
+            "views"
+        )
+    return rows.shape[1]

@@ -1,0 +1,144 @@
+"""Settings of an optimiser and of the target encoder, and what is made of them."""
+
+import dataclasses
+
+import optax
+
+from caco_jax.optim import optimizers, schedules
+from caco_jax.schema import (
+    BELOW_ONE,
+    COUNT,
+    FRACTION,
+    NON_NEGATIVE,
+    POSITIVE,
+    require,
+    setting,
+    validate,
+)
+
+OPTIMIZERS = ("sgd", "lars", "adam")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """One player's optimiser and its learning-rate schedule."""
+
+    name: str = setting(
+        "sgd", allowed=OPTIMIZERS, doc="sgd: heavy ball; lars: CaCo's; adam: PyTorch's"
+    )
+    learning_rate: float = setting(0.03, allowed=POSITIVE, doc="after the warm-up")
+    scale_with_batch: bool = setting(
+        False, doc="the learning rates are for a batch of 256 and grow with the batch"
+    )
+    schedule: str = setting(
+        "cosine",
+        allowed=("cosine", "constant", "steps"),
+        doc="after the warm-up; steps: by milestones and milestone_factors",
+    )
+    final_learning_rate: float = setting(
+        0.0, allowed=NON_NEGATIVE, doc="cosine: approached at the end"
+    )
+    milestones: tuple[int, ...] = setting(
+        (), allowed=COUNT, doc="steps: epochs from which the factors hold"
+    )
+    milestone_factors: tuple[float, ...] = setting(
+        (), allowed=NON_NEGATIVE, doc="steps: of the learning rate; not cumulative"
+    )
+    warmup_epochs: int = setting(0, allowed=NON_NEGATIVE, doc="of linear growth")
+    momentum: float = setting(
+        0.9, allowed=BELOW_ONE, doc="sgd, lars: heavy ball's; adam: first moment's"
+    )
+    weight_decay: float = setting(
+        1e-4, allowed=NON_NEGATIVE, doc="coupled: added to the gradient"
+    )
+    trust_coefficient: float = setting(0.001, allowed=POSITIVE, doc="of lars")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        require(
+            len(self.milestones) == len(self.milestone_factors),
+            f"milestone_factors: want one for each of milestones {self.milestones}, "
+            f"got {self.milestone_factors}",
+        )
+        rising = sorted(set(self.milestones)) == list(self.milestones)
+        require(rising, f"milestones: want rising epochs, got {self.milestones}")
+        require(
+            not self.milestones or self.schedule == "steps",
+            f"milestones: want none with schedule {self.schedule!r}, "
+            f"got {self.milestones}",
+        )
+        require(
+            self.schedule != "steps" or self.warmup_epochs == 0,
+            f"warmup_epochs: want 0 with schedule 'steps', got {self.warmup_epochs}",
+        )
+
+    def schedule_of(
+        self, *, batch_size: int, epochs: int, steps_per_epoch: int
+    ) -> optax.Schedule:
+        """The learning rate: step -> value.
+
+        Args:
+            batch_size: examples a step, of the whole batch.
+            epochs: of the run.
+            steps_per_epoch: steps that share one value.
+        """
+        rate = self.first_rate(batch_size)
+        if self.schedule == "steps":
+            factors = dict(zip(self.milestones, self.milestone_factors, strict=True))
+            return schedules.step_table(rate, factors, steps_per_epoch=steps_per_epoch)
+        final = self.final_learning_rate * self._scale(batch_size)
+        return schedules.warmup_cosine(
+            rate,
+            final if self.schedule == "cosine" else rate,
+            warmup_epochs=self.warmup_epochs,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+        )
+
+    def first_rate(self, batch_size: int) -> float:
+        """The full learning rate, as it is after the warm-up."""
+        return self.learning_rate * self._scale(batch_size)
+
+    def transformation(self, rate: optax.Schedule) -> optax.GradientTransformation:
+        """The optimiser, which descends, at this rate."""
+        decay, momentum = self.weight_decay, self.momentum
+        if self.name == "adam":
+            return optimizers.adam(rate, b1=momentum, weight_decay=decay)
+        if self.name == "lars":
+            return optimizers.lars(
+                rate,
+                momentum=momentum,
+                weight_decay=decay,
+                trust_coefficient=self.trust_coefficient,
+            )
+        return optimizers.sgd(rate, momentum=momentum, weight_decay=decay)
+
+    def _scale(self, batch_size: int) -> float:
+        """What the learning rates are multiplied by."""
+        if not self.scale_with_batch:
+            return 1.0
+        return schedules.linear_scaled_rate(1.0, batch_size=batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetConfig:
+    """The target encoder, a moving average of the online one."""
+
+    momentum: float = setting(0.99, allowed=FRACTION, doc="at the first step")
+    schedule: str = setting(
+        "cosine", allowed=("cosine", "constant"), doc="cosine: the momentum grows to 1"
+    )
+    shuffle_keys: bool = setting(
+        False, doc="rows in a random order, for encoder.batchnorm_group"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    def momentum_of(self, *, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+        """The target's momentum: step -> value."""
+        if self.schedule == "constant":
+            return optax.constant_schedule(self.momentum)
+        return schedules.cosine_momentum(
+            self.momentum, epochs=epochs, steps_per_epoch=steps_per_epoch
+        )

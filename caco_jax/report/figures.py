@@ -1,0 +1,298 @@
+"""What a run's encoder and bank make of some images, as values for a page."""
+
+import base64
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from caco_jax.analysis import bank, importance, plots, snapshots
+from caco_jax.analysis.snapshots import Memory
+from caco_jax.data.dataset import ArrayDataset, RecordDataset
+from caco_jax.data.views import make_views
+from caco_jax.evaluation.features import extract_features, make_features
+from caco_jax.losses import l2_normalize, nearest_entries, row_normalised
+from caco_jax.losses.alpha_cl import Importance
+from caco_jax.losses.contrast import similarities
+from caco_jax.methods import alpha_cl
+from caco_jax.methods.caco import CacoConfig
+from caco_jax.methods.method import Network
+from caco_jax.report.sample import Sample, sheet, to_bytes
+from caco_jax.schema import UserError
+from caco_jax.runs.pretraining import Pretraining
+from caco_jax.runs.run import Run
+
+PAIRS = 128  # images of the heat-map
+VIEWED = 12  # images whose views are shown
+ENTRIES = 1024  # of the bank, on the page
+DENSE_ENTRIES = 16_384  # that queries are scored against at once
+LISTED = 12  # images of an entry
+MAPPED = 8  # images of a map, at least
+_BATCH_ROWS = 64
+
+
+class Encoded(NamedTuple):
+    """Unit embeddings of two views of some images, in the order of the images.
+
+    Attributes:
+        queries: [N, D] the online encoder's, of the first view.
+        keys: [N, D] the target encoder's, or the online one's, of the second.
+    """
+
+    queries: Float[Array, "n d"]
+    keys: Float[Array, "n d"]
+
+
+def encode(run: Run, sample: Sample) -> Encoded | None:
+    """Two views of each image as in pretraining, through the run's networks.
+
+    None where an embedding is not finite: the run has diverged.
+    """
+    pretraining = run.pretraining
+    views = make_views(pretraining.views)
+    networks = (run.network, run.state.target or run.network)
+
+    @jax.jit
+    def both(networks: Any, key: Array, pixels: Array) -> tuple[Array, ...]:
+        def embed(network: Network, view: Array) -> Array:
+            rows, _ = pretraining.encoder.embed(network, view, train=False)
+            return jnp.asarray(rows, jnp.float32)
+
+        return tuple(map(embed, networks, views(key, pixels)[:2]))
+
+    found = []
+    for first in range(0, len(sample.pixels), _BATCH_ROWS):
+        pixels = sample.pixels[first : first + _BATCH_ROWS]
+        padding = [(0, _BATCH_ROWS - len(pixels))] + [(0, 0)] * (pixels.ndim - 1)
+        key = jax.random.fold_in(pretraining.keys.steps, first)
+        rows = both(networks, key, jnp.asarray(np.pad(pixels, padding)))
+        found.append([np.asarray(part)[: len(pixels)] for part in rows])
+    parts = [np.concatenate(part) for part in zip(*found, strict=True)]
+    if not np.isfinite(parts).all():
+        return None
+    return Encoded(*(l2_normalize(jnp.asarray(part)) for part in parts))
+
+
+def embedding_map(run: Run, sample: Sample) -> dict[str, Any] | None:
+    """Where backbone features of images lie in two dimensions: "points" [N, 2].
+
+    None where they are too few for a map.
+    """
+    if len(sample.pixels) < MAPPED:
+        return None
+    compute = make_features(
+        run.pretraining.encoder, run.pretraining.evaluation_input()
+    )
+    features = extract_features(
+        compute, run.network, sample.pixels, batch_size=_BATCH_ROWS
+    )
+    flat = plots.flatten_features(np.asarray(features, np.float32))
+    flat = (flat - flat.min(axis=0)) / np.maximum(np.ptp(flat, axis=0), 1e-9)
+    return {
+        "points": flat.round(4).tolist(),
+        "labels": sample.labels.tolist(),
+        "sheet": sheet(sample.pixels),
+    }
+
+
+def pair_weights(run: Run, sample: Sample, encoded: Encoded) -> dict[str, Any]:
+    """Weights of pairs of images, sorted by class: a picture of logarithms in bytes."""
+    importance_fn, name = _importance(run.pretraining)
+    rows = np.linspace(0, len(sample.labels) - 1, min(PAIRS, len(sample.labels)))
+    chosen = rows.round().astype(int)
+    labels = sample.labels[chosen]
+    queries = encoded.queries[chosen]
+    if labels.min() < 0:  # no classes: neighbours side by side
+        order = np.argsort(_leading_direction(np.asarray(queries)), kind="stable")
+    else:
+        order = np.argsort(labels, kind="stable")
+    chosen, labels, queries = chosen[order], labels[order], queries[order]
+    alpha = importance.pair_weights(queries, importance_fn)
+    known = None if labels.min() < 0 else labels
+    summary = importance.summarise_importance(
+        alpha, importance.squared_distances(queries), known
+    )
+    same, chance = summary.same_class_share, importance.chance_of_same_class(known)
+    return {
+        "name": name,
+        "images": chosen.tolist(),
+        "labels": labels.tolist(),
+        **_logarithms(np.asarray(alpha)),
+        "same_class_share": None if math.isnan(same) else same,
+        "chance": None if math.isnan(chance) else chance,
+        "effective_negatives": summary.effective_negatives,
+    }
+
+
+def _importance(pretraining: Pretraining) -> tuple[Importance, str]:
+    config: Any = pretraining.method.settings
+    if isinstance(config, alpha_cl.AlphaClConfig) and (
+        config.importance != alpha_cl.INFO_NCE
+    ):
+        return alpha_cl.importance(config), f"this run's {config.importance} weights"
+    shape = importance.SHAPES["exponential"](config.temperature)
+    return row_normalised(shape), f"exp(−d²/τ) at this run's τ = {config.temperature:g}"
+
+
+def _leading_direction(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+    left, _, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+    return left[:, 0]
+
+
+def _logarithms(alpha: Float[np.ndarray, "n n"]) -> dict[str, Any]:
+    """Weights as bytes, even in their logarithm; 0 is at most `low`, 255 is `high`."""
+    positive = alpha[alpha > 0]
+    high = float(positive.max())
+    low = max(float(positive.min()), high * 1e-4)
+    scale = math.log(high / low) or 1.0
+    levels = np.log(np.maximum(alpha, low) / low) / scale
+    levels = (levels.clip(0, 1) * 255).round().astype(np.uint8)
+    return {
+        "low": low,
+        "high": high,
+        "bytes": base64.b64encode(levels.tobytes()).decode(),
+    }
+
+
+def bank_entries(run: Run, sample: Sample, encoded: Encoded) -> dict[str, Any] | None:
+    """What entries of a bank or queue do, by use; None where there is neither.
+
+    An image uses the entry that its key is nearest to, as CaCo chooses positives.
+    """
+    state = jax.device_get(run.state)
+    try:
+        memory = snapshots.memory(run.pretraining, state)
+    except UserError:
+        return None
+    nearest = np.asarray(nearest_entries(encoded.keys, memory.rows))
+    size = len(memory.rows)
+    uses = np.bincount(nearest, minlength=size)
+    scored = _scored(uses)
+    shown = scored[:ENTRIES]
+    places = np.full(size, -1)
+    places[scored] = np.arange(len(scored))
+    weights = np.asarray(
+        _repelled(
+            run.pretraining,
+            encoded,
+            memory._replace(rows=memory.rows[scored]),
+            places[nearest],
+        )
+    )
+    rows = l2_normalize(memory.rows[shown])
+    cosines = np.asarray(similarities(encoded.queries, rows))
+    return {
+        "name": memory.name,
+        "chooses": isinstance(run.pretraining.method.settings, CacoConfig),
+        "size": size,
+        "unused": int((uses == 0).sum()),
+        "images": len(nearest),
+        "scored": len(scored),
+        "entries": [
+            _entry(int(entry), nearest, cosines[:, at], weights[:, at])
+            for at, entry in enumerate(shown)
+        ],
+    }
+
+
+def _scored(uses: Int[np.ndarray, " k"]) -> Int[np.ndarray, " s"]:
+    """Entries to score queries against: the most used first, others spread evenly.
+
+    All that are used are among the first, for there are no more images than those.
+    """
+    order = np.argsort(-uses, kind="stable")
+    most, others = order[:ENTRIES], order[ENTRIES:]
+    count = min(len(others), DENSE_ENTRIES - len(most))
+    spread = np.linspace(0, len(others) - 1, count).round().astype(int)
+    return np.concatenate([most, others[spread]])
+
+
+def _repelled(
+    pretraining: Pretraining,
+    encoded: Encoded,
+    memory: Memory,
+    positives: Int[np.ndarray, " n"],
+) -> Float[Array, "n k"]:
+    """How strongly each entry, as a negative, stands against each query."""
+    config: Any = pretraining.method.settings
+    temperature = getattr(config, "bank_temperature", config.temperature)
+    if memory.ages is not None:  # past keys, which nobody moves
+        return bank.entry_probabilities(
+            encoded.queries, memory.rows, temperature=temperature
+        )
+    cooperative = isinstance(config, CacoConfig)
+    moves = bank.bank_moves(
+        encoded.queries,
+        memory.rows,
+        temperature=temperature,
+        positives=jnp.asarray(positives) if cooperative else None,
+        keys=None if cooperative else encoded.keys,
+    )
+    return moves.adversarial.weights
+
+
+def _entry(
+    entry: int,
+    nearest: Int[np.ndarray, " n"],
+    cosines: Float[np.ndarray, " n"],
+    weights: Float[np.ndarray, " n"],
+) -> dict[str, Any]:
+    """One entry: who chose it, nearest first, and whom it repels most."""
+    chose = np.flatnonzero(nearest == entry)
+    chose = chose[np.argsort(-cosines[chose], kind="stable")]
+    repels = np.argsort(-weights, kind="stable")[:LISTED]
+    return {
+        "entry": entry,
+        "uses": len(chose),
+        "picture": int(cosines.argmax()),
+        "cosine": round(float(cosines.max()), 3),
+        "chose": chose[:LISTED].tolist(),
+        "repels": [
+            [int(image), float(f"{weights[image]:.2g}")]
+            for image in repels
+            if weights[image] > 0
+        ],
+    }
+
+
+def seen_views(run: Run) -> dict[str, Any]:
+    """The views of some images of the newest step, as that step made them.
+
+    Returns:
+        "step"; "sheets": of each view; "originals": the images, None where the host
+        made crops of them.
+    """
+    pretraining, data = run.pretraining, run.pretraining.data
+    if isinstance(data, RecordDataset):
+        # Threads give the same pixels as processes, and start at once.
+        pretraining = pretraining.replace(data=dataclasses.replace(data, workers=0))
+    step = max(int(run.state.step) - 1, 0)
+    with pretraining.feeds()(
+        pretraining.keys.order,
+        steps=pretraining.steps_per_epoch,
+        epochs=step // pretraining.steps_per_epoch + 1,
+        first_step=step,
+    ) as feed:
+        _, dispatches = next(feed.epochs)
+        chosen = jax.device_get(next(dispatches))
+    pixels, originals = _first_images(pretraining, chosen)
+    key = jax.random.fold_in(pretraining.keys.steps, step)
+    views = jax.jit(make_views(pretraining.views))(key, pixels)
+    return {
+        "step": step + 1,
+        "sheets": [sheet(to_bytes(view, pretraining.views)) for view in views],
+        "originals": None if originals is None else sheet(originals),
+    }
+
+
+def _first_images(pretraining: Pretraining, chosen: Any) -> tuple[Any, Any]:
+    """A dispatch's first images as views take them, and as they are, if they are."""
+    images = pretraining.data
+    if isinstance(images, ArrayDataset):
+        pixels = images.train_examples[chosen[0][:VIEWED]]
+        return jnp.asarray(pixels), pixels
+    return tuple(jnp.asarray(crops[0][:VIEWED]) for crops in chosen), None

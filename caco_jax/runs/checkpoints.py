@@ -1,0 +1,309 @@
+"""A run's checkpoints: saved behind its back, checked before they are believed."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from caco_jax.schema import UserError
+from caco_jax.runs.distributed import is_primary
+from caco_jax.runs.progress import RunProgress
+from caco_jax.training.state import TrainState
+from caco_jax.runs.workdir import Workdir, write_json
+
+__all__ = ["Checkpoints", "SaveError", "Workdir", "write_json"]
+
+logger = logging.getLogger("caco_jax")
+MANIFEST = "manifest.json"
+# Orbax writes these last, after the manifest; nothing in them is needed to restore.
+_AFTERWARDS = {"_CHECKPOINT_METADATA", "commit_success.txt"}
+
+
+class SaveError(UserError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+class Checkpoints:
+    """Saves and restores train states, by step; a context manager.
+
+    Saving goes on behind the training. A checkpoint is there once all its files and
+    their digests are.
+    """
+
+    def __init__(
+        self, workdir: Workdir, *, keep: int | None = None, best: bool = False
+    ) -> None:
+        self.folder = workdir.best if best else workdir.checkpoints
+        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+        self._begun: int | None = None
+        self._whole: set[int] = set()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with contextlib.suppress(*[SaveError] * (kind is not None)):
+            self.finish()
+        if self._manager is not None:
+            self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The saved steps, damaged ones among them, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        names = (entry.name for entry in self.folder.iterdir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with a saved step, or None; the first process looks."""
+        folder = self.folder / str(step)
+        if step in self._whole or not is_primary() or _is_old(folder):
+            return None
+        damage = find_damage(folder)
+        if damage is None:
+            self._whole.add(step)
+        return damage
+
+    def latest_step(self) -> int | None:
+        """The newest saved step whose files are what was written, or None."""
+        steps = reversed(self.steps())
+        return next((step for step in steps if self.damage(step) is None), None)
+
+    def save(self, state: TrainState, progress: RunProgress | None = None) -> None:
+        """Begins to save under the state's own step, unless that is there.
+
+        Waits for the save before, and until the state may be donated.
+
+        Args:
+            state: of the step.
+            progress: of the same step; None: of a run that has not begun.
+
+        Raises:
+            SaveError: this save could not begin, or the one before failed.
+        """
+        self.finish()
+        step = int(state.step)
+        if step in self.steps():
+            return
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(jax.tree.map(_apart, state)),
+            record=ocp.args.JsonSave((progress or RunProgress()).as_json()),
+        )
+        with self._failing(step):
+            manager = self._open()
+            _check_space(self.folder, state)
+            self._begun = step
+            manager.save(step, args=items, force=True)
+
+    def finish(self) -> bool:
+        """Waits for what is being saved; whether there was something.
+
+        Raises:
+            SaveError: it could not be saved.
+        """
+        if self._manager is None or self._begun is None:
+            return False
+        with self._failing(self._begun):
+            self._manager.wait_until_finished()
+        self._begun = None
+        return True
+
+    def set_aside_damaged(self, place: pathlib.Path) -> None:
+        """Moves the damaged steps that are newer than the newest whole one.
+
+        Args:
+            place: the folder for them.
+
+        Raises:
+            UserError: none is whole; nothing was moved.
+        """
+        newest = self.latest_step()
+        after = -1 if newest is None else newest
+        damages = {step: self.damage(step) for step in self.steps() if step > after}
+        if damages and newest is None:
+            last = max(damages)
+            raise UserError(
+                f"--workdir: all checkpoints in {self.folder} are damaged (step "
+                f"{last}: {damages[last]}); put back a copy of one, or --force_new to "
+                "start over (the old run is moved aside)"
+            )
+        for step, damage in damages.items():
+            aside = place / f"{self.folder.name}-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            place.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(aside)
+            logger.warning(
+                "the checkpoint of step %d is damaged (%s) and was moved to %s; "
+                "falling back to step %d",
+                step,
+                damage,
+                aside,
+                newest,
+            )
+
+    @contextlib.contextmanager
+    def _failing(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        # TensorStore says "no space left" with a ValueError.
+        except (OSError, ValueError, RuntimeError) as error:
+            self._manager = self._begun = None
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise SaveError(
+                f"--workdir: cannot save step {step} in {self.folder}: {reason}"
+            ) from error
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            background = ocp.options.AsyncOptions(
+                post_finalization_callback=self._before_it_counts,
+                # Where this fails, it is said at once.
+                create_directories_asynchronously=False,
+            )
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep,
+                async_options=background,
+                # The newest and the best are saved at once: each meets by itself.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    barrier_sync_key_prefix=self.folder.name
+                ),
+                cleanup_tmp_directories=True,
+                lightweight_initialize=True,
+            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        return self._manager
+
+    def _before_it_counts(self) -> None:
+        """Adds the digests: Orbax has written all else, and renames the folder next."""
+        (unnamed,) = self.folder.glob(f"{self._begun}.orbax-checkpoint-tmp*")
+        write_manifest(unnamed)
+
+    def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
+        """The state of a step.
+
+        Args:
+            like: arrays or shapes with shardings, of the same structure.
+            step: which; None: the newest that is whole.
+
+        Raises:
+            UserError: it was not saved, or it is damaged.
+        """
+        folder = self.folder / str(self._whole_step(step))
+        with ocp.StandardCheckpointer() as reader:
+            return reader.restore(
+                folder / ("default" if _is_old(folder) else "state"), like
+            )
+
+    def _whole_step(self, step: int | None) -> int:
+        """The step, or the newest; UserError where it is not there or is damaged."""
+        found = self.latest_step() if step is None else step
+        if found is None:
+            raise UserError(
+                f"--workdir: no checkpoint in {self.folder}; run "
+                "experiments.pretrain to its end first"
+            )
+        if found not in self.steps():
+            kept = ", ".join(map(str, self.steps())) or "none"
+            raise UserError(
+                f"--workdir: no checkpoint of step {found} in {self.folder}; kept: "
+                f"{kept}"
+            )
+        damage = self.damage(found)
+        if damage is not None:
+            raise UserError(
+                f"--workdir: the checkpoint of step {found} in {self.folder} is "
+                f"damaged ({damage}); choose another"
+            )
+        return found
+
+    def read_progress(self) -> RunProgress | None:
+        """What is said beside the newest state; None where nothing was saved."""
+        step = self.latest_step()
+        if step is None:
+            return None
+        if _is_old(self.folder / str(step)):
+            raise UserError(
+                f"--workdir: {self.folder} is of an earlier version of this program, "
+                "which this one cannot go on with; use --force_new"
+            )
+        # A Checkpointer would wait for all processes; the first reads this alone, too.
+        with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
+            return RunProgress.from_json(reader.restore(self.folder / str(step) / "record"))
+
+
+def _check_space(folder: pathlib.Path, state: TrainState) -> None:
+    """Raises OSError where a state cannot fit: half a save helps nobody."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(folder).free
+    if is_primary() and free < needed:
+        raise OSError(f"want {needed:,} bytes on the disk, {free:,} are free")
+
+
+def _apart(leaf: jax.Array) -> jax.Array:
+    """An array whose copy on the host is one: a CPU's would be the array itself."""
+    on_cpu = (
+        isinstance(leaf, jax.Array) and next(iter(leaf.devices())).platform == "cpu"
+    )
+    return jnp.copy(leaf) if on_cpu else leaf
+
+
+def _is_old(folder: pathlib.Path) -> bool:
+    """Whether a checkpoint is from before there were records and digests."""
+    return (folder / "default").is_dir()
+
+
+def write_manifest(folder: pathlib.Path) -> None:
+    """Writes the digests of all files of a checkpoint that is otherwise complete."""
+    entries = json.dumps(
+        {
+            str(path.relative_to(folder)): [path.stat().st_size, _digest(path)]
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name not in _AFTERWARDS
+        }
+    )
+    digest = hashlib.sha256(entries.encode()).hexdigest()
+    (folder / MANIFEST).write_text(f"{digest}\n{entries}\n")
+
+
+def find_damage(folder: pathlib.Path) -> str | None:
+    """What is wrong with a checkpoint, or None.
+
+    Every file is read.
+
+    Args:
+        folder: of one checkpoint.
+    """
+    try:
+        digest, _, entries = (folder / MANIFEST).read_text().partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return f"{MANIFEST} cannot be read"
+    entries = entries.removesuffix("\n")
+    if hashlib.sha256(entries.encode()).hexdigest() != digest:
+        return f"{MANIFEST} is not what was written"
+    for name, (size, expected) in json.loads(entries).items():
+        path = folder / name
+        try:
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes of {size}"
+            if _digest(path) != expected:
+                return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+    # Orbax overlooks a checkpoint without this one.
+    if not (folder / "commit_success.txt").is_file():
+        return "commit_success.txt cannot be read"
+    return None
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

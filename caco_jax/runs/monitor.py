@@ -1,0 +1,155 @@
+"""What is said of an epoch: its mean metrics, how it is judged where due, alarms."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from caco_jax.data.pipeline import BadImages
+from caco_jax.evaluation.knn import knn_accuracy
+from caco_jax.evaluation.online import online_metrics
+from caco_jax.methods.method import Network
+from caco_jax.runs.pretraining import Pretraining
+from caco_jax.training.loop import Metrics
+from caco_jax.training.sharding import alone
+from caco_jax.runs.run import make_network_features
+from caco_jax.training.state import TrainState
+
+logger = logging.getLogger("caco_jax")
+
+COLLAPSED_STD = 0.05
+CHANCE_MARGIN = 0.01
+UNUSED_SHARE = 0.02
+PATIENCE_EPOCHS = 10
+
+
+class Monitor:
+    """Makes the metric line of each epoch.
+
+    Args:
+        run: the run.
+        bad: counts unreadable images.
+        rows: lines of the epochs done, whose alarms are not sounded again.
+        poll: called now and then while there is much to compute; may raise.
+    """
+
+    def __init__(
+        self,
+        run: Pretraining,
+        bad: BadImages,
+        rows: Sequence[dict[str, Any]] = (),
+        poll: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._run = run
+        self._warned = {alarm for row in rows for alarm in row.get("alarms", [])}
+        self._features = None
+        if run.data.has_labels:
+            self._features = make_network_features(
+                run,
+                bad=bad,
+                most_train=run.evaluation.knn_train_images,
+                poll=poll,
+            )
+        else:
+            logger.info("%s has no labels: no kNN", run.data.name)
+
+    def row(self, epoch: int, state: TrainState, metrics: Metrics) -> dict[str, Any]:
+        """The line of an epoch.
+
+        Args:
+            epoch: its number, from 1.
+            state: at its end.
+            metrics: of each of its steps.
+        """
+        means = _means(metrics)
+        row: dict[str, Any] = {"epoch": epoch, "step": int(state.step), **means}
+        every = self._run.evaluation.knn_every_epochs
+        if epoch % every == 0 or epoch == self._run.training.epochs:
+            row |= self._judge(state)
+        candidates = self._run.method.candidates
+        alarms = find_alarms(
+            epoch,
+            means,
+            candidates=candidates and candidates(self._run.training.batch_size),
+        )
+        if alarms:
+            row["alarms"] = sorted(alarms)
+        for name in alarms.keys() - self._warned:
+            logger.warning("epoch %d: %s", epoch, alarms[name])
+        self._warned |= alarms.keys()
+        return row
+
+    def _judge(self, state: TrainState) -> dict[str, float | None]:
+        """Held-out images judged by training images: neighbours, and a linear head."""
+        if self._features is None:
+            return {"knn": None}
+        network = Network(state.players["encoder"], state.stats)
+        config = self._run.evaluation
+        with alone(network, self._run.mesh) as network:
+            train, test = self._features(network)
+            num_classes = self._run.data.num_classes
+            (accuracy,) = knn_accuracy(
+                *test,
+                *train,
+                num_classes=num_classes,
+                settings=[(config.knn_neighbours, config.knn_temperature)],
+            )
+            found: dict[str, float | None] = {"knn": accuracy}
+            if config.online_linear:
+                found |= online_metrics(*train, *test, num_classes=num_classes)
+        return found
+
+
+def _means(metrics: Metrics) -> dict[str, float]:
+    """The means over an epoch's steps; of skipped ones only their number counts."""
+    skipped = metrics.get("skipped")
+    if skipped is None:
+        return {name: float(np.mean(values)) for name, values in metrics.items()}
+    kept = {
+        name: values[skipped == 0]
+        for name, values in metrics.items()
+        if name != "skipped"
+    }
+    means = {
+        name: float(np.mean(values)) if len(values) else math.nan
+        for name, values in kept.items()
+    }
+    return {**means, "skipped": int(skipped.sum())}
+
+
+
+def find_alarms(
+    epoch: int, metrics: Mapping[str, float], *, candidates: int | None
+) -> dict[str, str]:
+    """Warnings about an epoch's mean metrics, by alarm name.
+
+    Args:
+        epoch: epochs done.
+        metrics: the epoch's means.
+        candidates: among which the cross entropy looks for the positive; an encoder
+            that knows nothing is at its logarithm. None where the method has none.
+    """
+    alarms = {}
+    if metrics.get("embedding_std", 1.0) < COLLAPSED_STD:
+        alarms["collapsed"] = (
+            f"the embeddings have collapsed: their scaled standard deviation is "
+            f"{metrics['embedding_std']:.3f}, 1 is spread out, 0 a single point"
+        )
+    if epoch < PATIENCE_EPOCHS:
+        return alarms
+    entropy = metrics.get("cross_entropy")
+    if entropy is not None and candidates is not None:
+        chance = math.log(candidates)
+        if abs(entropy - chance) < CHANCE_MARGIN * chance:
+            alarms["at_chance"] = (
+                f"the cross entropy sits at {entropy:.3f}, the logarithm of the number "
+                f"of candidates ({chance:.3f}): nothing is being learned"
+            )
+    if metrics.get("bank_used_ever", 1.0) < UNUSED_SHARE:
+        alarms["bank_unused"] = (
+            f"only {metrics['bank_used_ever']:.1%} of the bank's entries were ever a "
+            "positive: the bank is larger than it need be, or not learning"
+        )
+    return alarms

@@ -1,0 +1,46 @@
+"""The first lines of a run: what it is, how large, where it goes, how to stop it."""
+
+import math
+from typing import Any
+
+import jax
+
+from caco_jax.runs.pretraining import Pretraining
+from caco_jax.runs.workdir import Workdir
+
+
+def opening_lines(run: Pretraining, files: Workdir) -> list[str]:
+    """What a person wants to know before the first step.
+
+    Args:
+        run: the run.
+        files: its directory.
+    """
+    state = jax.eval_shape(run.initial_state)
+    device = run.mesh.devices.flat[0]
+    return [
+        run.method.description,
+        f"{run.encoder.name} with {_numbers(state.players['encoder']):,} "
+        f"parameters, on {run.mesh.size} x {device.device_kind} ({device.platform})",
+        f"{run.data.name}: {run.data.train_count:,} images in batches of "
+        f"{run.training.batch_size:,}, {run.steps_per_epoch:,} steps an "
+        f"epoch, {run.training.epochs:,} epochs",
+        f"the state takes {_bytes_a_device(run, state) / 1e6:,.1f} MB of each "
+        "device; --dry_run says what a step takes",
+        f"all is kept in {files.path}; Ctrl-C saves and ends, the same command goes on",
+    ]
+
+
+def _numbers(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _bytes_a_device(run: Pretraining, state: Any) -> int:
+    sizes = jax.tree.map(
+        lambda leaf, sharding: (
+            math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        ),
+        state,
+        run.shardings(state),
+    )
+    return sum(jax.tree.leaves(sizes))

@@ -1,0 +1,525 @@
+"""A pretraining run as objects: what is trained, on what and how; not its progress."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, PRNGKeyArray
+
+from caco_jax.data.dataset import Dataset, as_dataset
+from caco_jax.data.pipeline import BadImages
+from caco_jax.data.view_kinds import View, as_views
+from caco_jax.data.views import make_evaluation_view, make_views
+from caco_jax.methods.method import Encode, Method, Network
+from caco_jax.nets.encoder import Encoder
+from caco_jax.nets.functions import EncoderFunctions, as_encoder, embedding_dim
+from caco_jax.nets.heads import mlp_projector
+from caco_jax.optim.settings import OptimizerConfig, TargetConfig
+from caco_jax.runs.describe import describe
+from caco_jax.runs.settings import EvaluationConfig, TrainingConfig
+from caco_jax.schema import ConfigError, require
+from caco_jax.training.encode import make_encode, microbatched
+from caco_jax.training.feeds import (
+    Layout,
+    OpenFeed,
+    dispatch_shapes,
+    layout_of,
+    open_feeds,
+    step_examples,
+)
+from caco_jax.training.loop import DispatchFn, make_dispatch
+from caco_jax.training.sharding import (
+    make_mesh,
+    on_cpu,
+    place,
+    replicated,
+    state_shardings,
+)
+from caco_jax.training.state import TrainState, create_state
+from caco_jax.training.step import StepFn, make_optimizer, make_train_step
+
+if TYPE_CHECKING:
+    from caco_jax.runs.fit import Reporter
+    from caco_jax.runs.preemption import Stop
+    from caco_jax.runs.run import Run
+
+Optimizer = OptimizerConfig | optax.GradientTransformation
+
+
+class Keys(NamedTuple):
+    """Independent streams of random numbers, all from the run's seed."""
+
+    encoder: PRNGKeyArray
+    players: PRNGKeyArray
+    order: PRNGKeyArray
+    steps: PRNGKeyArray
+    start_up_order: PRNGKeyArray
+    start_up_steps: PRNGKeyArray
+
+    @classmethod
+    def from_seed(cls, seed: int) -> "Keys":
+        """The streams of a seed."""
+        return cls(*jax.random.split(jax.random.key(seed), len(cls._fields)))
+
+
+class Description(NamedTuple):
+    """What is saved of a run, to tell it from others and to make it again.
+
+    Attributes:
+        values: nested plain values.
+        complete: adds to values that were saved earlier the defaults of keys that came
+            since.
+    """
+
+    values: Mapping[str, Any]
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: values
+
+
+class Pretraining:
+    """A pretraining run, built of objects; `fit` trains it in a directory.
+
+    Args:
+        method: ``caco_jax.methods.caco(bank_size=4096)`` or its like, a `Method`, or a
+            function embedding_dim -> `Method`.
+        encoder: a flax.linen module, a pair of functions (init, apply) or
+            `EncoderFunctions`; see `caco_jax.nets.as_encoder`.
+        views: functions (key, example) -> example, two of them for most methods; or
+            `Views`, which also normalise.
+        data: examples [M, ...] of any rank and dtype; (examples, labels [M]), of which
+            a tenth of each class is held out for kNN; or a `Dataset`.
+        projector: a flax.linen module behind the encoder, or the widths of an MLP.
+            Evaluation then uses the encoder's output. None: the encoder's output is the
+            embedding.
+        optimizers: of some players, by name: a descending optax transformation or an
+            `OptimizerConfig`. The others have the method's defaults.
+        batch_size: examples a step, of all devices together.
+        epochs: passes over the data.
+        seed: of every random draw.
+        evaluation_view: example -> example, for kNN and evaluation, where that is not
+            the example itself.
+        target: how the target encoder moves.
+        evaluation: the kNN monitor.
+        batchnorm_group: rows that share statistics in the encoder, if it has groups.
+        mesh: the devices; None: all that there are.
+        description: what is saved of the run; None: made of the objects.
+        **training: other fields of `caco_jax.runs.settings.TrainingConfig`, such as
+            ``checkpoint_every_epochs``, ``microbatches`` or ``skip_nonfinite``.
+
+    Raises:
+        ConfigError: the parts do not fit each other or the devices. Nothing was
+            compiled or written.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: Method | Callable[[int], Method],
+        encoder: Any,
+        views: Any,
+        data: Any,
+        projector: nn.Module | tuple[int, ...] | None = None,
+        optimizers: Mapping[str, Optimizer] | None = None,
+        batch_size: int = 256,
+        epochs: int = 100,
+        seed: int = 0,
+        evaluation_view: Callable[[Array], Array] | None = None,
+        target: TargetConfig | None = None,
+        evaluation: EvaluationConfig | None = None,
+        batchnorm_group: int | None = None,
+        mesh: Mesh | None = None,
+        description: Description | None = None,
+        **training: Any,
+    ) -> None:
+        self._arguments = {
+            **{name: value for name, value in locals().items() if name in _ARGUMENTS},
+            **training,
+        }
+        self.training = TrainingConfig(batch_size=batch_size, epochs=epochs, **training)
+        self.target = target or TargetConfig()
+        self.evaluation = evaluation or EvaluationConfig()
+        self.batchnorm_group = batchnorm_group
+        self.seed, self.keys = seed, Keys.from_seed(seed)
+        self.mesh = make_mesh() if mesh is None else mesh
+        self.data: Dataset = as_dataset(data)
+        self.views = as_views(views)
+        if evaluation_view is not None:
+            without_key = _without_key(evaluation_view)
+            self.views = dataclasses.replace(self.views, evaluation=without_key)
+        self._check_sizes()
+        self.view_shapes = self._view_shapes()
+        self.encoder = _with_projector(encoder, projector)
+        if not isinstance(method, Method):
+            view = self.view_shapes[0]
+            method = method(embedding_dim(self.encoder, view.shape[1:], view.dtype))
+        self.method: Method = method
+        self.optimizers = {
+            name: (optimizers or {}).get(name)
+            or method.optimizers.get(name, OptimizerConfig())
+            for name, move in method.moves.items()
+            if move != "hold"
+        }
+        self._check_method(optimizers or {})
+        self.training_optimizer()  # refuses what does not fit, before anything runs
+        self.description = description or Description(_described(self))
+
+    def replace(self, **changes: Any) -> "Pretraining":
+        """The same run with other arguments."""
+        return Pretraining(**{**self._arguments, **changes})
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in an epoch; what does not fill a batch is left out."""
+        return self.data.train_count // self.training.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, start-up excluded."""
+        return self.training.epochs * self.steps_per_epoch
+
+    @property
+    def start_up_steps(self) -> int:
+        """Steps of the phase before training; 0 without one."""
+        phase = self.method.start_up
+        if phase is None:
+            return 0
+        if phase.epochs > 0:
+            return phase.epochs * self.steps_per_epoch
+        to_fill = -(-phase.examples // self.training.batch_size)
+        return min(to_fill, self.steps_per_epoch)
+
+    # What it is checked for
+
+    def _check_sizes(self) -> None:
+        batch_size, devices = self.training.batch_size, self.mesh.size
+        count = self.data.train_count
+        require(
+            batch_size <= count,
+            f"batch_size: want at most {count}, the training images of "
+            f"{self.data.name}, got {batch_size}",
+        )
+        require(
+            batch_size % devices == 0,
+            f"batch_size: want a multiple of the {devices} devices, got {batch_size}",
+        )
+        parts = self.training.microbatches
+        require(
+            batch_size % parts == 0 and batch_size // parts % devices == 0,
+            f"microbatches: want parts of the batch that the {devices} devices share "
+            f"evenly, got {parts} parts of {batch_size // parts} images",
+        )
+        require(
+            self.data.in_memory or self.views.are_photos,
+            f"views: want views of photographs, {self.data.name} is streamed",
+        )
+
+    def _view_shapes(self) -> list[jax.ShapeDtypeStruct]:
+        """The shape and dtype of each view of a batch of one example."""
+        examples = step_examples(self.data, self.views, 1)
+        make = make_views(self.views)
+        try:
+            return list(jax.eval_shape(make, jax.random.key(0), examples))
+        except ConfigError:
+            raise
+        # A view is the user's own code, which may fail in any way.
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise ConfigError(
+                "views: expected functions (key, example) -> example for examples of "
+                f"{self.data.name}, {examples}; they raise {type(error).__name__}: "
+                f"{reason}"
+            ) from error
+
+    def _check_method(self, optimizers: Mapping[str, Optimizer]) -> None:
+        check_views(self.method, [view.shape[1:] for view in self.view_shapes])
+        unknown = optimizers.keys() - self.optimizers.keys()
+        require(
+            not unknown,
+            f"optimizers: expected some of {', '.join(sorted(self.optimizers))}, the "
+            f"players of {self.method.name} that move, got {', '.join(sorted(unknown))}",
+        )
+        shapes = jax.eval_shape(self.method.init, self.keys.players)
+        for tree in shapes:
+            for name in tree.keys() & self.method.row_sharded.keys():
+                require(
+                    len(tree[name].shape) > 0
+                    and tree[name].shape[0] % self.mesh.size == 0,
+                    f"method.{self.method.row_sharded[name]}: want a multiple of the "
+                    f"{self.mesh.size} devices, got {tree[name].shape[0]}",
+                )
+        if self.method.twin and not self.encoder.has_twin:
+            stats = jax.eval_shape(self.new_network).stats
+            require(
+                not jax.tree.leaves(stats),
+                f"encoder: {self.encoder.name} has BatchNorm and takes no `branch`; an "
+                "input adversary (CLAE) needs BatchNorm with an adversarial twin, such "
+                "as caco_jax.nets.BatchNorm(adversarial_branch=True), and a network "
+                "that hands `branch` on to it; or a network without BatchNorm",
+            )
+
+    # Its state
+
+    def new_network(self) -> Network:
+        """The encoder as it is before training."""
+        # Shapes alone: to draw views outside of a program compiles each operation alone.
+        view = self.view_shapes[0]
+        example = jnp.zeros((2, *view.shape[1:]), view.dtype)
+        return jax.jit(self.encoder.init)(self.keys.encoder, example)
+
+    def initial_state(self) -> TrainState:
+        """The state at step 0 of training, before any start-up."""
+        return create_state(
+            self.keys.players,
+            self.method,
+            self.new_network(),
+            self.training_optimizer(),
+        )
+
+    def shardings(self, state: TrainState) -> TrainState:
+        """Where each array of the run's state is, see `state_shardings`."""
+        return state_shardings(
+            state,
+            self.mesh,
+            row_sharded=self.method.row_sharded,
+            shard_encoder=self.training.shard_encoder,
+        )
+
+    def place(self, state: TrainState) -> TrainState:
+        """A state that every process has whole, on the run's devices."""
+        return place(state, self.shardings(state))
+
+    # Its steps
+
+    def training_optimizer(self) -> optax.GradientTransformation:
+        """All players' optimisers with their schedules."""
+        when = {
+            "batch_size": self.training.batch_size,
+            "epochs": self.training.epochs,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
+        return make_optimizer(
+            self.method,
+            {
+                name: part.transformation(part.schedule_of(**when))
+                if isinstance(part, OptimizerConfig)
+                else part
+                for name, part in self.optimizers.items()
+            },
+        )
+
+    def start_up_optimizer(self) -> optax.GradientTransformation:
+        """The start-up's: the encoder at its full first rate, whatever the warm-up."""
+        assert self.method.start_up is not None
+        part = self.optimizers["encoder"]
+        if isinstance(part, OptimizerConfig):
+            # The same tree as with a schedule, so that momentum can be handed over.
+            rate = part.first_rate(self.training.batch_size)
+            part = part.transformation(optax.constant_schedule(rate))
+        return make_optimizer(self.method.start_up.method, {"encoder": part})
+
+    def encode(self) -> Encode:
+        """How the run's networks encode: whole batches or microbatches."""
+        gather = None
+        if self.training.shard_encoder:
+            gather = functools.partial(
+                jax.lax.with_sharding_constraint, shardings=replicated(self.mesh)
+            )
+        encode = microbatched(
+            make_encode(self.encoder, gather=gather).online,
+            self.training.microbatches,
+            group_size=self.batchnorm_group,
+            unroll=on_cpu(self.mesh),
+        )
+        return Encode(encode, encode)
+
+    def training_step(self) -> StepFn:
+        """The train step."""
+        return make_train_step(
+            self.method,
+            encode=self.encode(),
+            make_views=make_views(self.views),
+            optimizer=self.training_optimizer(),
+            target_momentum=self.target.momentum_of(
+                epochs=self.training.epochs, steps_per_epoch=self.steps_per_epoch
+            ),
+            key=self.keys.steps,
+            shuffle_keys=self.target.shuffle_keys,
+        )
+
+    def start_up_step(self) -> StepFn:
+        """The step of the phase before training; the method must have one."""
+        start_up = self.method.start_up
+        assert start_up is not None
+        momentum = start_up.target_momentum
+        if momentum is None:
+            momentum = self.target.momentum
+        return make_train_step(
+            start_up.method,
+            encode=self.encode(),
+            make_views=make_views(self.views),
+            optimizer=self.start_up_optimizer(),
+            target_momentum=optax.constant_schedule(momentum),
+            key=self.keys.start_up_steps,
+            shuffle_keys=self.target.shuffle_keys,
+        )
+
+    def dispatch(self, step: StepFn, state: TrainState, layout: Layout) -> DispatchFn:
+        """A step as the one program that this run is made of, see `make_dispatch`."""
+        return make_dispatch(
+            step,
+            state,
+            layout,
+            self.mesh,
+            row_sharded=self.method.row_sharded,
+            shard_encoder=self.training.shard_encoder,
+            skip_nonfinite=self.training.skip_nonfinite > 0,
+        )
+
+    def lower_step(self) -> jax.stages.Lowered:
+        """The training's dispatch of one step, traced for the run's mesh.
+
+        It is the program that `fit` runs; on devices that are not there it can be
+        compiled all the same.
+        """
+        fixed, chosen = dispatch_shapes(self.data, self.views, self.training.batch_size)
+        with jax.set_mesh(self.mesh):
+            state = jax.eval_shape(self.initial_state)
+            layout = layout_of(self.data, self.mesh)
+            dispatch: Any = self.dispatch(self.training_step(), state, layout)
+            return dispatch.lower(state, fixed, chosen)
+
+    # Its examples
+
+    def feeds(self, bad: BadImages | None = None) -> OpenFeed:
+        """The feeds of the training examples, see `open_feeds`."""
+        return open_feeds(
+            self.data,
+            self.views,
+            self.mesh,
+            batch_size=self.training.batch_size,
+            steps_per_dispatch=self.training.steps_per_dispatch,
+            bad=bad,
+        )
+
+    def evaluation_input(self) -> Callable[[Array], Array]:
+        """A batch of examples -> the encoder's input at evaluation."""
+        return make_self.evaluation_input()
+
+    # What is done with it
+
+    def fit(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        force_new: bool = False,
+        changes: Collection[str] = (),
+        stop: "Stop | None" = None,
+        reporter: "Reporter | None" = None,
+    ) -> dict[str, Any]:
+        """Trains to the end, or goes on with the run that is in the directory.
+
+        See `caco_jax.runs.fit.fit` for arguments, summary and errors.
+        """
+        from caco_jax.runs.fit import fit
+
+        how: dict[str, Any] = {"force_new": force_new, "changes": changes}
+        return fit(self, workdir, **how, stop=stop, reporter=reporter)
+
+    def dry_run(self, workdir: str | os.PathLike, **how: Any) -> dict[str, Any]:
+        """Checks the run without training or writing; see `runs.dry_run.dry_run`."""
+        from caco_jax.runs.dry_run import dry_run
+
+        return dry_run(self, workdir, **how)
+
+    def load(self, workdir: str | os.PathLike) -> "Run":
+        """The run of a directory with its newest state, for evaluation and report.
+
+        Raises:
+            UserError: there is no run of this description, or it saved nothing yet.
+        """
+        from caco_jax.runs.run import read_run
+
+        return read_run(self, workdir)
+
+
+_ARGUMENTS = {
+    *("method", "encoder", "views", "data", "projector", "optimizers", "batch_size"),
+    *("epochs", "seed", "evaluation_view", "target", "evaluation", "batchnorm_group"),
+    *("mesh", "description"),
+}
+
+
+def check_views(method: Method, shapes: list[tuple[int, ...]]) -> None:
+    """Checks that a method can play with these views.
+
+    Args:
+        method: the method.
+        shapes: of each view of one example.
+
+    Raises:
+        ConfigError: a number of views that the method does not take, or a small crop
+            before or larger than a large one.
+    """
+    want = "two views or more" if method.multicrop else "two views"
+    require(
+        len(shapes) == 2 or (method.multicrop and len(shapes) > 2),
+        f"views: {method.name} wants {want}, got {len(shapes)}",
+    )
+    lengths = [shape[0] for shape in shapes if shape]
+    require(
+        lengths == sorted(lengths, reverse=True),
+        f"views: want no crop larger than those before it, got heights {lengths}",
+    )
+
+
+def _with_projector(
+    encoder: Any, projector: nn.Module | tuple[int, ...] | None
+) -> EncoderFunctions:
+    if projector is None:
+        return as_encoder(encoder)
+    require(
+        isinstance(encoder, nn.Module),
+        "projector: expected an encoder that is a flax.linen module, got "
+        f"{type(encoder).__name__}; put the projector into its functions",
+    )
+    if not isinstance(projector, nn.Module):
+        projector = mlp_projector(*projector)
+    return as_encoder(Encoder(encoder, projector))
+
+
+def _without_key(view: Callable[[Array], Array]) -> View:
+    @functools.wraps(view)
+    def keyless(key: PRNGKeyArray, example: Array, /) -> Array:
+        del key
+        return view(example)
+
+    return keyless
+
+
+def _described(run: Pretraining) -> dict[str, Any]:
+    """A run that was built of objects, as far as plain values can tell."""
+    settings = run.method.settings
+    known = dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else {}
+    view = run.view_shapes[0]
+    return {
+        "built_of": "objects",
+        "method": {"name": run.method.name, **known},
+        "encoder": {
+            "name": run.encoder.name,
+            "module": describe(run.encoder.module),
+            "view": [list(view.shape[1:]), str(view.dtype)],
+        },
+        "data": {"name": run.data.name},
+        "views": describe(run.views),
+        "optimizers": {name: describe(part) for name, part in run.optimizers.items()},
+        "target": dataclasses.asdict(run.target),
+        "training": dataclasses.asdict(run.training),
+        "evaluation": dataclasses.asdict(run.evaluation),
+        "seed": run.seed,
+    }

@@ -1,0 +1,253 @@
+"""A run's directory: whose it is, its configuration, its metric lines."""
+
+import contextlib
+import difflib
+import fcntl
+import json
+import logging
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from caco_jax.schema import UserError, flatten
+from caco_jax.runs.distributed import is_primary
+
+# Where images lie and how they come: whether they are the same a `Record` says.
+_FREE_KEYS = {"data.data_dir", "data.max_resident_bytes", "data.workers"}
+
+
+logger = logging.getLogger("caco_jax")
+CompleteFn = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Workdir:
+    """The files of one run, where of many processes the first one writes.
+
+    ``config.json``, ``checkpoints/`` with the newest and ``best/`` with the best by
+    kNN, ``metrics.jsonl`` (a line an epoch, the same however often the run was
+    interrupted), ``summary.json`` and ``lock``; ``bad_images.txt`` if there were any,
+    ``damaged/`` for checkpoints that are no longer what was written.
+
+    Args:
+        path: the directory.
+        complete: adds to a saved configuration the defaults of keys that came since.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, *, complete: CompleteFn = lambda values: values
+    ) -> None:
+        self._complete = complete
+        self.path = pathlib.Path(path).absolute()
+        self.config_file = self.path / "config.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.summary_file = self.path / "summary.json"
+        self.bad_images_file = self.path / "bad_images.txt"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        self.damaged = self.path / "damaged"
+
+    def claim(
+        self,
+        config: Mapping[str, Any],
+        *,
+        force_new: bool = False,
+        changes: Collection[str] = (),
+    ) -> None:
+        """Makes the directory this configuration's, or finds that it already is.
+
+        Args:
+            config: the whole configuration, as nested mappings.
+            force_new: move a run that is there aside, to ``<workdir>.old``, where it
+                replaces what an earlier move left.
+            changes: dotted keys that may differ from the run's that is there.
+
+        Raises:
+            UserError: the directory cannot be written, or belongs to another
+                configuration; nothing in it was touched.
+        """
+        config = json.loads(json.dumps(config))
+        if self.has_run() and not force_new:
+            self.compare(config, changes)
+            if self._completed() == config:
+                return
+        try:
+            if self.has_run() and force_new:
+                aside = self.path.with_name(self.path.name + ".old")
+                shutil.rmtree(aside, ignore_errors=True)
+                self.path.rename(aside)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.config_file, config)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    @contextlib.contextmanager
+    def claimed(
+        self,
+        config: Mapping[str, Any],
+        *,
+        force_new: bool = False,
+        changes: Collection[str] = (),
+        check: Callable[[], object] = lambda: None,
+    ) -> Iterator[None]:
+        """`claim`, and a block for which no other process may do the same.
+
+        Args:
+            config: as of `claim`.
+            force_new: as of `claim`.
+            changes: as of `claim`.
+            check: called before a run that is there is gone on with; it may refuse.
+
+        Raises:
+            UserError: as `claim`, or another process has the directory.
+        """
+        how: dict[str, Any] = {"force_new": force_new, "changes": changes}
+        if self.has_run():
+            if not force_new:
+                self.compare(config, changes)
+            with locked(self.path):
+                if not force_new:
+                    check()
+                self.claim(config, **how)
+        else:
+            self.claim(config, **how)
+        with locked(self.path):
+            yield
+
+    def has_run(self) -> bool:
+        """Whether there is a run."""
+        # Unlike Path.exists, False and no error where a directory may not be searched.
+        return os.path.exists(self.config_file)
+
+    def compare(self, config: Mapping[str, Any], changes: Collection[str] = ()) -> None:
+        """Checks that the run that is there has this configuration.
+
+        Where its images lie and how they are read may differ.
+
+        Args:
+            config: the whole configuration, as nested mappings.
+            changes: dotted keys that may differ.
+
+        Raises:
+            UserError: another key differs, or there is no such key.
+        """
+        config = json.loads(json.dumps(config))
+        theirs, ours = flatten(self._completed()), flatten(config)
+        known = theirs.keys() | ours.keys()
+        for key in changes:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise UserError(f"--resume_with_changes: there is no key {key!r}{hint}")
+        differences = [
+            f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} asked for)"
+            for key in sorted(known - set(changes) - _FREE_KEYS)
+            if theirs.get(key) != ours.get(key)
+        ]
+        if differences:
+            raise UserError(
+                f"--workdir: {self.path} holds a run of another configuration: "
+                f"{', '.join(differences)}; use another workdir, name the keys in "
+                "--resume_with_changes to go on with other values, or --force_new to "
+                "start over (the old run is moved aside)"
+            )
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration as saved.
+
+        Raises:
+            UserError: there is no run here.
+        """
+        if not self.has_run():
+            raise UserError(
+                f"--workdir: want the directory of a run, got {self.path}: it has no "
+                "config.json; run experiments.pretrain first"
+            )
+        return json.loads(self.config_file.read_text())
+
+    def _completed(self) -> dict[str, Any]:
+        """The saved configuration with the defaults of keys that came since."""
+        return json.loads(json.dumps(self._complete(self.read_config())))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The metric lines so far, oldest first; a line that is not whole is left out.
+
+        A process that is killed may leave such a line at the end.
+        """
+        if not self.metrics_file.exists():
+            return []
+        rows = []
+        for line in self.metrics_file.read_text().splitlines(keepends=True):
+            with contextlib.suppress(json.JSONDecodeError):
+                if line.endswith("\n"):
+                    rows.append(json.loads(line))
+        return rows
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Adds a line."""
+        if is_primary():
+            with self.metrics_file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Makes these the lines."""
+        write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a value to a file that is either whole or not there."""
+    write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is either whole or not there; the first process does.
+
+    A file that says so already is left alone.
+    """
+    if not is_primary() or (path.is_file() and path.read_bytes() == text.encode()):
+        return
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """A block for which a directory is this process's alone.
+
+    The kernel gives the lock back when the process ends, however it ends.
+
+    Args:
+        path: the directory; a file ``lock`` stays in it.
+
+    Raises:
+        UserError: another process has it, or it cannot be written.
+    """
+    try:
+        file = (path / "lock").open("a")
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--workdir: {path} is in use by another process; wait for it or stop "
+                "it, or name another directory"
+            ) from None
+        except OSError as error:  # a network's file system may not know locks
+            logger.warning(
+                "%s cannot be locked (%s): see that no other process uses it",
+                path,
+                error.strerror,
+            )
+        yield
+
+
+def cannot_write(path: pathlib.Path, error: OSError) -> UserError:
+    """The refusal of a directory that cannot be written."""
+    return UserError(
+        f"--workdir: cannot write to {path}: {error.strerror}; name a directory that "
+        "you may write to"
+    )

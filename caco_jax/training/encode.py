@@ -1,0 +1,140 @@
+"""How networks encode a batch while they train: whole, in parts, in another order."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from caco_jax.losses.contrast import l2_normalize
+from caco_jax.methods.method import Encode, EncodeFn, Network, PyTree, View
+from caco_jax.nets.functions import as_encoder
+
+
+def make_encode(
+    encoder: Any, *, gather: Callable[[PyTree], PyTree] | None = None
+) -> Encode:
+    """How an encoder turns a view into unit embeddings, in train mode.
+
+    Args:
+        encoder: of any form that `as_encoder` takes.
+        gather: of sharded parameters, makes what the encoder needs: all of each.
+    """
+    functions = as_encoder(encoder)
+
+    def encode(network: Network, view: View) -> tuple[Float[Array, "n d"], Network]:
+        params = network.params if gather is None else gather(network.params)
+        embeddings, after = functions.embed(
+            Network(params, network.stats), view.images, train=True, branch=view.branch
+        )
+        # Statistics are a record. A norm may read them in the next pass: without this,
+        # that pass would differentiate this one again, to find a gradient of zero.
+        stats = jax.lax.stop_gradient(after.stats)
+        return l2_normalize(embeddings), Network(network.params, stats)
+
+    return Encode(online=encode, target=encode)
+
+
+def shuffle_rows(encode: EncodeFn, key: PRNGKeyArray) -> EncodeFn:
+    """The encoder on rows in another order; its embeddings are in the views' own.
+
+    Where BatchNorm has groups of rows, a key then shares its statistics with other
+    examples than its query does, and cannot be recognised by them. The order follows
+    from the key alone: it is the same on one device and on many.
+
+    Args:
+        encode: the encoder.
+        key: of the permutation.
+
+    References:
+        He et al. 2020, arXiv:1911.05722, section 3.3.
+    """
+
+    def shuffled(network: Network, view: View) -> tuple[Float[Array, "n d"], Network]:
+        order = jax.random.permutation(key, view.images.shape[0])
+        moved = dataclasses.replace(view, images=view.images[order])
+        embeddings, network = encode(network, moved)
+        return embeddings[jnp.argsort(order)], network
+
+    return shuffled
+
+
+def microbatched(
+    encode: EncodeFn, count: int, *, group_size: int | None = None, unroll: bool
+) -> EncodeFn:
+    """An encoder that takes its rows in parts, one after the other.
+
+    The caller gets the embeddings of all rows and contrasts them once, so every
+    negative is there. Nothing else of a part is kept: going back, each part is encoded
+    again and the gradient of its cached embeddings is carried through it, added to that
+    of the parts before. Activations are those of one part at a time.
+
+    The result is that of the whole batch where BatchNorm has groups of rows and each
+    part holds whole ones. Without groups the statistics are those of each part.
+
+    Row i goes to part i modulo `count` (or its group does): each part then has rows of
+    every device that the batch is spread over, and no row moves.
+
+    Args:
+        encode: the encoder.
+        count: of parts; 1 is the encoder itself.
+        group_size: rows that share statistics, as of `BatchNorm`; they stay together.
+        unroll: whether to write the loop out, which CPUs need to be fast.
+
+    Raises:
+        ValueError: (of the encoder returned) the rows do not fit into the parts.
+
+    References:
+        Gao et al. 2021, arXiv:2101.06983; here autodiff does it.
+    """
+    if count == 1:
+        return encode
+    encode_again = jax.checkpoint(encode)
+
+    def encode_parts(network: Network, view: View) -> tuple[Array, Network]:
+        def one(images: Array) -> tuple[Array, Array]:
+            embeddings, after = encode_again(network, View(images, view.branch))
+            return embeddings, after.stats
+
+        parts = split_groups(view.images, count, group_size=group_size or 1)
+        if unroll:
+            found = [one(part) for part in parts]
+            embeddings, stats = jax.tree.map(lambda *x: jnp.stack(x), *found)
+        else:
+            embeddings, stats = jax.lax.map(one, parts)
+        # Each part moved the same statistics; of equal parts the mean is the batch's.
+        stats = jax.tree.map(
+            lambda old, new: old + (new - old[None]).mean(axis=0), network.stats, stats
+        )
+        rows = join_groups(embeddings, group_size=group_size or 1)
+        return rows, Network(network.params, stats)
+
+    return encode_parts
+
+
+def split_groups(
+    rows: Float[Array, "n *c"], count: int, *, group_size: int
+) -> Float[Array, "count m *c"]:
+    """Parts of the rows: of every `count` groups in succession each gets one.
+
+    Raises:
+        ValueError: that leaves rows over.
+    """
+    if len(rows) % (count * group_size):
+        raise ValueError(
+            f"want a multiple of {count} parts of groups of {group_size} rows, got "
+            f"{len(rows)} rows"
+        )
+    groups = rows.reshape(-1, count, group_size, *rows.shape[1:])
+    return jnp.moveaxis(groups, 1, 0).reshape(count, -1, *rows.shape[1:])
+
+
+def join_groups(
+    parts: Float[Array, "count m *c"], *, group_size: int
+) -> Float[Array, "n *c"]:
+    """The rows that `split_groups` took apart."""
+    rest = parts.shape[2:]
+    groups = parts.reshape(len(parts), -1, group_size, *rest)
+    return jnp.moveaxis(groups, 0, 1).reshape(-1, *rest)

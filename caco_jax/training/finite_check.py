@@ -1,0 +1,115 @@
+"""What happens to a step whose numbers are no longer finite."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+from numpy import ndarray
+
+from caco_jax.training.state import PyTree, TrainState
+from caco_jax.training.step import Metrics, StepFn
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether a tree of arrays has no NaN and no infinity."""
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.stack([jnp.asarray(True), *leaves]).all()
+
+
+def check_step(train_step: StepFn, *, skip: bool = False) -> StepFn:
+    """A step that says what it did to each player, and may undo itself.
+
+    Metrics are of before the players' moves: without these, a last move to infinity
+    would be saved as good.
+
+    Args:
+        train_step: any step.
+        skip: undo a step that ends in anything not finite, but for its being counted.
+            Old and new state are then held at once.
+
+    Returns:
+        The step. Its metrics have "finite", a boolean by player and one of BatchNorm's
+        statistics, and with `skip` "skipped", 1 where the step was undone.
+    """
+
+    def guarded(state: TrainState, images: Any) -> tuple[TrainState, Metrics]:
+        moved, metrics = train_step(state, images)
+        arrays = {**moved.players, "BatchNorm statistics": moved.stats}
+        finite = {name: all_finite(tree) for name, tree in arrays.items()}
+        guarded_metrics: Any = {**metrics, "finite": finite}
+        if not skip:
+            return moved, guarded_metrics
+        good = all_finite(metrics) & jnp.stack([*finite.values()]).all()
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, state)
+        guarded_metrics["skipped"] = 1 - good.astype(jnp.int32)
+        return kept._replace(step=moved.step), guarded_metrics
+
+    return guarded
+
+
+class NonFiniteError(FloatingPointError):
+    """A metric or a player became NaN or infinite.
+
+    Attributes:
+        step: the first step with such a value.
+        metric: the first such metric of that step by name, or None.
+        players: whose arrays are not finite after that step.
+        kept_step: of the checkpoint that is there, None without one.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        metric: str | None,
+        value: float,
+        *,
+        players: Sequence[str] = (),
+        phase: str = "step",
+    ) -> None:
+        super().__init__(step, metric, value)
+        self.step, self.metric, self.players = step, metric, tuple(players)
+        self.kept_step: int | None = None
+        whose = f"{', '.join(players)} no longer finite"
+        what = [f"{metric} is {value}"] * (metric is not None) + [whose] * bool(players)
+        self._trouble = f"{phase} {step}: {'; '.join(what)}"
+
+    def __str__(self) -> str:
+        kept = f"the checkpoint of step {self.kept_step} is kept"
+        if self.kept_step is None:
+            kept = "nothing was saved yet"
+        return (
+            f"{self._trouble}; {kept}. Lower the learning rate or raise the temperature"
+        )
+
+
+def check_finite(
+    first_step: int,
+    metrics: Mapping[str, Float[ndarray, " s"]],
+    finite: Mapping[str, Bool[ndarray, " s"]] | None = None,
+    *,
+    phase: str = "step",
+) -> None:
+    """Raises NonFiniteError at the first step with a bad value.
+
+    Args:
+        first_step: step of the first value.
+        metrics: values of consecutive steps, by metric.
+        finite: whether each player was finite after each step, by player.
+        phase: what the message calls a step.
+    """
+    finite = finite or {}
+    rows = [*metrics.values(), *finite.values()]
+    for offset in range(max(map(len, rows), default=0)):
+        bad = [
+            (name, float(values[offset]))
+            for name, values in sorted(metrics.items())
+            if len(values) > offset and not math.isfinite(values[offset])
+        ]
+        players = [name for name, good in sorted(finite.items()) if not good[offset]]
+        if bad or players:
+            name, value = bad[0] if bad else (None, math.nan)
+            step = first_step + offset
+            raise NonFiniteError(step, name, value, players=players, phase=phase)

@@ -1,0 +1,320 @@
+"""A run's directory: whose it is, what is in it, and that nothing is lost."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from caco_jax.methods.method import Network
+from caco_jax.schema import UserError
+from caco_jax.runs.checkpoints import Checkpoints, Workdir, write_json
+from caco_jax.training.sharding import make_mesh, state_shardings
+from caco_jax.training.state import TrainState
+
+# One worker runs them all: they share what a fixture trained.
+pytestmark = pytest.mark.xdist_group("checkpoints")
+
+CONFIG = {"method": {"name": "caco", "bank_size": 8}, "widths": (8, 4), "seed": 0}
+OTHER = {"method": {"name": "caco", "bank_size": 16}, "widths": (8, 4), "epochs": 1}
+
+
+def snapshot(folder):
+    """Everything that a change would show in: names, contents, times."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            path.read_bytes() if path.is_file() else None,
+        )
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A claimed directory with something in it."""
+    files = Workdir(tmp_path / "run")
+    files.claim(CONFIG)
+    files.append_metrics({"step": 3, "loss": 1.5})
+    files.checkpoints.mkdir()
+    return files
+
+
+def test_a_new_directory_is_made_with_its_parents(tmp_path):
+    files = Workdir(tmp_path / "a" / "b")
+    files.claim(CONFIG)
+    expected = {**CONFIG, "widths": [8, 4]}
+    assert files.read_config() == expected
+    assert [path.name for path in files.path.iterdir()] == ["config.json"]
+
+
+def test_a_relative_directory_stays_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = Workdir("run")
+    monkeypatch.chdir("/")
+    files.claim(CONFIG)
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_claiming_again_with_the_same_configuration_touches_nothing(files):
+    before = snapshot(files.path)
+    files.claim(CONFIG)
+    files.claim({**CONFIG, "widths": [8, 4]})  # as it comes back from the file
+    assert snapshot(files.path) == before
+
+
+def test_another_configuration_is_refused_key_by_key_and_nothing_is_touched(files):
+    before = snapshot(files.path.parent)
+    with pytest.raises(UserError) as caught:
+        files.claim(OTHER)
+    assert str(caught.value) == (
+        f"--workdir: {files.path} holds a run of another configuration: "
+        "epochs (None there, 1 asked for), "
+        "method.bank_size (8 there, 16 asked for), "
+        "seed (0 there, None asked for); use another workdir, name the keys in "
+        "--resume_with_changes to go on with other values, or --force_new to start "
+        "over (the old run is moved aside)"
+    )
+    assert snapshot(files.path.parent) == before
+
+
+def test_force_new_moves_the_old_run_aside_whole(files):
+    before = snapshot(files.path)
+    files.claim(OTHER, force_new=True)
+    aside = files.path.with_name("run.old")
+    assert snapshot(aside) == before
+    assert list(snapshot(files.path)) == [".", "config.json"]
+    assert files.read_config()["epochs"] == 1
+
+
+def test_force_new_replaces_what_was_moved_aside_before(files):
+    files.claim(OTHER, force_new=True)
+    files.claim(CONFIG, force_new=True)
+    aside = Workdir(files.path.with_name("run.old"))
+    assert aside.read_config()["method"]["bank_size"] == 16
+    assert not aside.metrics_file.exists()
+    assert len(list(files.path.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_force_new_without_a_run_is_an_ordinary_claim(tmp_path, exists):
+    files = Workdir(tmp_path / "run")
+    if exists:
+        files.path.mkdir()
+        (files.path / "notes.txt").write_text("mine")
+    files.claim(CONFIG, force_new=True)
+    assert files.config_file.exists()
+    assert (files.path / "notes.txt").exists() == exists
+    assert not files.path.with_name("run.old").exists()
+
+
+def unwritable(tmp_path):
+    (tmp_path / "file").write_text("")
+    return {
+        "below a file": (tmp_path / "file" / "run", "Not a directory"),
+        "a file": (tmp_path / "file", "File exists"),
+        "a name too long": (tmp_path / ("x" * 300), "File name too long"),
+    }
+
+
+@pytest.mark.parametrize("force_new", [False, True])
+@pytest.mark.parametrize("kind", ["below a file", "a file", "a name too long"])
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path, kind, force_new):
+    path, reason = unwritable(tmp_path)[kind]
+    with pytest.raises(UserError) as caught:
+        Workdir(path).claim(CONFIG, force_new=force_new)
+    assert str(caught.value) == (
+        f"--workdir: cannot write to {path}: {reason}; name a directory that you may "
+        "write to"
+    )
+
+
+def test_a_run_that_cannot_be_moved_aside_is_refused(files, monkeypatch):
+    def refuse(self, target):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(files.path), "rename", refuse)
+    before = snapshot(files.path)
+    with pytest.raises(UserError, match=r"cannot write to .*: Permission denied; name"):
+        files.claim(OTHER, force_new=True)
+    assert snapshot(files.path) == before
+
+
+@pytest.mark.parametrize("kind", ["below a file", "a file", "a name too long"])
+def test_a_run_is_not_read_where_there_is_none(tmp_path, kind):
+    path, _ = unwritable(tmp_path)[kind]
+    with pytest.raises(UserError) as caught:
+        Workdir(path).read_config()
+    assert str(caught.value) == (
+        f"--workdir: want the directory of a run, got {path}: it has no config.json; "
+        "run experiments.pretrain first"
+    )
+
+
+def test_metric_lines_come_back_in_order(files):
+    files.append_metrics({"step": 6, "loss": 0.1 + 0.2})
+    assert files.read_metrics() == [
+        {"step": 3, "loss": 1.5},
+        {"step": 6, "loss": 0.1 + 0.2},
+    ]
+    assert Workdir(files.path / "none").read_metrics() == []
+
+
+@pytest.mark.parametrize("torn", ['{"step": 6, "lo', '{"step": 6}', "\x00\x00\x00\n"])
+def test_a_line_that_is_not_whole_is_left_out(files, torn):
+    with files.metrics_file.open("a") as file:
+        file.write(torn)
+    assert files.read_metrics() == [{"step": 3, "loss": 1.5}]
+    files.write_metrics(files.read_metrics())
+    files.append_metrics({"step": 7})
+    assert [row["step"] for row in files.read_metrics()] == [3, 7]
+
+
+def test_writing_the_same_again_touches_nothing(files):
+    before = snapshot(files.path)
+    files.write_metrics(files.read_metrics())
+    write_json(files.config_file, files.read_config())
+    assert snapshot(files.path) == before
+
+
+def test_named_keys_may_change(files):
+    files.claim(OTHER, changes=["method.bank_size", "epochs", "seed"])
+    assert files.read_config() == {**OTHER, "widths": [8, 4]}
+    assert files.metrics_file.exists()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (["epochs", "seed"], r"another configuration: method.bank_size \(8 there, 16"),
+        (["epoch"], "^--resume_with_changes: there is no key 'epoch'; did you mean ep"),
+        ([""], "^--resume_with_changes: there is no key ''$"),
+    ],
+)
+def test_other_keys_may_not_change(files, changes, message):
+    before = snapshot(files.path)
+    with pytest.raises(UserError, match=message), files.claimed(OTHER, changes=changes):
+        pytest.fail("it is claimed")
+    assert snapshot(files.path) == before
+
+
+def test_a_json_file_is_whole_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    write_json(path, {"a": 1})
+    assert json.loads(path.read_text()) == {"a": 1}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    seen = []
+    replace = type(path).replace
+    monkeypatch.setattr(
+        type(path),
+        "replace",
+        lambda self, to: (
+            seen.append((self.read_text(), to.read_text())) or replace(self, to)
+        ),
+    )
+    write_json(path, {"b": 2})
+    ((new, old),) = seen  # the new contents were complete beside the old file
+    assert (json.loads(new), json.loads(old)) == ({"b": 2}, {"a": 1})
+    assert json.loads(path.read_text()) == {"b": 2}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
+
+
+def make_state(step):
+    rng = np.random.default_rng(step)
+    players = {
+        "encoder": {"kernel": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32)},
+        "bank": jnp.asarray(rng.normal(size=(16, 2)), jnp.float32),
+    }
+    return TrainState(
+        step=jnp.asarray(step, jnp.int32),
+        players=players,
+        stats={"mean": jnp.ones(2)},
+        target=Network(jax.tree.map(jnp.copy, players["encoder"]), {}),
+        extra={"bank_ages": jnp.arange(16, dtype=jnp.int32)},
+        opt_state=optax.trace(0.9).init(players),
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A directory with the states of steps 3, 6 and 9, of which two are kept."""
+    files = Workdir(tmp_path_factory.mktemp("saved"))
+    with Checkpoints(files, keep=2) as checkpoints:
+        for step in (3, 6, 9):
+            checkpoints.save(make_state(step))
+    return files
+
+
+def test_the_newest_state_comes_back_bit_by_bit(saved):
+    like = jax.eval_shape(lambda: make_state(0))
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        like,
+    )
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.latest_step() == 9
+        found = checkpoints.restore(like)
+    expected = make_state(9)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert jax.tree.map(lambda leaf: leaf.dtype, found) == jax.tree.map(
+        lambda leaf: leaf.dtype, expected
+    )
+
+
+def test_a_state_comes_back_with_the_shardings_asked_for(saved, devices):
+    mesh = make_mesh(devices)
+    like = make_state(0)
+    like = jax.device_put(like, state_shardings(like, mesh))
+    with Checkpoints(saved) as checkpoints:
+        found = checkpoints.restore(like)
+    assert found.players["bank"].sharding == like.players["bank"].sharding
+    assert found.players["bank"].addressable_shards[0].data.shape == (2, 2)
+    assert found.step.sharding == like.step.sharding
+
+
+def test_a_step_that_was_kept_comes_back(saved):
+    with Checkpoints(saved) as checkpoints:
+        found = checkpoints.restore(make_state(0), step=6)
+    jax.tree.map(np.testing.assert_array_equal, found, make_state(6))
+
+
+def test_a_step_that_is_not_there_or_is_damaged_is_refused(saved, tmp_path):
+    files = Workdir(tmp_path)
+    shutil.copytree(saved.checkpoints, files.checkpoints)
+    (files.checkpoints / "6" / "state" / "_METADATA").write_bytes(b"")
+    with Checkpoints(files) as checkpoints:
+        with pytest.raises(UserError, match=r"no checkpoint of step 3 .* kept: 6, 9$"):
+            checkpoints.restore(make_state(0), step=3)
+        with pytest.raises(UserError, match=r"step 6 .* is damaged \(state/_METADATA"):
+            checkpoints.restore(make_state(0), step=6)
+        assert int(checkpoints.restore(make_state(0)).step) == 9
+
+
+def test_only_the_newest_are_kept(saved):
+    steps = {path.name for path in saved.checkpoints.iterdir() if path.name.isdigit()}
+    assert steps == {"6", "9"}
+
+
+def test_a_step_is_saved_once(saved):
+    before = snapshot(saved.checkpoints)
+    with Checkpoints(saved) as checkpoints:
+        checkpoints.save(make_state(9))
+    assert snapshot(saved.checkpoints) == before
+
+
+def test_without_a_checkpoint_there_is_nothing_to_restore(tmp_path):
+    files = Workdir(tmp_path)
+    with Checkpoints(files) as checkpoints:
+        assert checkpoints.latest_step() is None
+        with pytest.raises(UserError) as caught:
+            checkpoints.restore(make_state(0))
+    assert str(caught.value) == (
+        f"--workdir: no checkpoint in {files.checkpoints}; run experiments.pretrain to "
+        "its end first"
+    )

@@ -1,0 +1,406 @@
+"""Whole runs in this process: going on, stopping, warning; a tiny encoder in them."""
+
+import dataclasses
+import json
+import logging
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from caco_jax.schema import UserError
+from caco_jax.runs import pretraining, inputs, fit, run
+from caco_jax.training import loop
+from caco_jax.runs.monitor import NonFiniteError
+from caco_jax.runs.checkpoints import Checkpoints, Workdir
+from caco_jax.training.sharding import make_mesh
+from tests.data.pictures import write_pictures
+from tests.runs import tiny
+from tests.training.test_checkpoints import snapshot
+from tests.training.test_step import assert_trees_equal
+
+# One worker runs them all: they share what a fixture trained.
+pytestmark = pytest.mark.xdist_group("pretrain")
+
+EVERY_TWO = {"training__checkpoint_every_epochs": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_parts(devices):
+    """Runs in this module have the tiny encoder, on one device."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assemble, "make_encoder", lambda *_, **__: tiny.TinyEncoder())
+        patch.setattr(assemble, "make_mesh", lambda: make_mesh(devices[:1]))
+        yield
+
+
+class Interrupted(Exception):
+    pass
+
+
+def after_epochs(told):
+    reporter = pretrain.Reporter()
+    reporter.epoch_done = told
+    return reporter
+
+
+def interrupt_at(last_epoch):
+    def told(epoch, *_):
+        if epoch == last_epoch:
+            raise Interrupted
+
+    return after_epochs(told)
+
+
+class Whole:
+    """An uninterrupted run: its directory, what it returned, what it reported."""
+
+    def __init__(self, path):
+        self.files, self.reports = Workdir(path), []
+        self.summary = pretrain.pretrain(
+            tiny.config(**EVERY_TWO),
+            path,
+            reporter=after_epochs(lambda *row: self.reports.append(row)),
+        )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return Whole(tmp_path_factory.mktemp("whole"))
+
+
+def test_a_run_leaves_its_configuration_metrics_and_summary(whole):
+    files = whole.files
+    names = {path.name for path in files.path.iterdir()}
+    written = {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "best"}
+    assert names == {*written, "lock"}
+    assert files.read_config()["method"]["name"] == "caco"
+    assert json.loads(files.summary_file.read_text()) == whole.summary
+    summary = dict(whole.summary)
+    assert (summary["epochs"], summary["steps"]) == (4, 12)
+    assert 10e6 < summary["peak_memory_bytes"] < 100e9
+    speed = summary["images"] / summary["pretrain_seconds"]
+    assert summary["images_per_second"] == pytest.approx(speed)
+
+
+def test_a_metric_line_an_epoch_with_knn_where_it_is_due(whole):
+    rows = whole.files.read_metrics()
+    assert [(row["epoch"], row["step"]) for row in rows] == [
+        (1, 3),
+        (2, 6),
+        (3, 9),
+        (4, 12),
+    ]
+    assert [("knn" in row) for row in rows] == [False, True, False, True]
+    assert all(0 <= row["knn"] * 12 <= 12 for row in rows[1::2])
+    wanted = {"loss", "cross_entropy", "embedding_std", "bank_used_ever"}
+    assert all(wanted <= set(row) for row in rows)
+
+
+def test_an_online_head_is_logged_as_such_and_changes_nothing(whole, tmp_path):
+    config = tiny.config(**EVERY_TWO, evaluation__online_linear=True)
+    pretrain.pretrain(config, tmp_path)
+    own = {"online_linear", "online_effective_rank"}
+    rows = Workdir(tmp_path).read_metrics()
+    assert [own <= set(row) for row in rows] == [False, True, False, True]
+    assert all(0 <= row["online_linear"] <= 1 for row in rows[1::2])
+    bare = [{k: v for k, v in row.items() if k not in own} for row in rows]
+    assert bare == whole.files.read_metrics()
+
+
+def test_each_epoch_is_reported_as_it_is_written(whole):
+    assert [report[:2] for report in whole.reports] == [(n, 4) for n in (1, 2, 3, 4)]
+    assert [report[2] for report in whole.reports] == whole.files.read_metrics()
+    assert all(report[3] > 0 for report in whole.reports)
+
+
+@pytest.mark.parametrize("last_epoch", [1, 3])
+def test_an_interrupted_run_ends_in_the_same_bits(whole, tmp_path, caplog, last_epoch):
+    config = tiny.config(**EVERY_TWO)
+    with pytest.raises(Interrupted):
+        pretrain.pretrain(config, tmp_path, reporter=interrupt_at(last_epoch))
+    files = Workdir(tmp_path)
+    # The line of an epoch that was not saved is there, and will be written again.
+    assert len(files.read_metrics()) == last_epoch
+    saved = Checkpoints(files).steps()
+    assert saved == ([6] if last_epoch == 3 else [])
+    with caplog.at_level(logging.INFO, "caco_jax"):
+        summary = pretrain.pretrain(config, tmp_path)
+    assert ("continuing from step 6" in caplog.messages) == bool(saved)
+    assert files.metrics_file.read_bytes() == whole.files.metrics_file.read_bytes()
+    resumed, expected = runs.load_run(tmp_path), runs.load_run(whole.files.path)
+    assert_trees_equal(resumed.state, expected.state)
+    counts = ("epochs", "steps", "images")
+    assert {key: summary[key] for key in counts} == {
+        key: whole.summary[key] for key in counts
+    }
+
+
+def test_a_complete_run_returns_at_once(whole, monkeypatch):
+    for name in ("start_up", "train_epochs"):
+        monkeypatch.setattr(loop, name, lambda *_: pytest.fail("it trains"))
+    before = snapshot(whole.files.path)
+    summary = pretrain.pretrain(tiny.config(**EVERY_TWO), whole.files.path)
+    assert summary == whole.summary
+    assert snapshot(whole.files.path) == before
+
+
+def test_another_seed_is_another_run(whole, tmp_path):
+    shutil.copytree(whole.files.path, tmp_path / "run")
+    before = snapshot(tmp_path)
+    config = tiny.config(**EVERY_TWO, seed=3)
+    with pytest.raises(UserError, match=r"seed \(0 there, 3 asked for\)"):
+        pretrain.pretrain(config, tmp_path / "run")
+    assert snapshot(tmp_path) == before
+    with pytest.raises(Interrupted):
+        pretrain.pretrain(
+            config, tmp_path / "run", force_new=True, reporter=interrupt_at(1)
+        )
+    (row,) = Workdir(tmp_path / "run").read_metrics()
+    (other, *_) = Workdir(tmp_path / "run.old").read_metrics()
+    assert row["loss"] != other["loss"]
+    assert Workdir(tmp_path / "run").read_config()["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"training__batch_size": 49},
+            "config.training.batch_size: want at most 48, the training images of "
+            "fake:8x8x1x48, got 49",
+        ),
+        ({"data__source": "x"}, "config.data.source: want one of digits, fake"),
+        ({"data__source": "fake:8x8"}, "config."),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(
+    tmp_path, changes, message
+):
+    with pytest.raises(UserError) as caught:
+        pretrain.pretrain(tiny.config(**changes), tmp_path / "run")
+    assert str(caught.value).startswith(message)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "name, size", [("training__batch_size", 12), ("method__bank_size", 20)]
+)
+def test_rows_must_share_out_evenly_over_the_devices(devices, tmp_path, name, size):
+    dotted = name.replace("__", ".")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(UserError) as caught,
+    ):
+        patch.setattr(assemble, "make_mesh", lambda: make_mesh(devices))
+        pretrain.pretrain(tiny.config(**{name: size}), tmp_path / "run")
+    assert str(caught.value) == (
+        f"config.{dotted}: want a multiple of the 8 devices, got {size}"
+    )
+
+
+def explode(weight_decay):
+    """The bank grows by this factor at every step, until it is past all numbers."""
+    return {
+        "bank_optimizer__weight_decay": weight_decay,
+        "bank_optimizer__learning_rate": 1.0,
+        "bank_optimizer__momentum": 0.0,
+    }
+
+
+def all_finite(tree):
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("growth", [1e5, 1e13])
+def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, growth):
+    config = tiny.config(**explode(growth), training__keep_checkpoints=1)
+    for _ in range(2):  # the second time from the checkpoint, if there is one
+        with pytest.raises(NonFiniteError) as caught:
+            pretrain.pretrain(config, tmp_path)
+    # The move to infinity is found before a metric shows it.
+    assert (caught.value.metric, caught.value.players) == (None, ("bank",))
+    kept = caught.value.kept_step
+    said = "nothing was saved yet" if kept is None else f"the checkpoint of step {kept}"
+    assert f"step {caught.value.step}: bank no longer finite; {said}" in str(
+        caught.value
+    )
+    rows = Workdir(tmp_path).read_metrics()
+    assert all_finite([row["loss"] for row in rows])
+    done = caught.value.step // 3
+    assert [row["epoch"] for row in rows] == list(range(1, done + 1))
+    with Checkpoints(Workdir(tmp_path)) as checkpoints:
+        assert checkpoints.latest_step() == kept == (3 * done or None)
+    if done:
+        assert all_finite(runs.load_run(tmp_path).state.players)
+
+
+def test_an_alarm_is_in_every_line_and_warned_of_once(tmp_path, caplog):
+    # At this temperature all entries look alike: the entropy is that of a guess.
+    config = tiny.config(
+        method__temperature=1e6,
+        training__epochs=12,
+        training__checkpoint_every_epochs=12,
+        evaluation__knn_every_epochs=12,
+    )
+    pretrain.pretrain(config, tmp_path)
+    rows = Workdir(tmp_path).read_metrics()
+    ringing = [row["epoch"] for row in rows if "at_chance" in row.get("alarms", [])]
+    assert ringing == [10, 11, 12]
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    (warning,) = [line for line in warnings if "cross entropy" in line]
+    assert warning.startswith(
+        "epoch 10: the cross entropy sits at 3.689, the logarithm"
+    )
+
+
+def test_images_without_labels_are_trained_on_not_judged(whole, tmp_path, monkeypatch):
+    whole_set = inputs.load("fake:8x8x1x48")
+    bare = dataclasses.replace(
+        whole_set, train_labels=None, test_labels=None, class_names=()
+    )
+    monkeypatch.setattr(inputs, "load", lambda *_, **__: bare)
+    pretrain.pretrain(tiny.config(**EVERY_TWO), tmp_path)
+    rows = Workdir(tmp_path).read_metrics()
+    assert [row.get("knn") for row in rows] == [None] * 4
+    judged = whole.files.read_metrics()
+    assert [row["loss"] for row in rows] == [row["loss"] for row in judged]
+    loaded = runs.load_run(tmp_path)
+    with pytest.raises(UserError, match="no labels: there is nothing to evaluate"):
+        runs.make_network_features(loaded.experiment)
+
+
+STREAMED = {
+    "data__views": "cifar",
+    "data__view_size": 8,
+    "data__workers": 0,
+    "training__epochs": 2,
+    "training__batch_size": 8,
+}
+
+
+def folder_of(path, *, broken=(), classes=("cat", "dog")):
+    for name in classes:
+        write_pictures(path / name, 12, broken=broken if name == classes[0] else ())
+    return f"folder:{path}"
+
+
+def test_a_streamed_run_skips_a_broken_picture_and_lists_it(tmp_path, caplog):
+    source = folder_of(tmp_path / "pictures", broken=[5])
+    config = tiny.config(**STREAMED, data__source=source, data__split_seed=1)
+    with caplog.at_level(logging.INFO, "caco_jax"):
+        summary = pretrain.pretrain(config, tmp_path / "run")
+    broken = f"{tmp_path}/pictures/cat/5.jpg"
+    skipped = [line for line in caplog.messages if line.startswith("skipped: ")]
+    assert [line.split(": ")[1] for line in skipped] == [broken]
+    assert summary["bad_images"] == 1
+    files = Workdir(tmp_path / "run")
+    assert files.bad_images_file.read_text() == skipped[0][len("skipped: ") :] + "\n"
+    assert [row.get("knn") is None for row in files.read_metrics()] == [True, False]
+    loaded = runs.load_run(tmp_path / "run")
+    train, test = runs.make_network_features(loaded.experiment)(loaded.network)
+    # A tenth of each class is held out; the broken one is in the training part.
+    assert train.features.shape == (21, 8)
+    np.testing.assert_array_equal(train.labels, [0] * 10 + [1] * 11)
+    np.testing.assert_array_equal(test.labels, [0, 1])
+
+
+def test_too_many_broken_pictures_stop_a_run_with_the_list(tmp_path):
+    source = folder_of(tmp_path / "pictures", broken=[2, 5, 7, 8])
+    config = tiny.config(**STREAMED, data__source=source)
+    with pytest.raises(UserError) as caught:
+        pretrain.pretrain(config, tmp_path / "run")
+    listing = Workdir(tmp_path / "run").bad_images_file
+    message = str(caught.value)
+    assert message.startswith("config.data.bad_image_share: want at most 2 of the 22")
+    assert message.endswith(f"; all are listed in {listing}")
+    assert len(listing.read_text().splitlines()) > 1
+    assert "\n" not in message
+
+
+def test_pictures_without_labels_are_streamed_and_not_judged(tmp_path, caplog):
+    source = folder_of(tmp_path / "pictures", classes=["all"])
+    config = tiny.config(
+        **STREAMED | {"training__epochs": 1}, data__source=f"{source}/all"
+    )
+    with caplog.at_level(logging.INFO, "caco_jax"):
+        pretrain.pretrain(config, tmp_path / "run")
+    assert caplog.messages.count(f"{source}/all has no labels: no kNN") == 1
+    (row,) = Workdir(tmp_path / "run").read_metrics()
+    assert row.get("knn") is None
+    loaded = runs.load_run(tmp_path / "run")
+    with pytest.raises(UserError, match="no labels: there is nothing to evaluate"):
+        runs.make_network_features(loaded.experiment)
+
+
+def test_a_run_is_read_back_as_it_ended(whole):
+    loaded = runs.load_run(whole.files.path)
+    assert loaded.experiment.config == tiny.config(**EVERY_TWO)
+    assert int(loaded.state.step) == 12
+    assert loaded.network.params is loaded.state.players["encoder"]
+    assert loaded.network.stats is loaded.state.stats
+    assert runs.read_summary(loaded.files) == whole.summary
+
+
+def test_features_are_of_all_images_in_order_with_their_labels(whole):
+    loaded = runs.load_run(whole.files.path)
+    images = loaded.experiment.images
+    train, test = runs.make_network_features(loaded.experiment)(loaded.network)
+    assert train.features.shape == (48, 8)
+    assert test.features.shape == (12, 8)
+    np.testing.assert_array_equal(train.labels, images.train_labels)
+    np.testing.assert_array_equal(test.labels, images.test_labels)
+    mean, std = 0.305, 0.319
+    pixels = (images.test_examples / 255 - mean) / std
+    variables = {"params": loaded.network.params, "batch_stats": loaded.network.stats}
+    expected = tiny.TinyEncoder().apply(variables, pixels, method="features")
+    np.testing.assert_allclose(test.features, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("at_most, rows", [(3, [0, 24, 47]), (48, range(48))])
+def test_the_monitor_looks_at_training_images_from_all_over(whole, at_most, rows):
+    loaded = runs.load_run(whole.files.path)
+    every, held_out = runs.make_network_features(loaded.experiment)(loaded.network)
+    some, same = runs.make_network_features(loaded.experiment, most_train=at_most)(
+        loaded.network
+    )
+    chosen = np.array(rows)
+    np.testing.assert_array_equal(some.labels, every.labels[chosen])
+    np.testing.assert_allclose(some.features, every.features[chosen], rtol=1e-5)
+    np.testing.assert_array_equal(same.labels, held_out.labels)
+
+
+def test_a_streamed_set_without_a_readable_image_to_judge_by_says_so(tmp_path):
+    source = folder_of(tmp_path / "pictures" / "train")
+    write_pictures(tmp_path / "pictures" / "test" / "cat", 1, broken=[0])
+    config = tiny.config(
+        **STREAMED, data__source=source.removesuffix("/train"), data__test_split="test"
+    )
+    with pytest.raises(UserError, match="want images to evaluate with, none can be"):
+        pretrain.pretrain(config, tmp_path / "run")
+
+
+def test_raw_pixels_are_features_too(whole):
+    loaded = runs.load_run(whole.files.path)
+    train, test = runs.pixel_features(loaded.experiment)
+    images = loaded.experiment.images
+    np.testing.assert_array_equal(
+        train.features, (images.train_examples.reshape(48, 64) / 255.0).astype(np.float32)
+    )
+    np.testing.assert_array_equal(test.labels, images.test_labels)
+
+
+def test_a_directory_without_a_checkpoint_says_what_to_do(tmp_path):
+    with pytest.raises(Interrupted):
+        pretrain.pretrain(
+            tiny.config(**EVERY_TWO), tmp_path / "young", reporter=interrupt_at(1)
+        )
+    with pytest.raises(UserError, match=r"/young has no checkpoint yet; let experimen"):
+        runs.load_run(tmp_path / "young")
+    files = Workdir(tmp_path / "claimed")
+    files.claim(Workdir(tmp_path / "young").read_config())
+    with pytest.raises(UserError, match=r"claimed has no checkpoint yet; let experim"):
+        runs.load_run(files.path)
+    with pytest.raises(UserError, match=r"want the directory of a run, got .*/none: "):
+        runs.load_run(tmp_path / "none")

@@ -1,0 +1,116 @@
+"""A run goes on with the images that it began with, wherever they lie now."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from caco_jax.schema import UserError
+from caco_jax.runs.dry_run import rehearse
+from caco_jax.runs.inputs import as_records, image_digest
+from caco_jax.runs.fit import pretrain
+from caco_jax.runs.progress import Record
+from caco_jax.runs.workdir import Workdir
+from tests.runs import tiny
+from tests.training.test_checkpoints import snapshot
+
+OTHERS = r"^--workdir: the run that is there trained on other images.* put back"
+SETTINGS = {
+    "data__source": "folder:pictures",
+    "data__views": "cifar",
+    "data__view_size": 8,
+    "training__batch_size": 8,
+    "evaluation__knn_every_epochs": 2,
+}
+
+
+def config(path, **changes):
+    return tiny.config(**SETTINGS | {"data__data_dir": str(path)} | changes)
+
+
+def write_pictures(place, *, seed):
+    rng = np.random.default_rng(seed)
+    for index in range(20):
+        folder = place / "pictures" / ("cat", "dog")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(256, size=(8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return place
+
+
+@pytest.mark.usefixtures("tiny_parts")
+def test_a_run_goes_on_where_its_images_are_elsewhere(tmp_path):
+    here, workdir = write_pictures(tmp_path / "here", seed=0), tmp_path / "run"
+    streamed = {"data__max_resident_bytes": 0, "data__workers": 0}
+    pretrain(config(here, training__epochs=1, **streamed), workdir)
+    elsewhere = here.rename(tmp_path / "there")
+    moved = config(
+        elsewhere, training__epochs=2, data__max_resident_bytes=1, data__workers=None
+    )
+    again = pretrain(moved, workdir, changes=["training.epochs"])
+    assert again["epochs"] == 2
+    assert Workdir(workdir).read_config()["data"]["data_dir"] == str(elsewhere)
+
+    before = snapshot(workdir)
+    in_memory = config(elsewhere, training__epochs=2)
+    other = write_pictures(tmp_path / "other", seed=1)
+    other = config(other, training__epochs=2, **streamed)
+    for changed in (in_memory, other):
+        for start in (rehearse, pretrain):
+            with pytest.raises(UserError, match=OTHERS):
+                start(changed, workdir)
+    before["."] = snapshot(workdir)["."]
+    assert snapshot(workdir) == before
+
+
+def test_sets_are_told_apart_by_what_is_in_them(devices):
+    images = tiny.experiment(devices=devices[:1]).images
+    same = tiny._assembled(data__workers=3).images
+    assert image_digest(images) == image_digest(same)
+    digests = {image_digest(images), image_digest(as_records(images))}
+    for source in ("fake:8x8x1x47", "fake:8x8x1x48"):
+        other = tiny._assembled(data__source=source, data__split_seed=1).images
+        digests |= {image_digest(other), image_digest(as_records(other))}
+    assert len(digests) == 6
+
+
+def test_a_record_that_cannot_be_read_is_not_the_digests_to_judge(devices, monkeypatch):
+    images = as_records(tiny.experiment(devices=devices[:1]).images)
+
+    def refuse(self, index):
+        raise OSError("it is gone")
+
+    whole = image_digest(images)
+    monkeypatch.setattr(type(images.train), "__getitem__", refuse)
+    assert image_digest(images) != whole
+
+
+@pytest.mark.parametrize(
+    "steps, digest, changes, message",
+    [
+        (3, "a", [], None),
+        (3, "b", ["data.source"], None),
+        (3, "b", ["training.epochs"], OTHERS),
+        (4, "a", [], r"^--resume_with_changes: an epoch had 3 steps and would have 4;"),
+        (4, "b", ["data.source"], r"an epoch had 3 steps and would have 4"),
+    ],
+)
+def test_what_a_record_goes_on_with(steps, digest, changes, message):
+    how = {"epoch_steps": steps, "image_digest": digest, "changes": changes}
+    Record().require_same_images(**how)
+    record = Record(epoch_steps=3, image_digest="a")
+    if message is None:
+        record.require_same_images(**how)
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        record.require_same_images(**how)
+    assert "\n" not in str(caught.value)
+
+
+def test_keys_that_say_where_and_how_images_are_read_may_differ(tmp_path):
+    files = Workdir(tmp_path / "run")
+    there = {"method": {"name": "x"}, "data": {"data_dir": None, "workers": 1}}
+    files.claim(there)
+    for key, value in (("data_dir", "/a"), ("workers", 2), ("max_resident_bytes", 3)):
+        files.compare({**there, "data": {**there["data"], key: value}})
+    with pytest.raises(UserError, match=r"another configuration: data\.views \(None"):
+        files.compare({**there, "data": {**there["data"], "views": "cifar"}})
