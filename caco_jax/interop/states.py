@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from caco_jax._parts import BACKBONE, BANK, PARTS, PROJECTOR, TWINS
 from caco_jax.interop import layouts
 from caco_jax.interop.layouts import Arrays, Weights
 from caco_jax.interop.torch_weights import from_torch, to_torch, torch_shapes
@@ -12,7 +13,6 @@ from caco_jax.methods.method import Network
 from caco_jax.schema import UserError
 from caco_jax.training.state import TrainState
 
-BACKBONE, PROJECTOR, BANK, TWINS = PARTS = ("backbone", "projector", "bank", "twins")
 _QUEUE, _TARGET = "queue", "target encoder"
 _REMEDIES = {
     BACKBONE: "name the recipe of this network, or change --config.encoder",

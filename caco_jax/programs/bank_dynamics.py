@@ -14,25 +14,9 @@ from caco_jax.analysis import bank_history, plots_bank, snapshots
 from caco_jax.analysis.bank_history import Moment
 from caco_jax.analysis.plots_bank import History
 from caco_jax.programs.command import blame
-from caco_jax.programs.parser import Parser
+from caco_jax.programs.flags import parser_of
 from caco_jax.training.assemble import Experiment
 from caco_jax.training.checkpoints import write_json
-
-
-def parser() -> Parser:
-    """The command's flags."""
-    flags = Parser(description=__doc__)
-    flags.add_argument("--workdir", required=True, help="the run's directory")
-    flags.add_argument(
-        "--bandwidth",
-        type=float,
-        help="of the density's kernels, on the scale of cosines; if not given, the "
-        "bank's temperature",
-    )
-    flags.add_argument("--entries", type=int, default=4, help="of the gallery, twice")
-    flags.add_argument("--images", type=int, default=10, help="of a gallery's row")
-    flags.add_argument("--seed", type=int, default=0, help="of batches and views")
-    return flags
 
 
 def dynamics(moments: list[Moment], steps_per_epoch: int, folder: Any) -> dict:
@@ -135,7 +119,7 @@ def gallery(experiment: Experiment, moment: Moment, flags: Any, folder: Any) -> 
 
 def main() -> None:
     """Parses flags and runs."""
-    flags = parser().parse_args()
+    flags = parser_of("bank_dynamics").parse_args()
     files, experiment = snapshots.read_experiment(flags.workdir)
     moments = bank_history.read_history(files, experiment)
     folder = files.path / "analysis"

@@ -10,8 +10,9 @@ from caco_jax.data.sources import ImageSet
 from caco_jax.evaluation.summary import evaluate_features
 from caco_jax.methods.bank_use import RECENT_STEPS
 from caco_jax.programs.command import read_config
-from caco_jax.programs.parser import Parser, parse
-from caco_jax.programs.reporting import add_reporting_flags, make_reporter
+from caco_jax.programs.flags import parser_of
+from caco_jax.programs.parser import parse
+from caco_jax.programs.reporting import make_reporter
 from caco_jax.training.assemble import new_network
 from caco_jax.training.checkpoints import write_json
 from caco_jax.training.pretrain import peak_memory_bytes, pretrain
@@ -69,17 +70,7 @@ def evaluate(trained: Run) -> dict[str, Any]:
 
 def main() -> None:
     """Parses flags and runs."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("--config", default="caco_digits", help="a recipe")
-    parser.add_argument("--workdir", default="runs/caco_digits", help="the run's place")
-    parser.add_argument(
-        "--fresh",
-        "--force_new",  # as experiments.pretrain and the message of a mismatch have it
-        action="store_true",
-        help="start over; a run already there is moved to WORKDIR.old",
-    )
-    add_reporting_flags(parser)
-    flags, assignments = parse(parser)
+    flags, assignments = parse(parser_of("demo"))
     config = read_config(flags.config, assignments)
     with contextlib.closing(make_reporter(flags)) as reporter:
         summary = pretrain(

@@ -16,7 +16,6 @@ from caco_jax.evaluation.labelled import Part, labelled_parts, training_view
 from caco_jax.evaluation.scores import LEVEL, Accuracies
 from caco_jax.evaluation.sweep import Frozen
 from caco_jax.programs.command import blame
-from caco_jax.programs.parser import Parser
 from caco_jax.schema import UserError, require
 from caco_jax.training.assemble import evaluation_view
 from caco_jax.training.checkpoints import write_json
@@ -25,17 +24,6 @@ from caco_jax.training.mesh import replicated, rows
 from caco_jax.training.runs import Run, Split, load_run, make_network_features
 
 _DATA_FLAGS = ("source", "data_dir", "train_split", "test_split")
-
-
-def add_run_flags(parser: Parser) -> None:
-    """The flags that say which run is evaluated, and on which images."""
-    parser.add_argument("--workdir", required=True, help="the run's directory")
-    parser.add_argument(
-        "--source", help="other images than the run's: tfds:NAME, folder:PATH, digits"
-    )
-    parser.add_argument("--data_dir", help="where prepared sets lie")
-    parser.add_argument("--train_split", help="of the source, to learn from")
-    parser.add_argument("--test_split", help="of the source, to judge by")
 
 
 def open_run(flags: argparse.Namespace) -> Run:

@@ -11,42 +11,15 @@ import jax
 import numpy as np
 
 from caco_jax.evaluation import sweep
-from caco_jax.evaluation.fine_tune import FineTuning, fine_tune
+from caco_jax.evaluation.fine_tune import fine_tune
 from caco_jax.evaluation.labelled import choose_rows
+from caco_jax.evaluation.plans import FineTuning
 from caco_jax.evaluation.scores import accuracies
 from caco_jax.programs import evaluating
-from caco_jax.programs.parser import Parser
+from caco_jax.programs.flags import parser_of
 from caco_jax.schema import ConfigError
 from caco_jax.training.alarms import check_finite
 from caco_jax.training.runs import Run
-
-
-def parse_flags() -> argparse.Namespace:
-    """The command's flags."""
-    parser = Parser(description=__doc__)
-    evaluating.add_run_flags(parser)
-    parser.add_argument(
-        "--labels",
-        type=float,
-        nargs="+",
-        default=[0.01, 0.1, 1.0],
-        help="shares of the training images, of each class where all are known",
-    )
-    for field in dataclasses.fields(FineTuning):
-        if field.name == "frozen":
-            options: dict[str, Any] = {"nargs": "*"}
-        elif field.name == "frozen_statistics":
-            options = {"action": "store_true"}
-        else:
-            options = {"type": type(field.default)}
-        parser.add_argument(
-            f"--{field.name}",
-            default=field.default,
-            help=f"{field.metadata['doc']}; {field.default}",
-            **options,
-        )
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
-    return parser.parse_args()
 
 
 def read_plan(flags: argparse.Namespace) -> FineTuning:
@@ -96,7 +69,7 @@ def tune(loaded: Run, plan: FineTuning, share: float, seed: int) -> dict[str, An
 
 def main() -> None:
     """Parses flags and runs."""
-    flags = parse_flags()
+    flags = parser_of("fine_tune").parse_args()
     plan = read_plan(flags)
     loaded = evaluating.open_run(flags)
     rows = [tune(loaded, plan, share, flags.seed) for share in flags.labels]

@@ -13,12 +13,11 @@ import numpy as np
 from caco_jax.data.views import make_views
 from caco_jax.evaluation import health
 from caco_jax.programs.command import blame
-from caco_jax.programs.evaluating import add_run_flags, open_run, run_parts, save
-from caco_jax.programs.parser import Parser
+from caco_jax.programs.evaluating import open_run, run_parts, save
+from caco_jax.programs.flags import parser_of
 from caco_jax.schema import require
 from caco_jax.training.runs import Run
 
-ROWS = 2048  # images at most
 BATCH_ROWS = 128
 
 
@@ -81,11 +80,7 @@ LINES = {
 
 def main() -> None:
     """Parses flags and runs."""
-    parser = Parser(description=__doc__)
-    add_run_flags(parser)
-    parser.add_argument("--images", type=int, default=ROWS, help="held out, at most")
-    parser.add_argument("--seed", type=int, default=0, help="of the views")
-    flags = parser.parse_args()
+    flags = parser_of("health").parse_args()
     require(flags.images >= 2, f"--images: want at least 2, got {flags.images}")
     loaded = open_run(flags)
     figures = measure(loaded, rows=flags.images, seed=flags.seed)

@@ -1,0 +1,3 @@
+"""How long processes wait for each other."""
+
+TIMEOUT_SECONDS = 300
