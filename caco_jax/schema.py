@@ -130,7 +130,9 @@ def resolve(name: str, table: Mapping[str, T], key: str) -> T | Any:
     return found
 
 
-def accepted(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def accepted(
+    function: Callable[..., Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
     """Those of some keyword arguments that a function takes."""
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

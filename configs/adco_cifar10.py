@@ -10,8 +10,13 @@ Variants:  cifar100, clae
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import CIFAR100, CLAE, Variants, memory_cifar10
-from caco_jax.config.recipe import with_variant
+from caco_jax.config.recipe import (
+    CIFAR100,
+    CLAE,
+    Variants,
+    memory_cifar10,
+    with_variant,
+)
 
 VARIANTS: Variants = {**CIFAR100, **CLAE}
 

@@ -11,8 +11,7 @@ Variants:  symmetric, multicrop, k8192, epochs800
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import Variants, moco_imagenet
-from caco_jax.config.recipe import with_variant
+from caco_jax.config.recipe import Variants, moco_imagenet, with_variant
 
 VARIANTS: Variants = {
     "symmetric": {"method.symmetric": True},

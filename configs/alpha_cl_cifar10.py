@@ -11,8 +11,7 @@ Variants:  direct, infonce, inverse, quadratic, uniform; cifar100, stl10; two at
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import CIFAR100, STL10, Variants, cifar10
-from caco_jax.config.recipe import with_variant
+from caco_jax.config.recipe import CIFAR100, STL10, Variants, cifar10, with_variant
 
 VARIANTS: Variants = {
     "direct": {},  # the recipe as it is, by the paper's name

@@ -11,8 +11,7 @@ Variants:  batch4096, epochs800
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import Variants, imagenet
-from caco_jax.config.recipe import with_variant
+from caco_jax.config.recipe import Variants, imagenet, with_variant
 
 VARIANTS: Variants = {
     "batch4096": {"training.batch_size": 4096},

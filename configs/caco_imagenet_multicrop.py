@@ -9,8 +9,7 @@ Command:   python -m experiments.pretrain --config=configs/caco_imagenet_multicr
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import Variants, load_recipe
-from caco_jax.config.recipe import with_variant
+from caco_jax.config.recipe import Variants, load_recipe, with_variant
 
 VARIANTS: Variants = {}
 

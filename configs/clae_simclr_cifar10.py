@@ -11,8 +11,13 @@ The paper states neither the rate of Adam nor the hidden width: these are usual.
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import CIFAR100, TINY_IMAGENET, Variants, cifar10
-from caco_jax.config.recipe import with_variant
+from caco_jax.config.recipe import (
+    CIFAR100,
+    TINY_IMAGENET,
+    Variants,
+    cifar10,
+    with_variant,
+)
 
 VARIANTS: Variants = {**CIFAR100, **TINY_IMAGENET}
 

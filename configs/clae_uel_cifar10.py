@@ -10,8 +10,13 @@ Variants:  cifar100, tiny_imagenet
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import CIFAR100, TINY_IMAGENET, Variants, clae_instance_cifar10
-from caco_jax.config.recipe import with_variant
+from caco_jax.config.recipe import (
+    CIFAR100,
+    TINY_IMAGENET,
+    Variants,
+    clae_instance_cifar10,
+    with_variant,
+)
 
 VARIANTS: Variants = {**CIFAR100, **TINY_IMAGENET}
 

@@ -10,8 +10,7 @@ Variants:  epochs800
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import Variants, moco_imagenet
-from caco_jax.config.recipe import with_variant
+from caco_jax.config.recipe import Variants, moco_imagenet, with_variant
 
 VARIANTS: Variants = {"epochs800": {"training.epochs": 800}}
 

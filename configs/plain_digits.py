@@ -10,8 +10,7 @@ Variants:  clae
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import CLAE, Variants, digits
-from caco_jax.config.recipe import with_variant
+from caco_jax.config.recipe import CLAE, Variants, digits, with_variant
 
 VARIANTS: Variants = CLAE
 

@@ -11,8 +11,7 @@ Variants:  cifar100, clae
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import CIFAR100, CLAE, Variants, cifar10
-from caco_jax.config.recipe import with_variant
+from caco_jax.config.recipe import CIFAR100, CLAE, Variants, cifar10, with_variant
 
 VARIANTS: Variants = {**CIFAR100, **CLAE}
 

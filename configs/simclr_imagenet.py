@@ -9,8 +9,7 @@ Command:   python -m experiments.pretrain --config=configs/simclr_imagenet.py \
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import Variants, imagenet
-from caco_jax.config.recipe import with_variant
+from caco_jax.config.recipe import Variants, imagenet, with_variant
 
 VARIANTS: Variants = {}
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from caco_jax.config.recipe import load_recipe
 from caco_jax.config.sections import default_config, experiment_config
 from caco_jax.methods import registry
 from caco_jax.methods.registry import METHODS
-from caco_jax.config.recipe import load_recipe
 from tests.methods import table, test_registry, test_table
 
 ROOT = pathlib.Path(__file__).parents[1]

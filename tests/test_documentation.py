@@ -15,13 +15,13 @@ import jax
 import pytest
 
 import caco_jax
+from caco_jax.config.recipe import load_recipe, recipes
 from caco_jax.config.sections import default_config, experiment_config, flatten
 from caco_jax.losses import l2_normalize
 from caco_jax.methods.registry import METHODS
 from caco_jax.programs import cli
 from caco_jax.programs.command import read_config
 from caco_jax.programs.parser import PREFIX, Parser
-from caco_jax.config.recipe import load_recipe, recipes
 from caco_jax.runs.fit import pretrain
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -11,8 +11,9 @@ from caco_jax.analysis import bank, snapshots
 from caco_jax.analysis.bank import Tracking
 from caco_jax.analysis.snapshots import Memory
 from caco_jax.losses import l2_normalize
-from caco_jax.runs.pretraining import Pretraining
+from caco_jax.nets.functions import Network
 from caco_jax.runs.checkpoints import Workdir
+from caco_jax.runs.pretraining import Pretraining
 
 
 class Moment(NamedTuple):
@@ -55,7 +56,7 @@ def read_history(files: Workdir, pretraining: Pretraining) -> list[Moment]:
     moments: list[Moment] = []
     for state in snapshots.read_states(files, pretraining):
         memory = snapshots.memory(pretraining, state)
-        queries = jnp.asarray(readout(state.players["encoder"], state.stats))
+        queries = jnp.asarray(readout(Network(state.players["encoder"], state.stats)))
         before = moments[-1].memory.rows if moments else None
         moments.append(
             Moment(

@@ -10,18 +10,18 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from caco_jax.config.build import saved_pretraining
 from caco_jax.data.dataset import ArrayDataset
 from caco_jax.data.views import make_views
 from caco_jax.evaluation.features import extract_features
 from caco_jax.losses import l2_normalize
 from caco_jax.methods.method import Network
 from caco_jax.nets.encoder import Encoder
-from caco_jax.schema import UserError
-from caco_jax.config.build import saved_pretraining
 from caco_jax.nets.functions import EncoderFunctions, as_encoder
-from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.checkpoints import Checkpoints, Workdir
+from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.run import restore_state
+from caco_jax.schema import UserError
 from caco_jax.training.state import TrainState
 
 PyTree = Any
@@ -118,7 +118,11 @@ def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
 
 
 def draw_batch(
-    pretraining: Pretraining, *, size: int, seed: int = 0, dtype: DTypeLike = jnp.float32
+    pretraining: Pretraining,
+    *,
+    size: int,
+    seed: int = 0,
+    dtype: DTypeLike = jnp.float32,
 ) -> Batch:
     """Views of training images, sorted by class where the images have labels.
 
@@ -148,9 +152,7 @@ def draw_batch(
     return Batch(views, labels, rows)
 
 
-def make_embed(
-    encoder: EncoderFunctions, stats: PyTree, *, dtype: DTypeLike
-) -> Embed:
+def make_embed(encoder: EncoderFunctions, stats: PyTree, *, dtype: DTypeLike) -> Embed:
     """The encoder in train mode, as a function of its parameters.
 
     Args:

@@ -1,4 +1,4 @@
-"""Configurations: sections with ranges, recipes, and the runs that are built of them."""
+"""Configurations: sections with ranges, recipes, and the runs built of them."""
 
 from caco_jax.config.sections import (
     ExperimentConfig,

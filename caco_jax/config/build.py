@@ -5,12 +5,13 @@ import difflib
 import functools
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from caco_jax.config.sections import (
     DataConfig,
@@ -18,19 +19,29 @@ from caco_jax.config.sections import (
     ExperimentConfig,
     experiment_config,
 )
+from caco_jax.data import sources
 from caco_jax.data.dataset import ArrayDataset, Dataset, as_dataset
-from caco_jax.data.sources import load
-from caco_jax.data.view_kinds import Views, as_views
-from caco_jax.data.views import VIEWS
+from caco_jax.data.view_kinds import PlainView, Views, as_views
+from caco_jax.data.views import VIEWS, make_evaluation_view
 from caco_jax.methods.adversarial import adversarial
 from caco_jax.methods.method import Method
 from caco_jax.nets.encoder import Encoder
-from caco_jax.nets.functions import EncoderFunctions, as_encoder
+from caco_jax.nets.functions import EncoderFunctions, Network, as_encoder
 from caco_jax.nets.heads import caco_projector, mlp_projector
 from caco_jax.nets.norm import BatchNorm
 from caco_jax.nets.resnet import BACKBONES
-from caco_jax.runs.pretraining import Description, Pretraining
-from caco_jax.runs.run import Run, read_run, require_checkpoints
+from caco_jax.runs.checkpoints import Checkpoints
+from caco_jax.runs.describe import describe
+from caco_jax.runs.distributed import all_or_none
+from caco_jax.runs.pretraining import (
+    BUILT_OF,
+    OBJECTS,
+    Description,
+    Pretraining,
+    with_projector,
+    without_key,
+)
+from caco_jax.runs.run import Embedder, Run, read_run, require_checkpoints
 from caco_jax.runs.workdir import Workdir
 from caco_jax.schema import (
     ConfigError,
@@ -91,6 +102,19 @@ def build_run(
         raise ConfigError(in_config(str(error))) from None
 
 
+def pretrain(
+    config: ExperimentConfig, workdir: str | os.PathLike, **how: Any
+) -> dict[str, Any]:
+    """Trains the run of a configuration, see `caco_jax.runs.fit.fit`.
+
+    Args:
+        config: the run; of many processes all build it, or none goes on.
+        workdir: its directory.
+        **how: as of `fit`.
+    """
+    return all_or_none(lambda: build_run(config)).fit(workdir, **how)
+
+
 def in_config(message: str) -> str:
     """A message about an argument of `Pretraining`, about the configuration's key."""
     key, colon, rest = message.partition(":")
@@ -121,6 +145,63 @@ def load_run(workdir: str | os.PathLike) -> Run:
     return read_run(pretraining, workdir)
 
 
+def load(
+    workdir: str | os.PathLike,
+    *,
+    encoder: Any = None,
+    projector: Any = None,
+    evaluation_view: Callable[[Array], Array] | None = None,
+) -> Run | Embedder:
+    """A trained encoder, to embed with: ``load("runs/mine").embed(examples)``.
+
+    Args:
+        workdir: the run's directory.
+        encoder: of a run that was built of objects, what it was built of; a run of a
+            configuration makes it anew.
+        projector: likewise.
+        evaluation_view: likewise.
+
+    Raises:
+        UserError: there is no such run, it saved nothing yet, or it was trained with
+            another encoder.
+    """
+    files = Workdir(workdir)
+    values = files.read_config()
+    if values.get(BUILT_OF) != OBJECTS:
+        require(
+            encoder is None,
+            f"encoder: expected none, {files.path} is the run of a configuration, "
+            f"which names its own; got {type(encoder).__name__}",
+        )
+        return load_run(workdir)
+    saved = values["encoder"]
+    require(
+        encoder is not None,
+        f"encoder: {files.path} was built in Python with {saved['name']}; pass it: "
+        "load(workdir, encoder=...)",
+    )
+    functions = with_projector(encoder, projector)
+    require(
+        describe(functions.module) == saved["module"],
+        f"encoder: {files.path} was trained with {saved['module'] or saved['name']}, "
+        f"got {describe(functions.module) or functions.name}",
+    )
+    require_checkpoints(files)
+    with Checkpoints(files) as checkpoints:
+        state = checkpoints.restore_arrays()
+    network = Network(state["players"]["encoder"], state["stats"])
+    view = PlainView() if evaluation_view is None else without_key(evaluation_view)
+    trained = values["views"]
+    require(
+        describe(view) == trained["evaluation"],
+        f"evaluation_view: expected {trained['evaluation']}, as in training, got "
+        f"{describe(view)}",
+    )
+    mean, std = tuple(trained["mean"]), tuple(trained["std"])
+    preprocess = make_evaluation_view(Views((view,), mean, std, evaluation=view))
+    return Embedder(functions, network, preprocess)
+
+
 def saved_pretraining(files: Workdir, **parts: Any) -> Pretraining:
     """The parts of the run of a directory.
 
@@ -132,7 +213,7 @@ def saved_pretraining(files: Workdir, **parts: Any) -> Pretraining:
         UserError: there is no run, or it was built of objects, not of a configuration.
     """
     values = files.read_config()
-    if values.get("built_of") == "objects":
+    if values.get(BUILT_OF) == OBJECTS:
         raise UserError(
             f"--workdir: {files.path} is a run that was built in Python "
             f"({values['encoder']['name']}); evaluate it there: "
@@ -150,7 +231,7 @@ def build_data(config: DataConfig) -> Dataset:
     if is_import_path(config.source) and not _is_source(config.source):
         return _imported_data(config)
     try:
-        dataset = load(
+        dataset = sources.load(
             config.source,
             data_dir=config.data_dir,
             seed=config.split_seed,
@@ -170,9 +251,7 @@ def build_data(config: DataConfig) -> Dataset:
 
 
 def _is_source(source: str) -> bool:
-    from caco_jax.data.sources import SOURCES
-
-    return source.partition(":")[0] in SOURCES
+    return source.partition(":")[0] in sources.SOURCES
 
 
 def _imported_data(config: DataConfig) -> Dataset:
@@ -229,7 +308,8 @@ def _takes_a_key(function: Any) -> bool:
         parameter
         for parameter in inspect.signature(function).parameters.values()
         if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and parameter.kind
+        in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
     return len(required) == 2
 

@@ -14,9 +14,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from caco_jax.data.views import VIEWS
-from caco_jax.methods.registry import METHODS
 from caco_jax.methods.method import Method
-from caco_jax.methods.registry import MethodBuilder
+from caco_jax.methods.registry import METHODS, MethodBuilder
 from caco_jax.nets.resnet import BACKBONES, STEMS
 from caco_jax.optim.settings import OptimizerConfig, TargetConfig
 from caco_jax.runs.settings import EvaluationConfig, TrainingConfig

@@ -121,7 +121,9 @@ class ArrayDataset:
             train=ArrayRecords(
                 f"{self.name}/train", self.train_examples, self.train_labels
             ),
-            test=ArrayRecords(f"{self.name}/test", self.test_examples, self.test_labels),
+            test=ArrayRecords(
+                f"{self.name}/test", self.test_examples, self.test_labels
+            ),
             class_names=self.class_names,
         )
 
@@ -213,7 +215,9 @@ def as_dataset(
     """
     if not isinstance(data, tuple | list | np.ndarray) and hasattr(data, "train_count"):
         return data
-    examples, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    examples, labels = (
+        data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    )
     examples = np.asarray(examples)
     require(
         examples.ndim >= 2 and len(examples) > 1 and examples.dtype != object,

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
 from caco_jax.data import pipeline
-from caco_jax.data.decode import BadImageError, CropSpec, random_resized_crops
-from caco_jax.data.view_kinds import PhotoView, Views, View
-from caco_jax.data.records import Records
 from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
+from caco_jax.data.decode import BadImageError, CropSpec, random_resized_crops
+from caco_jax.data.records import Records
+from caco_jax.data.view_kinds import PhotoView, View, Views
 
 # A crop's share of the image's area: torchvision's, which the protocols use.
 CROP_SCALE = (0.08, 1.0)

@@ -255,8 +255,7 @@ class Views:
         """
         require(
             self.are_photos,
-            "want None, these views have the size of the images; "
-            f"got {size_pixels}",
+            f"want None, these views have the size of the images; got {size_pixels}",
         )
         shrink = size_pixels / max(self.photo_sizes)
         smaller = (

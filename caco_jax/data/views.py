@@ -47,7 +47,7 @@ def make_views(views: Views, *, dtype: Any = jnp.float32) -> ViewsFn:
 
     Bytes become floats in [0, 1] before the views see them; other examples are handed
     on as they are. Instead of examples there may be a sequence of crops, uint8
-    [N, h_v, w_v, C] for each view: then the views are what their `finish` makes of them.
+    [N, h_v, w_v, C] for each view: the views are then what `finish` makes of them.
 
     Args:
         views: the views and their normalisation.
@@ -105,9 +105,7 @@ def make_evaluation_view(views: Views) -> Callable[[Array], Array]:
     return lambda examples: make(jax.random.key(0), examples)[0]
 
 
-def _check_examples(
-    each: Sequence[jax.Array], views: Views, *, cropped: bool
-) -> None:
+def _check_examples(each: Sequence[jax.Array], views: Views, *, cropped: bool) -> None:
     if len(each) != len(views.views):
         raise ValueError(
             f"images: want crops for {len(views.views)} views, got {len(each)}"

@@ -1,6 +1,5 @@
 """Training a pretrained network on with labels: all of it, or all but some layers."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,32 +10,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from caco_jax.evaluation.heads import INITIAL_DEVIATION, Heads
 from caco_jax.data.labelled import Part
+from caco_jax.evaluation.heads import INITIAL_DEVIATION, Heads
+from caco_jax.evaluation.plans import FineTuning
 from caco_jax.nets.functions import EncoderFunctions, Network, as_encoder
-from caco_jax.schema import BELOW_ONE, COUNT, NON_NEGATIVE, POSITIVE, setting, validate
 from caco_jax.optim import optimizers, schedules
-
-
-@dataclasses.dataclass(frozen=True)
-class FineTuning:
-    """How a network is trained on with labels, by SGD and a cosine to zero."""
-
-    backbone_rate: float = setting(0.01, allowed=NON_NEGATIVE, doc="learning rate")
-    head_rate: float = setting(0.2, allowed=POSITIVE, doc="learning rate")
-    momentum: float = setting(0.9, allowed=BELOW_ONE, doc="heavy ball")
-    weight_decay: float = setting(0.0, allowed=NON_NEGATIVE, doc="L2, of all weights")
-    batch_size: int = setting(256, allowed=COUNT, doc="images a step, at most")
-    epochs: int = setting(20, allowed=COUNT, doc="of training")
-    frozen: tuple[str, ...] = setting(
-        (), doc="layers that stay as they are: conv1, bn1, layer1 to layer4"
-    )
-    frozen_statistics: bool = setting(
-        False, doc="whether BatchNorm uses its running statistics and keeps them"
-    )
-
-    def __post_init__(self) -> None:
-        validate(self)
 
 
 class Tuned(NamedTuple):

@@ -5,7 +5,6 @@ that someone had to find. Here the candidates train side by side: the backbone, 
 is nearly all of the cost, runs once for all of them.
 """
 
-import dataclasses
 import functools
 import itertools
 from typing import Any, NamedTuple
@@ -15,65 +14,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from caco_jax.schema import (
-    BELOW_ONE,
-    COUNT,
-    FRACTION,
-    NON_NEGATIVE,
-    POSITIVE,
-    require,
-    setting,
-    validate,
-)
+from caco_jax.evaluation.plans import Protocol
 from caco_jax.optim import optimizers, schedules
 
 INITIAL_DEVIATION = 0.01  # of the heads' weights, as the papers' code draws them
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How heads are trained on a frozen backbone; the defaults are CaCo's."""
-
-    optimizer: str = setting("larc", allowed=("sgd", "larc"), doc="of the heads")
-    learning_rates: tuple[float, ...] = setting(
-        (0.4,), allowed=POSITIVE, doc="to try; for the protocol's batch size"
-    )
-    weight_decays: tuple[float, ...] = setting(
-        (0.0,), allowed=NON_NEGATIVE, doc="to try with each of the rates"
-    )
-    momentum: float = setting(0.9, allowed=BELOW_ONE, doc="heavy ball")
-    batch_size: int = setting(4096, allowed=COUNT, doc="images a step")
-    epochs: int = setting(100, allowed=COUNT, doc="of training")
-    schedule: str = setting(
-        "cosine", allowed=("cosine", "steps"), doc="of the rate, by epochs"
-    )
-    final_share: float = setting(
-        0.0, allowed=FRACTION, doc="of the rate that is left at the end of the cosine"
-    )
-    milestones: tuple[float, ...] = setting(
-        (0.6, 0.8),
-        allowed=BELOW_ONE,
-        doc="shares of the epochs, each a tenth of a rate",
-    )
-
-    def __post_init__(self) -> None:
-        validate(self)
-        for name in ("learning_rates", "weight_decays"):
-            values = getattr(self, name)
-            require(
-                0 < len(values) == len(set(values)),
-                f"{name}: want different numbers, at least one, got {values}",
-            )
-
-
-PRESETS = {
-    # He et al. 2020, arXiv:1911.05722, section 4.1, and its released code.
-    "moco": Protocol("sgd", (30.0,), batch_size=256, schedule="steps"),
-    # Hu et al. 2021, arXiv:2011.08435; its released code ends at a rate of 0.01.
-    "adco": Protocol("sgd", (10.0,), batch_size=256, final_share=0.001),
-    # Wang et al. 2022, arXiv:2203.14370; its released code: 0.025 for 256 images.
-    "caco": Protocol(),
-}
 
 
 class Setting(NamedTuple):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from caco_jax.data.dataset import Dataset, RecordDataset
 from caco_jax.data.records import Record, TfdsRecords
-from caco_jax.data.dataset import ArrayDataset, RecordDataset
 
 
 class ListedRecords:
@@ -28,7 +28,7 @@ class ListedRecords:
         return self._records[index]._replace(label=label)
 
 
-def listed_set(images: ArrayDataset | RecordDataset, feature: str) -> RecordDataset:
+def listed_set(images: Dataset, feature: str) -> RecordDataset:
     """The set, labelled by a feature that lists classes.
 
     Args:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from caco_jax.data.labelled import Part, choose_rows
 from caco_jax.evaluation.features import FeaturesFn, ViewFeaturesFn, extract_features
 from caco_jax.evaluation.heads import (
     Heads,
@@ -24,7 +25,6 @@ from caco_jax.evaluation.heads import (
     head_scores,
 )
 from caco_jax.nets.functions import Network
-from caco_jax.data.labelled import Part, choose_rows
 
 BATCH_ROWS = 256  # through the network at once, where nothing is trained
 

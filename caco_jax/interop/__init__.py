@@ -1,5 +1,5 @@
-"""Weights to and from other frameworks."""
+"""Weights to and from other frameworks: `torch_weights`, `workdirs`."""
 
-from caco_jax.interop.torch_weights import from_torch, to_torch
-
-__all__ = ["from_torch", "to_torch"]
+# The parts of a run that a file of weights may have, by the names in flags. "bank" asks
+# for whatever memory the method has, a bank or a queue.
+BACKBONE, PROJECTOR, MEMORY, TWINS = PARTS = ("backbone", "projector", "bank", "twins")

@@ -5,15 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from caco_jax.interop import layouts
+from caco_jax.interop import BACKBONE, MEMORY, PARTS, PROJECTOR, TWINS, layouts
 from caco_jax.interop.layouts import Arrays, Weights
 from caco_jax.interop.torch_weights import from_torch, to_torch, torch_shapes
 from caco_jax.methods.method import Method, Network
 from caco_jax.schema import UserError
 from caco_jax.training.state import TrainState
 
-# "bank" asks for whatever memory the method has: what files call a bank or a queue.
-BACKBONE, PROJECTOR, MEMORY, TWINS = PARTS = ("backbone", "projector", "bank", "twins")
 _TARGET = "target encoder"
 _REMEDIES = {
     BACKBONE: "name the recipe of this network, or change --config.encoder",

@@ -8,17 +8,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from caco_jax.config.build import build_run, build_views
 from caco_jax.config.sections import ExperimentConfig, experiment_config
 from caco_jax.data.dataset import ArrayDataset
 from caco_jax.interop import files, layouts
 from caco_jax.interop.states import BACKBONE, contents, fill_state, state_arrays
 from caco_jax.methods.method import Network
-from caco_jax.schema import UserError
 from caco_jax.runs.checkpoints import Checkpoints, Workdir, write_json
-from caco_jax.training.sharding import make_mesh
-from caco_jax.config.build import build_run, build_views
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.run import require_checkpoints, restore_state
+from caco_jax.schema import UserError
+from caco_jax.training.sharding import make_mesh
 from caco_jax.training.state import TrainState, create_state
 
 # A run that continues from here counts from it.
@@ -79,7 +79,11 @@ def import_run(
     place.claim(pretraining.description.values, force_new=force)
     with Checkpoints(place) as checkpoints:
         checkpoints.save(state)
-    fresh = [name for name in contents(template, pretraining.method.memory) if name not in imported]
+    fresh = [
+        name
+        for name in contents(template, pretraining.method.memory)
+        if name not in imported
+    ]
     report = {"file": str(file), "imported": imported, "fresh": fresh}
     write_json(place.summary_file, _NO_TRAINING)
     write_json(place.path / "imported.json", report)

@@ -5,7 +5,7 @@ References:
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,13 +45,13 @@ class Perturbed(NamedTuple):
 
 
 def adversarial(
-    method: Method,
+    method: Any,
     *,
     epsilon: float,
-    weight: float,
+    weight: float = 1.0,
     reencode_clean: bool = False,
     pixel_std: Sequence[float] = (),
-) -> Method:
+) -> Any:
     """The method with an input adversary: its payoff is played once more, harder.
 
     One signed gradient step moves the images of one view uphill on the host's own
@@ -66,7 +66,8 @@ def adversarial(
     payoff alone. Metrics of the second payoff are named "adversarial_...".
 
     Args:
-        method: the host; its encoder needs norms with an adversarial branch.
+        method: the host, or what makes it of an embedding's width: then so is the
+            result. Its encoder needs norms with an adversarial branch, or none.
         epsilon: by how much every pixel moves, in normalised-pixel units, above 0.
         weight: of the second payoff, at least 0.
         reencode_clean: encode the clean partner again for the second payoff, as the
@@ -78,6 +79,13 @@ def adversarial(
         ValueError: the method has an input adversary already or cannot have one, or a
             number is out of range.
     """
+    if not isinstance(method, Method):
+        how: dict[str, Any] = {
+            "epsilon": epsilon,
+            "weight": weight,
+            "reencode_clean": reencode_clean,
+        }
+        return lambda dim: adversarial(method(dim), **how, pixel_std=pixel_std)
     attack = method.attack
     if attack is None:
         raise ValueError(
@@ -90,8 +98,8 @@ def adversarial(
     def payoff(
         players: Players, context: Context, views: Sequence[View]
     ) -> tuple[Float[Array, ""], Outcome]:
-        raw, target = context.encode.online, remember(context.encode.target)
-        encode = Encode(raw if reencode_clean else remember(raw), target)
+        raw, target = context.encode.online, memoize(context.encode.target)
+        encode = Encode(raw if reencode_clean else memoize(raw), target)
         clean, outcome = method.payoff(players, context._replace(encode=encode), views)
 
         now = Context(outcome.stats, outcome.target, context.extra, encode)
@@ -120,6 +128,7 @@ def adversarial(
         description=f"{method.description}; CLAE, {_amount(epsilon, pixel_std)}",
         payoff=payoff,
         attack=None,
+        twin=True,
     )
 
 
@@ -160,7 +169,7 @@ def perturb(
     return Perturbed(images, gradient, value, jax.lax.stop_gradient(stats))
 
 
-def remember(encode: EncodeFn) -> EncodeFn:
+def memoize(encode: EncodeFn) -> EncodeFn:
     """An encoder that meets each View object once; its statistics move once, too.
 
     Only for one network, within one trace.

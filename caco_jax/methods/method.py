@@ -29,8 +29,8 @@ class View:
     """One view of a batch, and the BatchNorm branch that must see it.
 
     Attributes:
-        images: [N, ...] examples as the views made them; images are [N, H, W, C] floats,
-            normalised.
+        images: [N, ...] examples as the views made them; images are [N, H, W, C]
+            floats, normalised.
         branch: "clean" or "adversarial".
     """
 

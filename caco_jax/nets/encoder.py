@@ -24,7 +24,7 @@ class Encoder(nn.Module):
     def __call__(
         self, images: Float[Array, "n *example"], *, train: bool, branch: str = CLEAN
     ) -> Float[Array, "n d"]:
-        """Embeddings [N, D] of images [N, H, W, C] or other examples, not normalised."""
+        """Embeddings [N, D] of images [N, H, W, C] or what else, not normalised."""
         features = self.features(images, train=train, branch=branch)
         return _call(self.projector, features, train, branch)
 

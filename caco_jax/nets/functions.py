@@ -114,7 +114,7 @@ def from_functions(
         return apply(network.params, examples), network
 
     return EncoderFunctions(
-        name=qualified_name(apply),
+        name=name_of(apply),
         init=lambda key, examples: Network(init(key, examples), {}),
         embed=embed,
         features=embed,
@@ -147,8 +147,10 @@ def from_module(module: nn.Module) -> EncoderFunctions:
     ) -> tuple[Array, Network]:
         variables = {"params": network.params, _STATS: network.stats}
         if not train:
-            return module.apply(variables, examples, **call), network
-        rows, updated = module.apply(variables, examples, mutable=[_STATS], **call)
+            rows: Any = module.apply(variables, examples, **call)
+            return rows, network
+        found: Any = module.apply(variables, examples, mutable=[_STATS], **call)
+        rows, updated = found
         return rows, Network(network.params, updated.get(_STATS, {}))
 
     def embed(
@@ -168,7 +170,7 @@ def from_module(module: nn.Module) -> EncoderFunctions:
         return apply(network, examples, {**call, "method": "features"}, train=train)
 
     return EncoderFunctions(
-        name=qualified_name(type(module)),
+        name=name_of(type(module)),
         init=init,
         embed=embed,
         features=features,
@@ -192,10 +194,12 @@ def takes_branch(module: nn.Module) -> bool:
     return "branch" in inspect.signature(type(module).__call__).parameters
 
 
-def qualified_name(thing: Any) -> str:
-    """``package.module:name`` of a class or function, as far as it has one."""
-    name = getattr(thing, "__qualname__", type(thing).__qualname__)
-    return f"{getattr(thing, '__module__', '')}:{name}"
+def name_of(thing: Any) -> str:
+    """What a class or function is called, or the class of anything else.
+
+    Its module is left out: a script's is called otherwise when it is imported.
+    """
+    return getattr(thing, "__qualname__", type(thing).__qualname__)
 
 
 def embedding_dim(encoder: EncoderFunctions, shape: tuple[int, ...], dtype: Any) -> int:

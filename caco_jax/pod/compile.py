@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from caco_jax.config.build import build_run
 from caco_jax.config.sections import DataConfig, ExperimentConfig
 from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
-from caco_jax.config.build import build_run
 from caco_jax.pod.topology import Slice
 from caco_jax.training.loop import memory_bytes
 from caco_jax.training.sharding import make_mesh
@@ -54,9 +54,7 @@ def compile_step(
     Raises:
         ConfigError: the configuration does not fit the slice, or itself.
     """
-    run = build_run(
-        config, mesh=make_mesh(where.devices), data=stand_in(config.data)
-    )
+    run = build_run(config, mesh=make_mesh(where.devices), data=stand_in(config.data))
     begun = time.perf_counter()
     try:
         with _compiler_settings(where, quick=quick):

@@ -44,9 +44,9 @@ def make_report(
         "chip": {key: chip[key] for key in chip if key not in ("options", "shapes")},
         "compiler": where.devices[0].client.platform_version,
         "jax": jax.__version__,
-        "method": config.method.__class__.__name__.removesuffix("Config").lower(),
+        "method": config.method_name,
         "batch_size": config.training.batch_size,
-        "bank_size": getattr(config.method, "bank_size", None),
+        "memory_rows": memory_rows(config),
         "embedding_dim": config.embedding_dim,
         "dtype": config.encoder.dtype,
         "fits": compiled.text is not None
@@ -112,11 +112,11 @@ def _rows(exchanged: Iterable[Collective]) -> list[dict[str, Any]]:
 
 def as_text(report: Mapping[str, Any]) -> str:
     """A report for people to read."""
-    bank = report["bank_size"]
+    rows = report["memory_rows"]
     lines = [
         f"{report['method']} on {report['topology']}, {report['chips']} chips: batch "
         f"{report['batch_size']:,}, "
-        + (f"bank {bank:,} x {report['embedding_dim']}, " if bank else "")
+        + (f"memory {rows:,} x {report['embedding_dim']}, " if rows else "")
         + report["dtype"]
         + (", compiled quickly" if report["quick"] else ""),
         _memory_line(report),
@@ -198,3 +198,11 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
         right = (f"{c:>{w}}" for c, w in zip(cells, widths[1:], strict=True))
         lines.append("  ".join([f"{name:<{widths[0]}}", *right]).rstrip())
     return lines
+
+
+def memory_rows(config: ExperimentConfig) -> int | None:
+    """How many rows the method's bank or queue has; None without one."""
+    method = config.method(config.embedding_dim)
+    if method.memory is None:
+        return None
+    return getattr(config.method.settings, method.row_sharded[method.memory])

@@ -4,6 +4,9 @@ import importlib
 import os
 import pathlib
 
+from caco_jax.programs.flags import parser_of
+from caco_jax.programs.parser import parse
+
 
 def start(name: str) -> None:
     """Runs a program of this package as a process of its own, and exits as it says.
@@ -15,9 +18,10 @@ def start(name: str) -> None:
         name: the module, such as "pretrain".
     """
     if name == "pretrain":  # before what takes seconds to import
-        from caco_jax.training import preemption
+        from caco_jax.runs import preemption
 
         preemption.STOP.listen()
+    parse(parser_of(name))  # --help and a wrong flag end here, before JAX is imported
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory()))
     main = importlib.import_module(f"{__name__}.{name}").main
     from caco_jax.programs.command import run

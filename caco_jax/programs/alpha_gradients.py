@@ -20,34 +20,11 @@ from caco_jax.analysis.plots_alpha import ShapeCurves
 from caco_jax.losses import checks
 from caco_jax.methods.caco import CacoConfig
 from caco_jax.programs.command import blame
-from caco_jax.programs.parser import Parser
-from caco_jax.schema import UserError
-from caco_jax.runs.pretraining import new_network
+from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
+from caco_jax.schema import UserError
 
 TOLERANCES = {False: 1e-4, True: 1e-9}  # of the identity, by --x64
-TEMPERATURES = [0.05, 0.1, 0.2, 0.5, 1.0]
-
-
-def parser() -> Parser:
-    """The command's flags."""
-    flags = Parser(description=__doc__)
-    flags.add_argument("--workdir", required=True, help="the run's directory")
-    flags.add_argument("--batch_size", type=int, default=100, help="images of a batch")
-    flags.add_argument(
-        "--temperatures", type=float, nargs="+", default=TEMPERATURES, help="of α"
-    )
-    flags.add_argument("--x64", action="store_true", help="in double precision")
-    flags.add_argument(
-        "--player",
-        choices=("bank", "none"),
-        help="bank: fail where the run has none; none: leave it out",
-    )
-    flags.add_argument("--steps", type=int, default=40, help="of the game in turns")
-    flags.add_argument("--turns", type=int, nargs="+", default=[1, 5, 20])
-    flags.add_argument("--rate", type=float, default=0.02, help="of its gradient steps")
-    flags.add_argument("--seed", type=int, default=0, help="of batch and views")
-    return flags
 
 
 class Subject:
@@ -55,7 +32,7 @@ class Subject:
 
     def __init__(self, flags: Any) -> None:
         self.dtype = jnp.float64 if flags.x64 else jnp.float32
-        self.files, self.pretraining = snapshots.read_experiment(flags.workdir)
+        self.files, self.pretraining = snapshots.read_parts(flags.workdir)
         step = snapshots.saved_steps(self.files)[-1]
         self.state = snapshots.read_state(self.files, self.pretraining, step=step)
         if flags.player == "bank" and "bank" not in self.state.players:
@@ -214,7 +191,7 @@ def _number(value: float, how: str) -> str:
 
 def turns(subject: Subject, flags: Any) -> dict[str, Any]:
     """The game in turns from a new encoder, and its figure."""
-    params = snapshots.cast(new_network(subject.pretraining).params, subject.dtype)
+    params = snapshots.cast(subject.pretraining.new_network().params, subject.dtype)
     family = losses.FAMILIES["info_nce"](temperature=middle(flags.temperatures))
     curves = {}
     for turn in (None, *flags.turns):
@@ -240,7 +217,7 @@ def turns(subject: Subject, flags: Any) -> dict[str, Any]:
 def bank_as_pairs(subject: Subject, z1: jax.Array, z2: jax.Array) -> dict[str, Any]:
     """The bank's entries as pairs, and their figure."""
     rows = snapshots.cast(subject.state.players["bank"], subject.dtype)
-    config: Any = subject.pretraining.config.method
+    config: Any = subject.pretraining.method.settings
     cooperative = isinstance(config, CacoConfig)
     moves = bank.bank_moves(
         z1,
@@ -272,7 +249,7 @@ def check_flags(flags: Any) -> None:
 
 def main() -> None:
     """Parses flags and runs."""
-    flags = parser().parse_args()
+    flags = parser_of("alpha_gradients").parse_args()
     check_flags(flags)
     with jax.enable_x64(flags.x64):
         subject = Subject(flags)

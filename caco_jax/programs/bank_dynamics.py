@@ -14,25 +14,9 @@ from caco_jax.analysis import bank_history, plots_bank, snapshots
 from caco_jax.analysis.bank_history import Moment
 from caco_jax.analysis.plots_bank import History
 from caco_jax.programs.command import blame
-from caco_jax.programs.parser import Parser
-from caco_jax.runs.pretraining import Pretraining
+from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
-
-
-def parser() -> Parser:
-    """The command's flags."""
-    flags = Parser(description=__doc__)
-    flags.add_argument("--workdir", required=True, help="the run's directory")
-    flags.add_argument(
-        "--bandwidth",
-        type=float,
-        help="of the density's kernels, on the scale of cosines; if not given, the "
-        "bank's temperature",
-    )
-    flags.add_argument("--entries", type=int, default=4, help="of the gallery, twice")
-    flags.add_argument("--images", type=int, default=10, help="of a gallery's row")
-    flags.add_argument("--seed", type=int, default=0, help="of batches and views")
-    return flags
+from caco_jax.runs.pretraining import Pretraining
 
 
 def dynamics(moments: list[Moment], steps_per_epoch: int, folder: Any) -> dict:
@@ -88,7 +72,7 @@ def dynamics(moments: list[Moment], steps_per_epoch: int, folder: Any) -> dict:
 
 def focus(pretraining: Pretraining, state: Any, flags: Any, folder: Any) -> dict:
     """Which queries each payoff leans to, on augmented views as in training."""
-    config = pretraining.config
+    settings: Any = pretraining.method.settings
     batch = snapshots.draw_batch(
         pretraining,
         size=len(snapshots.in_memory(pretraining).train_examples),
@@ -97,14 +81,14 @@ def focus(pretraining: Pretraining, state: Any, flags: Any, folder: Any) -> dict
     order = np.random.default_rng(flags.seed).permutation(len(batch.rows))
     queries, keys = snapshots.encode_pairs(pretraining, state, batch)
     memory = snapshots.memory(pretraining, state)
-    temperature = getattr(config.method, "bank_temperature", config.method.temperature)
+    temperature = getattr(settings, "bank_temperature", settings.temperature)
     with blame("--bandwidth"):
         found = bank_history.focus_on_density(
             queries[order],
             keys[order],
             memory.rows,
             temperature=temperature,
-            batch_size=config.training.batch_size,
+            batch_size=pretraining.training.batch_size,
             bandwidth=flags.bandwidth,
         )
     for density, by_payoff in found.correlations.items():
@@ -135,8 +119,8 @@ def gallery(pretraining: Pretraining, moment: Moment, flags: Any, folder: Any) -
 
 def main() -> None:
     """Parses flags and runs."""
-    flags = parser().parse_args()
-    files, pretraining = snapshots.read_experiment(flags.workdir)
+    flags = parser_of("bank_dynamics").parse_args()
+    files, pretraining = snapshots.read_parts(flags.workdir)
     moments = bank_history.read_history(files, pretraining)
     folder = files.path / "analysis"
     folder.mkdir(exist_ok=True)

@@ -1,12 +1,11 @@
 """The console command ``caco``: one front door to all programs."""
 
-import ast
-import importlib.util
 import os
 import sys
 from typing import Any
 
 from caco_jax.programs import start
+from caco_jax.programs.flags import docstring
 from caco_jax.programs.parser import Parser
 
 # A name leads to a program's module, or to more names.
@@ -77,9 +76,5 @@ def front_door(name: str, programs: dict[str, Any]) -> Parser:
 
 
 def first_line(program: str) -> str:
-    """What a program is for, without importing it."""
-    spec = importlib.util.find_spec(f"caco_jax.programs.{program}")
-    assert spec and spec.loader
-    source = spec.loader.get_source(spec.name)  # type: ignore[attr-defined]
-    text = ast.get_docstring(ast.parse(source)) or ""
-    return text.splitlines()[0].split(": python -m")[0].rstrip(".")
+    """What a program is for, in few words."""
+    return docstring(program).splitlines()[0].split(": python -m")[0].rstrip(".")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from caco_jax.config.sections import ExperimentConfig, experiment_config
 from caco_jax.config.recipe import load_recipe, override
-from caco_jax.schema import UserError
+from caco_jax.config.sections import ExperimentConfig, experiment_config
 from caco_jax.runs.distributed import AgreedError, is_primary, leave
 from caco_jax.runs.preemption import REQUEUE_STATUS, Stopped
+from caco_jax.schema import UserError
 
 _LOOP_CLOSED = "Event loop is closed"
 

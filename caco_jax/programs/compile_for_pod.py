@@ -4,7 +4,6 @@ python -m experiments.compile_for_pod --config=... --topology=v5e:4x4
 python -m experiments.compile_for_pod --config=... --sweep_topologies=v5e:4x4,v5e:8x8
 """
 
-import argparse
 import dataclasses
 import pathlib
 
@@ -12,48 +11,15 @@ from caco_jax.config.sections import ExperimentConfig
 from caco_jax.pod.report import Report, as_text, curve_text, make_report
 from caco_jax.pod.topology import open_slice
 from caco_jax.programs.command import read_config
-from caco_jax.programs.parser import Parser, parse
-from caco_jax.schema import UserError
+from caco_jax.programs.flags import parser_of
+from caco_jax.programs.parser import parse
 from caco_jax.runs.checkpoints import write_json
-
-
-def _parser() -> Parser:
-    """The command's flags."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="--config.SECTION.KEY=VALUE replaces a value of the recipe. No data set "
-        "is read. A ResNet-50 takes minutes.",
-    )
-    parser.add_argument(
-        "--config",
-        required=True,
-        help="a recipe: a name, or a Python file",
-    )
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--topology", help="CHIP:SHAPE, such as v5e:4x4 or v4:4x4x4")
-    where.add_argument("--sweep_topologies", help="several, with commas between them")
-    parser.add_argument(
-        "--scale_batch",
-        action="store_true",
-        help="with --sweep_topologies: the batch grows with the chips, from the "
-        "recipe's on the first slice (weak scaling); else it is the same on all",
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="compile several times faster, with less optimisation: what chips send is "
-        "the same and memory nearly so, but HBM traffic, and so time, comes out higher",
-    )
-    parser.add_argument(
-        "--out", default="runs/pod/report.json", help="file; %(default)s by default"
-    )
-    return parser
+from caco_jax.schema import UserError
 
 
 def main() -> None:
     """Parses flags, compiles, prints and saves."""
-    flags, assignments = parse(_parser())
+    flags, assignments = parse(parser_of("compile_for_pod"))
     config = read_config(flags.config, assignments)
     source = {"config": flags.config, "changes": assignments}
     if flags.topology:

@@ -18,27 +18,11 @@ from caco_jax.analysis.deep_linear import Ascent, Verdict
 from caco_jax.analysis.pairs import Pairs
 from caco_jax.analysis.plots_networks import AscentCurves
 from caco_jax.programs.command import blame
-from caco_jax.programs.parser import Parser
-from caco_jax.schema import UserError
+from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
+from caco_jax.schema import UserError
 
 GAP, RATIO, COSINE = 1e-6, 1e-3, 0.999  # the claims' tolerances
-
-
-def parser() -> Parser:
-    """The command's flags."""
-    flags = Parser(description=__doc__)
-    flags.add_argument("--out", default="runs/deep_linear_pca", help="a directory")
-    flags.add_argument("--starts", type=int, default=128, help="of each network")
-    flags.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    flags.add_argument("--widths", type=int, nargs="+", default=[4, 16], help="units")
-    flags.add_argument(
-        "--pairs",
-        help="a .npz file with views x1, x2 [N, d] and, if wanted, weights alpha "
-        "[N, N]: asks the theorem about these instead",
-    )
-    flags.add_argument("--seed", type=int, default=0, help="of inputs and starts")
-    return flags
 
 
 def read_pairs(path: str) -> Pairs:
@@ -176,7 +160,7 @@ def study(flags: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Parses flags and runs."""
-    flags = parser().parse_args()
+    flags = parser_of("deep_linear_pca").parse_args()
     check_flags(flags)
     out = pathlib.Path(flags.out)
     with jax.enable_x64(True):

@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 
 from caco_jax.analysis import plots
+from caco_jax.config.build import load_run, pretrain
 from caco_jax.data.dataset import ArrayDataset
 from caco_jax.evaluation.summary import evaluate_features
 from caco_jax.methods.bank_use import RECENT_STEPS
 from caco_jax.programs.command import read_config
-from caco_jax.programs.parser import Parser, parse
-from caco_jax.programs.reporting import add_reporting_flags, make_reporter
-from caco_jax.runs.pretraining import new_network
+from caco_jax.programs.flags import parser_of
+from caco_jax.programs.parser import parse
+from caco_jax.programs.reporting import make_reporter
 from caco_jax.runs.checkpoints import write_json
-from caco_jax.runs.fit import peak_memory_bytes, pretrain
+from caco_jax.runs.progress import peak_memory_bytes
 from caco_jax.runs.run import (
     Run,
-    load_run,
     make_network_features,
-    pixel_features,
+    raw_features,
 )
 
 ROWS = {
@@ -41,12 +41,12 @@ def table(results: dict[str, Any]) -> str:
 
 def evaluate(trained: Run) -> dict[str, Any]:
     """The table's rows; figures are saved beside the run."""
-    pretraining = trained.experiment
+    pretraining = trained.pretraining
     network_features = make_network_features(pretraining)
     parts = {
         "pretrained": network_features(trained.network),
-        "random_encoder": network_features(new_network(pretraining)),
-        "raw_pixels": pixel_features(pretraining),
+        "random_encoder": network_features(pretraining.new_network()),
+        "raw_pixels": raw_features(trained),
     }
     folder = trained.files.path
     rows = trained.files.read_metrics()
@@ -60,26 +60,14 @@ def evaluate(trained: Run) -> dict[str, Any]:
         class_names=pretraining.data.class_names,
     )
     return {
-        name: evaluate_features(
-            *train, *test, num_classes=pretraining.data.num_classes
-        )
+        name: evaluate_features(*train, *test, num_classes=pretraining.data.num_classes)
         for name, (train, test) in parts.items()
     }
 
 
 def main() -> None:
     """Parses flags and runs."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("--config", default="caco_digits", help="a recipe")
-    parser.add_argument("--workdir", default="runs/caco_digits", help="the run's place")
-    parser.add_argument(
-        "--fresh",
-        "--force_new",  # as experiments.pretrain and the message of a mismatch have it
-        action="store_true",
-        help="start over; a run already there is moved to WORKDIR.old",
-    )
-    add_reporting_flags(parser)
-    flags, assignments = parse(parser)
+    flags, assignments = parse(parser_of("demo"))
     config = read_config(flags.config, assignments)
     with contextlib.closing(make_reporter(flags)) as reporter:
         summary = pretrain(

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 
 import jax
 
+from caco_jax.config.build import pretrain
 from caco_jax.programs.command import read_config
-from caco_jax.programs.parser import Parser
-from caco_jax.runs.fit import pretrain
+from caco_jax.programs.flags import parser_of
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 EXTRAS = {
@@ -112,7 +112,7 @@ CHECKS: tuple[Callable[[], str], ...] = (versions, devices, cache, steps)
 
 def main() -> None:
     """Prints a line for each check."""
-    Parser(description=__doc__).parse_args()
+    parser_of("doctor").parse_args()
     unwell = 0
     for check in CHECKS:
         try:

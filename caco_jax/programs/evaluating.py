@@ -9,33 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from caco_jax.config.build import build_data, load_run
+from caco_jax.config.sections import experiment_config
+from caco_jax.data.labelled import Part, labelled_parts, training_view
 from caco_jax.data.views import make_views
 from caco_jax.evaluation import checks
 from caco_jax.evaluation.features import make_features, make_view_features
-from caco_jax.data.labelled import Part, labelled_parts, training_view
 from caco_jax.evaluation.scores import LEVEL, Accuracies
 from caco_jax.evaluation.sweep import Frozen
 from caco_jax.programs.command import blame
-from caco_jax.programs.parser import Parser
-from caco_jax.schema import UserError, require
 from caco_jax.runs.checkpoints import write_json
-from caco_jax.runs.inputs import load_images, photo_sizes
+from caco_jax.runs.run import Run, Split
+from caco_jax.schema import UserError, require
 from caco_jax.training.sharding import replicated, rows
-from caco_jax.config.build import load_run
-from caco_jax.runs.run import Run, Split, make_network_features
 
 _DATA_FLAGS = ("source", "data_dir", "train_split", "test_split")
-
-
-def add_run_flags(parser: Parser) -> None:
-    """The flags that say which run is evaluated, and on which images."""
-    parser.add_argument("--workdir", required=True, help="the run's directory")
-    parser.add_argument(
-        "--source", help="other images than the run's: tfds:NAME, folder:PATH, digits"
-    )
-    parser.add_argument("--data_dir", help="where prepared sets lie")
-    parser.add_argument("--train_split", help="of the source, to learn from")
-    parser.add_argument("--test_split", help="of the source, to judge by")
 
 
 def open_run(flags: argparse.Namespace) -> Run:
@@ -47,17 +35,13 @@ def open_run(flags: argparse.Namespace) -> Run:
     run = load_run(flags.workdir)
     named = {name: getattr(flags, name) for name in _DATA_FLAGS}
     changes = {name: value for name, value in named.items() if value is not None}
-    pretraining = run.pretraining
     if changes:
-        data = dataclasses.replace(pretraining.config.data, **changes)
-        config = dataclasses.replace(pretraining.config, data=data)
-        pretraining = pretraining._replace(images=load_images(data), config=config)
-        run = run._replace(pretraining=pretraining)
-    images = pretraining.data
-    if images.has_labels and images.num_classes < 2:
+        config = experiment_config(run.files.read_config())
+        run = run._replace(data=build_data(dataclasses.replace(config.data, **changes)))
+    if run.data.has_labels and run.data.num_classes < 2:
         raise UserError(
-            f"--source: want images of two classes or more, {images.name} has "
-            f"{images.num_classes}"
+            f"--source: want images of two classes or more, {run.data.name} has "
+            f"{run.data.num_classes}"
         )
     return run
 
@@ -68,9 +52,9 @@ def run_features(run: Run) -> tuple[Split, Split]:
     Raises:
         UserError: there are no labels, or a feature is not finite.
     """
-    parts = make_network_features(run.pretraining)(run.network)
+    parts = run.features()
     for part in parts:
-        with blame(f"--workdir: of {run.pretraining.data.name}"):
+        with blame(f"--workdir: of {run.data.name}"):
             checks.require_finite(np.isfinite(np.asarray(part.features)).all())
     return parts
 
@@ -81,29 +65,22 @@ def run_parts(run: Run) -> tuple[Part, Part]:
     Raises:
         UserError: there are no labels.
     """
-    pretraining = run.pretraining
-    sizes = photo_sizes(pretraining.views)
+    size_pixels = max(run.pretraining.views.photo_sizes, default=0)
     with blame("--source"):
-        return labelled_parts(
-            pretraining.data,
-            size_pixels=max(sizes, default=0),
-            bad_share=pretraining.config.data.bad_image_share,
-            workers=pretraining.config.data.workers,
-        )
+        return labelled_parts(run.data, size_pixels=size_pixels)
 
 
 def training_views(run: Run) -> Callable[..., tuple[jax.Array, ...]]:
     """(key, pixels) -> the view that a classifier is trained on."""
-    recipe = run.pretraining.views
-    return make_views(dataclasses.replace(recipe, views=(training_view(recipe),)))
+    views = run.pretraining.views
+    return make_views(dataclasses.replace(views, views=(training_view(views),)))
 
 
 def frozen_network(run: Run) -> Frozen:
     """The run's network, as it stays."""
-    encoder, network = run.pretraining.encoder, run.network
+    encoder = run.pretraining.encoder
     return Frozen(
-        network.params,
-        network.stats,
+        run.network,
         make_view_features(encoder, training_views(run)),
         make_features(encoder, run.pretraining.evaluation_input()),
     )
@@ -128,7 +105,7 @@ def save(
     if flags.source is not None:
         name += "_" + re.sub(r"\W+", "_", flags.source).strip("_")
     step = int(run.state.step)
-    images = run.pretraining.data.name
+    images = run.data.name
     values = {"step": step, "images": images, **figures}
     write_json(run.files.path / f"{name}.json", values)
 
@@ -144,7 +121,7 @@ def summary(found: Accuracies, count: int) -> str:
 
 def figures(loaded: Run, found: Accuracies) -> dict[str, Any]:
     """The accuracies as they are saved; classes without images have none."""
-    by_class = zip(loaded.pretraining.data.class_names, found.by_class, strict=True)
+    by_class = zip(loaded.data.class_names, found.by_class, strict=True)
     return {
         "accuracy": found.top1,
         "top5": found.top5,

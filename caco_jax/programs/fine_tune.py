@@ -10,43 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from caco_jax.evaluation import sweep
-from caco_jax.evaluation.fine_tune import FineTuning, fine_tune
 from caco_jax.data.labelled import choose_rows
+from caco_jax.evaluation import sweep
+from caco_jax.evaluation.fine_tune import fine_tune
+from caco_jax.evaluation.plans import FineTuning
 from caco_jax.evaluation.scores import accuracies
 from caco_jax.programs import evaluating
-from caco_jax.programs.parser import Parser
-from caco_jax.schema import ConfigError
-from caco_jax.runs.monitor import check_finite
+from caco_jax.programs.flags import parser_of
 from caco_jax.runs.run import Run
-
-
-def parse_flags() -> argparse.Namespace:
-    """The command's flags."""
-    parser = Parser(description=__doc__)
-    evaluating.add_run_flags(parser)
-    parser.add_argument(
-        "--labels",
-        type=float,
-        nargs="+",
-        default=[0.01, 0.1, 1.0],
-        help="shares of the training images, of each class where all are known",
-    )
-    for field in dataclasses.fields(FineTuning):
-        if field.name == "frozen":
-            options: dict[str, Any] = {"nargs": "*"}
-        elif field.name == "frozen_statistics":
-            options = {"action": "store_true"}
-        else:
-            options = {"type": type(field.default)}
-        parser.add_argument(
-            f"--{field.name}",
-            default=field.default,
-            help=f"{field.metadata['doc']}; {field.default}",
-            **options,
-        )
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
-    return parser.parse_args()
+from caco_jax.schema import ConfigError
+from caco_jax.training.finite_check import check_finite
 
 
 def read_plan(flags: argparse.Namespace) -> FineTuning:
@@ -62,25 +35,24 @@ def read_plan(flags: argparse.Namespace) -> FineTuning:
 def tune(loaded: Run, plan: FineTuning, share: float, seed: int) -> dict[str, Any]:
     """Trains on a share of the labels, judges, and says so."""
     train, test = evaluating.run_parts(loaded)
-    pretraining, network = loaded.pretraining, loaded.network
+    pretraining = loaded.pretraining
     with evaluating.blame("--labels"):
         rows = choose_rows(train, share=share, seed=seed)
     with evaluating.blame("--frozen"), jax.set_mesh(pretraining.mesh):
         tuned = fine_tune(
             pretraining.encoder,
             evaluating.training_views(loaded),
-            network.params,
-            network.stats,
+            loaded.network,
             train,
             rows,
             plan,
-            num_classes=pretraining.data.num_classes,
+            num_classes=loaded.data.num_classes,
             seed=seed,
             put=evaluating.put_batch(loaded),
         )
     check_finite(0, {"loss": tuned.losses})
     frozen = evaluating.frozen_network(loaded)
-    frozen = frozen._replace(params=tuned.params, stats=tuned.stats)
+    frozen = frozen._replace(network=tuned.network)
     scores, labels = sweep.collect_scores(
         tuned.head, sweep.part_features(frozen, test, np.arange(len(test)))
     )
@@ -96,7 +68,7 @@ def tune(loaded: Run, plan: FineTuning, share: float, seed: int) -> dict[str, An
 
 def main() -> None:
     """Parses flags and runs."""
-    flags = parse_flags()
+    flags = parser_of("fine_tune").parse_args()
     plan = read_plan(flags)
     loaded = evaluating.open_run(flags)
     rows = [tune(loaded, plan, share, flags.seed) for share in flags.labels]

@@ -13,12 +13,11 @@ import numpy as np
 from caco_jax.data.views import make_views
 from caco_jax.evaluation import health
 from caco_jax.programs.command import blame
-from caco_jax.programs.evaluating import add_run_flags, open_run, run_parts, save
-from caco_jax.programs.parser import Parser
-from caco_jax.schema import require
+from caco_jax.programs.evaluating import open_run, run_parts, save
+from caco_jax.programs.flags import parser_of
 from caco_jax.runs.run import Run
+from caco_jax.schema import require
 
-ROWS = 2048  # images at most
 BATCH_ROWS = 128
 
 
@@ -26,16 +25,15 @@ def measure(loaded: Run, *, rows: int, seed: int) -> dict[str, float]:
     """The figures by name."""
     pretraining, network = loaded.pretraining, loaded.network
     views = make_views(pretraining.views)
-    variables = {"params": network.params, "batch_stats": network.stats}
 
     @jax.jit
     def encode(key: jax.Array, pixels: Any) -> tuple[Any, Any, Any]:
         first, second, *_ = views(key, pixels)
-        apply = pretraining.encoder.apply
+        encoder = pretraining.encoder
         return (
-            apply(variables, first, train=False, method="features"),
-            apply(variables, second, train=False, method="features"),
-            apply(variables, first, train=False),
+            encoder.features(network, first)[0],
+            encoder.features(network, second)[0],
+            encoder.embed(network, first, train=False)[0],
         )
 
     _, test = run_parts(loaded)
@@ -51,7 +49,7 @@ def measure(loaded: Run, *, rows: int, seed: int) -> dict[str, float]:
     one, other, embeddings = (
         jnp.concatenate(part) for part in zip(*found, strict=True)
     )
-    with blame(f"--workdir: of {pretraining.data.name}"):
+    with blame(f"--workdir: of {loaded.data.name}"):
         figures = {
             "images": len(one),
             "features": one.shape[1],
@@ -60,7 +58,7 @@ def measure(loaded: Run, *, rows: int, seed: int) -> dict[str, float]:
             "uniformity": health.uniformity(one),
             "alignment": health.alignment(one, other),
         }
-        bank = loaded.state.players.get("bank")
+        bank = loaded.state.players.get(pretraining.method.memory or "")
         if bank is not None:
             cosine, nearest = health.nearest_cosine(embeddings, bank)
             uses = jnp.bincount(jnp.asarray(nearest), length=len(bank))
@@ -81,11 +79,7 @@ LINES = {
 
 def main() -> None:
     """Parses flags and runs."""
-    parser = Parser(description=__doc__)
-    add_run_flags(parser)
-    parser.add_argument("--images", type=int, default=ROWS, help="held out, at most")
-    parser.add_argument("--seed", type=int, default=0, help="of the views")
-    flags = parser.parse_args()
+    flags = parser_of("health").parse_args()
     require(flags.images >= 2, f"--images: want at least 2, got {flags.images}")
     loaded = open_run(flags)
     figures = measure(loaded, rows=flags.images, seed=flags.seed)

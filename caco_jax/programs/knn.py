@@ -4,19 +4,13 @@ import jax
 
 from caco_jax.evaluation.knn import knn_accuracy
 from caco_jax.programs.command import blame
-from caco_jax.programs.evaluating import add_run_flags, open_run, run_features, save
-from caco_jax.programs.parser import Parser
+from caco_jax.programs.evaluating import open_run, run_features, save
+from caco_jax.programs.flags import parser_of
 
 
 def main() -> None:
     """Parses flags and runs."""
-    parser = Parser(description=__doc__)
-    add_run_flags(parser)
-    parser.add_argument("--k", type=int, nargs="+", default=[20], help="neighbours")
-    parser.add_argument(
-        "--temperature", type=float, nargs="+", default=[0.2], help="of the votes"
-    )
-    flags = parser.parse_args()
+    flags = parser_of("knn").parse_args()
     loaded = open_run(flags)
     train, test = run_features(loaded)
     settings = [(k, t) for k in flags.k for t in flags.temperature]
@@ -24,7 +18,7 @@ def main() -> None:
         accuracies = knn_accuracy(
             *test,
             *train,
-            num_classes=loaded.pretraining.data.num_classes,
+            num_classes=loaded.data.num_classes,
             settings=settings,
         )
     rows = [

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from caco_jax.evaluation import linear, multilabel, sweep
-from caco_jax.evaluation.heads import PRESETS, Protocol
 from caco_jax.evaluation.listed import listed_set
+from caco_jax.evaluation.plans import HELD_OUT, PRESETS, Protocol
 from caco_jax.evaluation.scores import (
     LEVEL,
     accuracies,
@@ -25,54 +25,17 @@ from caco_jax.evaluation.scores import (
     mean_average_precision,
 )
 from caco_jax.programs import evaluating
-from caco_jax.programs.parser import Parser
-from caco_jax.schema import ConfigError
+from caco_jax.programs.flags import parser_of
 from caco_jax.runs.run import Run
+from caco_jax.schema import ConfigError
 
 SWEPT = ("learning_rates", "weight_decays", "batch_size", "epochs")
-HELD_OUT = 0.1
 PRECISION_DRAWS = 200  # of the bootstrap: each ranks all images for all classes
 
 
 def parse_flags() -> argparse.Namespace:
     """The command's flags."""
-    parser = Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    evaluating.add_run_flags(parser)
-    parser.add_argument("--protocol", choices=("lbfgs", "imagenet"), default="lbfgs")
-    parser.add_argument(
-        "--label_feature",
-        help="lbfgs: a feature of a TFDS set that lists the classes of an image, as "
-        "labels in tfds:voc/2007; judged by the mean average precision",
-    )
-    parser.add_argument(
-        "--l2",
-        type=float,
-        help="lbfgs: penalty on the weights; chosen among "
-        f"{', '.join(f'{l2:g}' for l2 in linear.L2_GRID)} if not given",
-    )
-    parser.add_argument(
-        "--preset",
-        choices=tuple(PRESETS),
-        help="imagenet: whose published settings; caco's if not given",
-    )
-    parser.add_argument(
-        "--learning_rates", type=float, nargs="+", help="imagenet: to try"
-    )
-    parser.add_argument(
-        "--weight_decays", type=float, nargs="+", help="imagenet: to try with each"
-    )
-    parser.add_argument("--batch_size", type=int, help="imagenet: images a step")
-    parser.add_argument("--epochs", type=int, help="imagenet: of training")
-    parser.add_argument(
-        "--held_out",
-        type=float,
-        help="imagenet: share of the training images kept back to choose by; "
-        f"{HELD_OUT} if not given",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
-    flags = parser.parse_args()
+    flags = parser_of("linear_probe").parse_args()
     ignored = {
         "lbfgs": ("preset", "held_out", *SWEPT),
         "imagenet": ("l2", "label_feature"),
@@ -87,7 +50,7 @@ def parse_flags() -> argparse.Namespace:
 def by_lbfgs(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
     """Logistic regression on features that are taken once."""
     train, test = evaluating.run_features(loaded)
-    num_classes = loaded.pretraining.data.num_classes
+    num_classes = loaded.data.num_classes
     l2, choice = flags.l2, None
     with evaluating.blame("--l2"):
         if l2 is None:
@@ -108,10 +71,9 @@ def by_lbfgs(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
 
 def by_precision(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
     """One logistic regression a class, for images that show several."""
-    pretraining = loaded.pretraining
     with evaluating.blame("--label_feature"):
-        images = listed_set(pretraining.data, flags.label_feature)
-    loaded = loaded._replace(pretraining=pretraining._replace(images=images))
+        images = listed_set(loaded.data, flags.label_feature)
+    loaded = loaded._replace(data=images)
     train, test = evaluating.run_features(loaded)
     l2, choice = flags.l2, None
     with evaluating.blame("--l2"):
@@ -179,7 +141,7 @@ def by_sweep(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
             frozen,
             train,
             protocol,
-            num_classes=loaded.pretraining.data.num_classes,
+            num_classes=loaded.data.num_classes,
             held_out=HELD_OUT if flags.held_out is None else flags.held_out,
             seed=flags.seed,
             put=evaluating.put_batch(loaded),

@@ -6,22 +6,15 @@ ImageNet's two tar files have to be fetched by hand, and --manual_dir says where
 are. What was prepared is summed up on the screen and in summary.json beside it.
 """
 
-import argparse
 from pathlib import Path
 
 from caco_jax.data.prepare import prepare, summary_text
-from caco_jax.programs.parser import Parser
+from caco_jax.programs.flags import parser_of
 
 
 def main() -> None:
     """Parses flags and runs."""
-    parser = Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dataset", required=True, help="tfds:NAME[/CONFIG][:VERSION]")
-    parser.add_argument("--data_dir", required=True, help="where prepared sets lie")
-    parser.add_argument("--manual_dir", help="where files fetched by hand are")
-    flags = parser.parse_args()
+    flags = parser_of("prepare_dataset").parse_args()
     manual_dir = None if flags.manual_dir is None else Path(flags.manual_dir)
     summary = prepare(flags.dataset, Path(flags.data_dir), manual_dir=manual_dir)
     print(summary_text(summary))

@@ -4,53 +4,25 @@ import argparse
 import contextlib
 from typing import Any
 
+from caco_jax.config.build import build_run, in_config, pretrain
 from caco_jax.config.sections import ExperimentConfig
 from caco_jax.programs.command import read_config
-from caco_jax.programs.parser import Parser, parse
-from caco_jax.programs.reporting import add_reporting_flags, make_reporter
-from caco_jax.schema import UserError
+from caco_jax.programs.flags import parser_of
+from caco_jax.programs.parser import parse
+from caco_jax.programs.reporting import make_reporter
 from caco_jax.runs import preemption
 from caco_jax.runs.distributed import (
-    TIMEOUT_SECONDS,
+    all_or_none,
     initialize,
     is_primary,
-    all_or_none,
 )
-from caco_jax.runs.dry_run import rehearse
-from caco_jax.runs.fit import Reporter, pretrain
+from caco_jax.runs.fit import Reporter
+from caco_jax.schema import ConfigError, UserError
 
 
 def main() -> None:
     """Parses flags and runs."""
-    parser = Parser(
-        description=__doc__,
-        epilog="--config.SECTION.KEY=VALUE replaces a value of the recipe.",
-    )
-    parser.add_argument(
-        "--config",
-        required=True,
-        help="a recipe: a name, or a Python file",
-    )
-    parser.add_argument("--workdir", required=True, help="the run's directory")
-    parser.add_argument(
-        "--force_new",
-        action="store_true",
-        help="start over; a run already there is moved to WORKDIR.old",
-    )
-    parser.add_argument(
-        "--resume_with_changes",
-        default="",
-        metavar="KEY,KEY",
-        help="go on with other values of these keys, such as training.epochs",
-    )
-    parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="check the run, its images, memory and directory; train and write nothing",
-    )
-    add_reporting_flags(parser)
-    add_distributed_flags(parser)
-    flags, assignments = parse(parser)
+    flags, assignments = parse(parser_of("pretrain"))
     join_others(flags)
     config = all_or_none(lambda: read_config(flags.config, assignments))
     how: dict[str, Any] = {
@@ -76,7 +48,10 @@ def main() -> None:
 
 def describe(config: ExperimentConfig, workdir: str, how: dict[str, Any]) -> str:
     """What a dry run found, as text."""
-    found = rehearse(config, workdir, **how)
+    try:
+        found = build_run(config).dry_run(workdir, **how)
+    except ConfigError as error:
+        raise ConfigError(in_config(str(error))) from None
     there = found["device_bytes"]
     of = "" if there is None else f" of {there / 1e6:,.0f}"
     return "\n".join(
@@ -89,26 +64,6 @@ def describe(config: ExperimentConfig, workdir: str, how: dict[str, Any]) -> str
             f"free for {workdir}",
             "Nothing was trained or written.",
         ]
-    )
-
-
-def add_distributed_flags(parser: Parser) -> None:
-    """Flags of a run of many processes."""
-    group = parser.add_argument_group("a run of many processes")
-    group.add_argument(
-        "--distributed",
-        action="store_true",
-        help="join the other processes of this run; SLURM, GKE and TPU say the rest",
-    )
-    group.add_argument("--coordinator_address", help="HOST:PORT of process 0")
-    group.add_argument("--num_processes", type=int, help="of the whole run")
-    group.add_argument("--process_id", type=int, help="of this one, from 0")
-    group.add_argument(
-        "--initialization_timeout",
-        type=int,
-        default=TIMEOUT_SECONDS,
-        metavar="SECONDS",
-        help="how long processes wait for each other (default: %(default)s)",
     )
 
 

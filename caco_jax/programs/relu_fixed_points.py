@@ -19,28 +19,12 @@ from caco_jax.analysis.plots_networks import Spread
 from caco_jax.analysis.relu_training import Setting, Trained
 from caco_jax.analysis.two_layer_relu import FIXED, FixedPoints
 from caco_jax.programs.command import blame
-from caco_jax.programs.parser import Parser
-from caco_jax.schema import UserError
+from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
+from caco_jax.schema import UserError
 
 LOSS_NAMES = {"infonce": "InfoNCE", "quadratic": "quadratic"}
 MEASURES = ("concentrations", "coverages")
-
-
-def parser() -> Parser:
-    """The command's flags."""
-    flags = Parser(description=__doc__)
-    flags.add_argument("--out", default="runs/relu_fixed_points", help="a directory")
-    flags.add_argument("--seeds", type=int, default=64, help="networks at once")
-    flags.add_argument("--hidden", type=int, nargs="+", default=[5, 10, 20, 40])
-    flags.add_argument("--steps", type=int, default=5000, help="of training")
-    flags.add_argument("--batch_size", type=int, default=128, help="samples a step")
-    flags.add_argument("--temperature", type=float, default=0.1, help="of InfoNCE")
-    flags.add_argument(
-        "--ascent_steps", type=int, default=2**15, help="at most, to a fixed point"
-    )
-    flags.add_argument("--seed", type=int, default=0, help="of everything")
-    return flags
 
 
 def keys(flags: Any, stream: int) -> jax.Array:
@@ -153,7 +137,7 @@ def rows(trained: dict[str, list[Trained]], hidden: list[int]) -> list[dict[str,
 
 def main() -> None:
     """Parses flags and runs."""
-    flags = parser().parse_args()
+    flags = parser_of("relu_fixed_points").parse_args()
     if flags.seeds < 1:
         raise UserError(f"--seeds: want at least 1, got {flags.seeds}")
     with blame("--hidden, --batch_size, --temperature"):

@@ -7,24 +7,16 @@ them: one HTML file that needs no network.
 
 import pathlib
 
-from caco_jax.programs.parser import Parser
+from caco_jax.programs.flags import parser_of
 from caco_jax.report.collect import collect
 from caco_jax.report.page import render
-from caco_jax.schema import UserError
 from caco_jax.runs.workdir import write_whole
+from caco_jax.schema import UserError
 
 
 def main() -> None:
     """Parses flags and runs."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("--workdir", required=True, help="the run's directory")
-    parser.add_argument(
-        "--compare",
-        default="",
-        help="directories of other runs, with commas between, to show beside it",
-    )
-    parser.add_argument("--out", help="file to write; WORKDIR/report.html if not given")
-    flags = parser.parse_args()
+    flags = parser_of("report").parse_args()
     out = pathlib.Path(flags.out or pathlib.Path(flags.workdir) / "report.html")
     if flags.out and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise UserError(f"--out: want a file in a directory that exists, got {out}")

@@ -11,23 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from caco_jax.programs.events import EventFile
-from caco_jax.programs.parser import Parser
-from caco_jax.schema import UserError
 from caco_jax.runs.fit import Reporter
+from caco_jax.schema import UserError
 
 SECONDS_BETWEEN_LINES = 60.0
-
-
-def add_reporting_flags(parser: Parser) -> None:
-    """Flags that say who else is told."""
-    parser.add_argument(
-        "--no_tensorboard",
-        action="store_true",
-        help="write no TensorBoard events into WORKDIR/tensorboard",
-    )
-    parser.add_argument(
-        "--wandb", metavar="PROJECT", help="log to this project of Weights & Biases"
-    )
 
 
 def make_reporter(flags: argparse.Namespace) -> Reporter:

@@ -8,14 +8,14 @@ from typing import Any
 
 import jax
 
-from caco_jax.report import measures
+from caco_jax.config.build import load_run
+from caco_jax.report import figures, measures
 from caco_jax.report.sample import draw_sample, sheet
 from caco_jax.report.settings import setting_rows
 from caco_jax.report.verdicts import run_verdicts
-from caco_jax.schema import UserError
 from caco_jax.runs.checkpoints import Checkpoints, Workdir
-from caco_jax.config.build import load_run
 from caco_jax.runs.run import Run
+from caco_jax.schema import UserError
 
 TRAIN_IMAGES = 1024  # at most, that play with the bank
 HELD_OUT_IMAGES = 600  # at most, on the map

@@ -18,13 +18,14 @@ from caco_jax.evaluation.features import extract_features, make_features
 from caco_jax.losses import l2_normalize, nearest_entries, row_normalised
 from caco_jax.losses.alpha_cl import Importance
 from caco_jax.losses.contrast import similarities
-from caco_jax.methods import alpha_cl
+from caco_jax.methods.alpha_cl import INFO_NCE, AlphaClConfig
+from caco_jax.methods.alpha_cl import importance as importance_of
 from caco_jax.methods.caco import CacoConfig
 from caco_jax.methods.method import Network
 from caco_jax.report.sample import Sample, sheet, to_bytes
-from caco_jax.schema import UserError
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.run import Run
+from caco_jax.schema import UserError
 
 PAIRS = 128  # images of the heat-map
 VIEWED = 12  # images whose views are shown
@@ -84,9 +85,7 @@ def embedding_map(run: Run, sample: Sample) -> dict[str, Any] | None:
     """
     if len(sample.pixels) < MAPPED:
         return None
-    compute = make_features(
-        run.pretraining.encoder, run.pretraining.evaluation_input()
-    )
+    compute = make_features(run.pretraining.encoder, run.pretraining.evaluation_input())
     features = extract_features(
         compute, run.network, sample.pixels, batch_size=_BATCH_ROWS
     )
@@ -130,10 +129,8 @@ def pair_weights(run: Run, sample: Sample, encoded: Encoded) -> dict[str, Any]:
 
 def _importance(pretraining: Pretraining) -> tuple[Importance, str]:
     config: Any = pretraining.method.settings
-    if isinstance(config, alpha_cl.AlphaClConfig) and (
-        config.importance != alpha_cl.INFO_NCE
-    ):
-        return alpha_cl.importance(config), f"this run's {config.importance} weights"
+    if isinstance(config, AlphaClConfig) and (config.importance != INFO_NCE):
+        return importance_of(config), f"this run's {config.importance} weights"
     shape = importance.SHAPES["exponential"](config.temperature)
     return row_normalised(shape), f"exp(−d²/τ) at this run's τ = {config.temperature:g}"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from caco_jax.config.sections import (
     ExperimentConfig,
-    OptimizerConfig,
     default_config,
-    flatten,
+    method_entry,
 )
-from caco_jax.methods.registry import METHODS
+from caco_jax.optim.settings import OptimizerConfig
+from caco_jax.schema import flatten
 
 
 def setting_rows(configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -66,9 +66,14 @@ def _text(value: Any) -> str:
 
 def setting_docs(method: str) -> dict[str, str]:
     """What each dotted key of a method's configuration means, in one line."""
+    settings_class, _ = method_entry(method)
     sections = {
-        "method": METHODS[method][0],
-        "bank_optimizer": OptimizerConfig,
+        "method": settings_class,
+        **{
+            key: OptimizerConfig
+            for key in default_config(method)
+            if key.endswith("optimizer")
+        },
         **{
             field.name: type(field.default)
             for field in dataclasses.fields(ExperimentConfig)

@@ -7,6 +7,7 @@ import logging
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -202,6 +203,29 @@ class Checkpoints:
             return reader.restore(
                 folder / ("default" if _is_old(folder) else "state"), like
             )
+
+    def restore_arrays(self, *, step: int | None = None) -> dict[str, Any]:
+        """The state of a step as nested dictionaries, on one device.
+
+        Nothing has to be known of its structure.
+
+        Args:
+            step: as of `restore`.
+
+        Raises:
+            UserError: as of `restore`.
+        """
+        folder = self.folder / str(self._whole_step(step)) / "state"
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        with ocp.StandardCheckpointer() as reader:
+            saved: Any = reader.metadata(folder).item_metadata
+            like = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=here
+                ),
+                saved.tree,
+            )
+            return reader.restore(folder, like)
 
     def _whole_step(self, step: int | None) -> int:
         """The step, or the newest; UserError where it is not there or is damaged."""

@@ -21,11 +21,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from caco_jax.schema import UserError
+from caco_jax.runs.settings import TIMEOUT_SECONDS
 from caco_jax.training.sharding import replicated, rows
 
 T = TypeVar("T")
 
-TIMEOUT_SECONDS = 300
 # Above what we wait ourselves: JAX aborts the process with a dump of its stack.
 _GRACE_SECONDS = 60
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -50,7 +50,11 @@ if TYPE_CHECKING:
     from caco_jax.runs.preemption import Stop
     from caco_jax.runs.run import Run
 
-Optimizer = OptimizerConfig | optax.GradientTransformation
+Optimizer: TypeAlias = OptimizerConfig | optax.GradientTransformation
+
+
+# A key of a run's description that only runs have which were built in Python.
+BUILT_OF, OBJECTS = "built_of", "objects"
 
 
 class Keys(NamedTuple):
@@ -150,11 +154,11 @@ class Pretraining:
         self.data: Dataset = as_dataset(data)
         self.views = as_views(views)
         if evaluation_view is not None:
-            without_key = _without_key(evaluation_view)
+            without_key = without_key(evaluation_view)
             self.views = dataclasses.replace(self.views, evaluation=without_key)
         self._check_sizes()
         self.view_shapes = self._view_shapes()
-        self.encoder = _with_projector(encoder, projector)
+        self.encoder = with_projector(encoder, projector)
         if not isinstance(method, Method):
             view = self.view_shapes[0]
             method = method(embedding_dim(self.encoder, view.shape[1:], view.dtype))
@@ -409,7 +413,7 @@ class Pretraining:
 
     def evaluation_input(self) -> Callable[[Array], Array]:
         """A batch of examples -> the encoder's input at evaluation."""
-        return make_self.evaluation_input()
+        return make_evaluation_view(self.views)
 
     # What is done with it
 
@@ -478,9 +482,10 @@ def check_views(method: Method, shapes: list[tuple[int, ...]]) -> None:
     )
 
 
-def _with_projector(
+def with_projector(
     encoder: Any, projector: nn.Module | tuple[int, ...] | None
 ) -> EncoderFunctions:
+    """An encoder as `Pretraining` takes it, with its projector, as pure functions."""
     if projector is None:
         return as_encoder(encoder)
     require(
@@ -493,7 +498,9 @@ def _with_projector(
     return as_encoder(Encoder(encoder, projector))
 
 
-def _without_key(view: Callable[[Array], Array]) -> View:
+def without_key(view: Callable[[Array], Array]) -> View:
+    """A function of an example as a view, which takes a key, too."""
+
     @functools.wraps(view)
     def keyless(key: PRNGKeyArray, example: Array, /) -> Array:
         del key
@@ -505,10 +512,10 @@ def _without_key(view: Callable[[Array], Array]) -> View:
 def _described(run: Pretraining) -> dict[str, Any]:
     """A run that was built of objects, as far as plain values can tell."""
     settings = run.method.settings
-    known = dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else {}
+    known = {} if settings is None else describe(settings)
     view = run.view_shapes[0]
     return {
-        "built_of": "objects",
+        BUILT_OF: OBJECTS,
         "method": {"name": run.method.name, **known},
         "encoder": {
             "name": run.encoder.name,

@@ -17,10 +17,10 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped, UInt8
 
 from caco_jax.data import pipeline
-from caco_jax.data.decode import CropSpec
-from caco_jax.data.view_kinds import PhotoView, Views
-from caco_jax.data.records import Records
 from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
+from caco_jax.data.decode import CropSpec
+from caco_jax.data.records import Records
+from caco_jax.data.view_kinds import PhotoView, Views
 from caco_jax.training.sharding import local_rows, place, replicated, rows
 
 

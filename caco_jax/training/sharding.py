@@ -69,7 +69,7 @@ def state_shardings(
     row_sharded: Collection[str] = (),
     shard_encoder: bool = False,
 ) -> Any:
-    """A sharding for each leaf: rows of what the method names are spread, the rest copied.
+    """A sharding for each leaf: rows that the method names are spread, the rest copied.
 
     Args:
         state: a train state, of arrays or of their shapes.

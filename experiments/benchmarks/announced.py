@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from caco_jax.programs import command, pretrain
-from caco_jax.training import loop
+from caco_jax.runs import fit
 from caco_jax.runs.checkpoints import Checkpoints
 from caco_jax.runs.monitor import Monitor
+from caco_jax.runs.pretraining import Pretraining
 
 
 def _announced(phase: str, inner: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,13 +25,13 @@ def _announced(phase: str, inner: Callable[..., Any]) -> Callable[..., Any]:
 
 def announce() -> None:
     """From now on each phase is said as it begins: a line "step", "save" and so on."""
-    make = loop.make_dispatch
+    make = Pretraining.dispatch
 
     def make_announced(*args: Any, **options: Any) -> Any:
         return _announced("step", make(*args, **options))
 
-    loop.make_dispatch = make_announced
-    loop.start_up = _announced("start-up", loop.start_up)
+    Pretraining.dispatch = make_announced  # type: ignore[method-assign]
+    fit.start_up = _announced("start-up", fit.start_up)
     for owner, name, phase in (
         (Checkpoints, "save", "save"),
         (Monitor, "row", "evaluation"),

@@ -30,9 +30,9 @@ from PIL import Image
 from sklearn import datasets
 
 from caco_jax.data.decode import CropSpec, random_resized_crops
-from caco_jax.data.view_kinds import PhotoView, Views
 from caco_jax.data.records import Record
 from caco_jax.data.sources import make_fake_set
+from caco_jax.data.view_kinds import PhotoView, Views
 from caco_jax.data.views import VIEWS, make_views
 from experiments.benchmarks import pillow_views, timing
 

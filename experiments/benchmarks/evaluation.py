@@ -34,12 +34,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from caco_jax.data.labelled import training_view
 from caco_jax.data.view_kinds import Views
 from caco_jax.data.views import VIEWS, make_views
 from caco_jax.evaluation import linear, neighbours
 from caco_jax.evaluation.features import make_view_features
 from caco_jax.evaluation.heads import Protocol, Sweep
-from caco_jax.data.labelled import training_view
 from caco_jax.evaluation.sweep import make_step
 from caco_jax.nets.encoder import Encoder
 from caco_jax.nets.heads import mlp_projector

@@ -12,16 +12,14 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from caco_jax.config.build import load_run, pretrain
+from caco_jax.config.recipe import load_recipe, override
 from caco_jax.config.sections import experiment_config
 from caco_jax.evaluation.summary import evaluate_features
 from caco_jax.methods.registry import METHODS
 from caco_jax.programs.command import run
 from caco_jax.programs.parser import Parser, parse
-from caco_jax.config.recipe import load_recipe, override
 from caco_jax.schema import UserError, require
-from caco_jax.runs.fit import pretrain
-from caco_jax.config.build import load_run
-from caco_jax.runs.run import make_network_features
 from experiments.benchmarks.timing import machine, write_json
 
 WIDTH = 16
@@ -82,8 +80,8 @@ def learn(
     recipe = override(recipe, [*settings, f"seed={seed}", *assignments])
     summary = pretrain(experiment_config(recipe), workdir)
     trained = load_run(workdir)
-    train, test = make_network_features(trained.experiment)(trained.network)
-    num_classes = trained.experiment.data.num_classes
+    train, test = trained.features()
+    num_classes = trained.data.num_classes
     return {
         "contender": contender,
         "epochs": epochs,

@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from caco_jax import methods
 from caco_jax.losses import _stream
-from caco_jax.methods import caco as caco_method
-from caco_jax.methods import simclr as simclr_method
 from caco_jax.methods.method import Method, Network
 from caco_jax.nets import Encoder, ResNet, caco_projector, mlp_projector
+from caco_jax.optim.optimizers import sgd
+from caco_jax.training.encode import make_encode
 from caco_jax.training.sharding import make_mesh
 from caco_jax.training.sharding import rows as spread
-from caco_jax.optim.optimizers import sgd
 from caco_jax.training.state import create_state
-from caco_jax.training.step import make_encode, make_optimizer, make_train_step
+from caco_jax.training.step import make_optimizer, make_train_step
 from experiments.benchmarks import profiles, timing
 from experiments.benchmarks.bank import bank_step
 from experiments.benchmarks.workers import Ready
@@ -136,13 +136,12 @@ def caco(
         recolored: the step gets bytes, as the host's crops are, and flips, recolours,
             blurs and normalises them; else it gets the views themselves.
     """
-    config = caco_method.CacoConfig(
-        bank_size=entries, temperature=temperature, bank_temperature=temperature
-    )
     hidden, _, dim = widths
     parts: dict[str, Any] = {"dtype": jnp.dtype(dtype)}
     encoder = Encoder(ResNet(**network, **parts), caco_projector(hidden, dim, **parts))
-    method = caco_method.make(config, embedding_dim=dim)
+    method = methods.caco(
+        bank_size=entries, temperature=temperature, bank_temperature=temperature
+    )(dim)
     shape = (batch, pixels, pixels, 3)
     make_views, images = _given(shape), _noise(shape)
     if recolored:
@@ -167,8 +166,7 @@ def simclr(
 
     parts: dict[str, Any] = {"dtype": jnp.dtype(dtype)}
     encoder = Encoder(ResNet(**network, **parts), mlp_projector(*widths, **parts))
-    config = simclr_method.SimclrConfig(temperature=temperature)
-    method = simclr_method.make(config, embedding_dim=widths[-1])
+    method = methods.simclr(temperature=temperature)(widths[-1])
     make = views.make_views(views.cifar())
 
     def make_views(key: jax.Array, images: jax.Array) -> Sequence[jax.Array]:

@@ -23,12 +23,13 @@ import jax
 import numpy as np
 from sklearn import datasets
 
-from caco_jax.config.sections import experiment_config
-from caco_jax.data.records import Record
-from caco_jax.data.dataset import RecordDataset
+from caco_jax.config.build import build_run
 from caco_jax.config.recipe import load_recipe, override
+from caco_jax.config.sections import experiment_config
+from caco_jax.data.dataset import RecordDataset
+from caco_jax.data.records import Record
+from caco_jax.runs.pretraining import Pretraining
 from caco_jax.training import feeds, loop
-from caco_jax.training.sharding import state_shardings
 from experiments.benchmarks import timing
 
 RECIPE = "configs/simclr_imagenet.py:smoke"
@@ -134,18 +135,17 @@ def compare(
     """Times rounds of both sides in turn, and prints them."""
     streamed_steps = sizes.settle + sizes.steps
     steps = 1 + sizes.rounds * streamed_steps + sizes.settle + sizes.drained
-    experiment = make_run(options, Jpegs(files, steps * options.batch), workers)
-    bad = feeds.count_bad(experiment)
-    open_feed = feeds.experiment_feeds(experiment, bad)
-    with jax.set_mesh(experiment.mesh), contextlib.ExitStack() as stack:
-        key = experiment.keys.order
+    run = make_run(options, Jpegs(files, steps * options.batch), workers)
+    bad = feeds.count_bad(run.data)
+    open_feed = run.feeds(bad)
+    with jax.set_mesh(run.mesh), contextlib.ExitStack() as stack:
+        key = run.keys.order
         with pinned(host):
             feed = stack.enter_context(open_feed(key, steps=steps, epochs=1))
             _, inputs = next(feed.epochs)
             held = next(inputs)
-        state = assemble.initial_state(experiment)
-        state = jax.device_put(state, state_shardings(state, experiment.mesh))
-        seconds = timed_rounds(experiment, state, feed, held, inputs, sizes)
+        state = run.place(run.initial_state())
+        seconds = timed_rounds(run, state, feed, held, inputs, sizes)
         host_speed = options.batch / drain(inputs, sizes)
     growth = statistics.median(
         streamed / resident - 1
@@ -172,23 +172,22 @@ def compare(
     }
 
 
-def make_run(options: argparse.Namespace, records: Jpegs, workers: int) -> Any:
+def make_run(options: argparse.Namespace, records: Jpegs, workers: int) -> Pretraining:
     """The recipe's parts at 224 pixels, with these records."""
     recipe = override(
         load_recipe(options.recipe),
         [
             "data.view_size=224",
             "encoder.stem='imagenet'",
-            f"data.workers={workers}",
             f"training.batch_size={options.batch}",
         ],
     )
-    images = RecordDataset("jpegs", train=records)
-    return assemble.assemble(experiment_config(recipe), images=images)
+    images = RecordDataset("jpegs", train=records, workers=workers)
+    return build_run(experiment_config(recipe), data=images)
 
 
 def timed_rounds(
-    experiment: assemble.Pretraining,
+    run: Pretraining,
     state: Any,
     feed: feeds.Feed,
     held: Any,
@@ -206,13 +205,14 @@ def timed_rounds(
 
     names = {1: "resident", 2: "streamed"}
     seconds: dict[str, list[float]] = {name: [] for name in names.values()}
-    progress = loop.Progress()
-    train_step = assemble.training_step(experiment)
+    throughput = loop.Throughput()
+    dispatch = run.dispatch(run.training_step(), state, feed.layout)
     turns = feed._replace(epochs=phases())
-    done = loop.run_phase(experiment, train_step, state, turns, progress)
+    batch_size = run.training.batch_size
+    done = loop.run_phase(dispatch, state, turns, throughput, batch_size=batch_size)
     before = 0.0
     for number, *_ in done:
-        spent, before = progress.seconds - before, progress.seconds
+        spent, before = throughput.seconds - before, throughput.seconds
         if number - 1 in names:
             seconds[names[number - 1]].append(spent / sizes.steps)
     return seconds

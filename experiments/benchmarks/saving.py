@@ -20,12 +20,14 @@ from typing import Any
 
 import jax
 
-from caco_jax.config.sections import experiment_config
+from caco_jax.config.build import build_run
 from caco_jax.config.recipe import load_recipe, override
-from caco_jax.training import feeds, loop
+from caco_jax.config.sections import experiment_config
 from caco_jax.runs.checkpoints import Checkpoints
-from caco_jax.training.state import TrainState
 from caco_jax.runs.workdir import Workdir
+from caco_jax.training.feeds import Feed
+from caco_jax.training.loop import DispatchFn
+from caco_jax.training.state import TrainState
 from experiments.benchmarks.timing import machine, write_json
 
 RECIPE = "configs/caco_imagenet.py"
@@ -76,9 +78,7 @@ def measure(
 class _Run:
     """A state that is trained step by step."""
 
-    def __init__(
-        self, dispatch: loop.DispatchFn, state: TrainState, feed: feeds.Feed
-    ) -> None:
+    def __init__(self, dispatch: DispatchFn, state: TrainState, feed: Feed) -> None:
         self._dispatch, self.state, self._fixed = dispatch, state, feed.fixed
         self._inputs = (each for _, inputs in feed.epochs for each in inputs)
 
@@ -98,16 +98,13 @@ def _training(recipe: str, batch: int) -> Iterator[_Run]:
         "training.steps_per_dispatch=1",
     ]
     config = experiment_config(override(load_recipe(recipe), changes))
-    experiment = assemble.assemble(config)
-    open_feed = feeds.experiment_feeds(experiment)
+    run = build_run(config)
     with (
-        jax.set_mesh(experiment.mesh),
-        open_feed(experiment.keys.order, steps=4, epochs=10_000) as feed,
+        jax.set_mesh(run.mesh),
+        run.feeds()(run.keys.order, steps=4, epochs=10_000) as feed,
     ):
-        state = assemble.initial_state(experiment)
-        state = assemble.place_state(experiment, state)
-        step = assemble.training_step(experiment)
-        dispatch = loop.make_dispatch(step, state, feed.layout, experiment.mesh)
+        state = run.place(run.initial_state())
+        dispatch = run.dispatch(run.training_step(), state, feed.layout)
         yield _Run(dispatch, state, feed)
 
 

@@ -8,10 +8,10 @@ import pytest
 from caco_jax.analysis import bank_history, snapshots
 from caco_jax.losses import l2_normalize
 from caco_jax.methods.moco import enqueue
-from caco_jax.schema import UserError
-from caco_jax.runs.pretraining import initial_state
 from caco_jax.runs.checkpoints import Checkpoints, Workdir, write_json
 from caco_jax.runs.fit import config_values
+from caco_jax.runs.pretraining import initial_state
+from caco_jax.schema import UserError
 from tests.runs import tiny
 
 

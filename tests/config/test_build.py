@@ -6,19 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from caco_jax.runs.inputs import check_views, view_shapes
 
+from caco_jax.config.recipe import smoke
 from caco_jax.config.sections import default_config, experiment_config
-from caco_jax.data.view_kinds import PhotoView, Views
 from caco_jax.data.dataset import ArrayDataset
+from caco_jax.data.view_kinds import PhotoView, Views
 from caco_jax.data.views import VIEWS
 from caco_jax.methods.method import Network, View
-from caco_jax.schema import ConfigError
-from caco_jax.runs import pretraining
 from caco_jax.optim import schedules
 from caco_jax.runs.pretraining import make_encoder
-from caco_jax.runs.inputs import check_views, view_shapes
+from caco_jax.schema import ConfigError
 from caco_jax.training.sharding import make_mesh
-from caco_jax.config.recipe import smoke
 from tests.methods.table import small_method
 
 

@@ -7,18 +7,16 @@ import runpy
 import jax
 import numpy as np
 import pytest
+from caco_jax.runs.inputs import view_recipe
 
+from caco_jax.config.recipe import load_recipe, smoke, with_variant
 from caco_jax.config.sections import experiment_config, flatten
 from caco_jax.methods.registry import METHODS
-from caco_jax.config.recipe import load_recipe
+from caco_jax.runs.fit import pretrain
 from caco_jax.schema import ConfigError
-from caco_jax.runs import pretraining
 from caco_jax.training import loop
 from caco_jax.training.feeds import experiment_feeds
-from caco_jax.runs.inputs import view_recipe
 from caco_jax.training.sharding import make_mesh
-from caco_jax.runs.fit import pretrain
-from caco_jax.config.recipe import smoke, with_variant
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = {

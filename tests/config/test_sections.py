@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from caco_jax.config.recipe import load_recipe, override
 from caco_jax.config.sections import (
     ExperimentConfig,
     OptimizerConfig,
@@ -15,7 +16,6 @@ from caco_jax.config.sections import (
     flatten,
 )
 from caco_jax.methods.caco import CacoConfig
-from caco_jax.config.recipe import load_recipe, override
 from caco_jax.schema import ConfigError
 
 DIGITS = "configs/caco_digits.py"

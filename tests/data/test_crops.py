@@ -9,8 +9,8 @@ from scipy import stats
 from sklearn import datasets
 
 from caco_jax.data import decode
-from caco_jax.data.random_resized_crop import draw_box
 from caco_jax.data.decode import CropSpec, center_crop, random_resized_crops
+from caco_jax.data.random_resized_crop import draw_box
 from caco_jax.data.records import Record
 from caco_jax.data.resize import resize
 from experiments.benchmarks import pillow_views

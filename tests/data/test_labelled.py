@@ -6,10 +6,10 @@ import pickle
 import numpy as np
 import pytest
 
-from caco_jax.data.view_kinds import DigitView, PhotoView, Views
-from caco_jax.data.records import ArrayRecords, Record
-from caco_jax.data.dataset import ArrayDataset, RecordDataset
 from caco_jax.data import labelled
+from caco_jax.data.dataset import ArrayDataset, RecordDataset
+from caco_jax.data.records import ArrayRecords, Record
+from caco_jax.data.view_kinds import DigitView, PhotoView, Views
 
 COUNT, CLASSES = 20, 4
 LABELS = np.arange(COUNT, dtype=np.int32) % CLASSES

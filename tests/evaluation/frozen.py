@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from caco_jax.data.labelled import ArrayPart
 from caco_jax.data.view_kinds import PlainView, Views
 from caco_jax.data.views import make_views
 from caco_jax.evaluation.features import make_features, make_view_features
-from caco_jax.data.labelled import ArrayPart
 from caco_jax.evaluation.sweep import Frozen
 from tests.runs.tiny import TinyEncoder
 

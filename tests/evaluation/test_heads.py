@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from caco_jax.evaluation import heads
-from caco_jax.schema import ConfigError
+from caco_jax.evaluation import heads, plans
 from caco_jax.optim import optimizers
+from caco_jax.schema import ConfigError
 
 RANDOM = np.random.default_rng(0)
 FEATURES = RANDOM.standard_normal((6, 12, 5)).astype(np.float32)
@@ -99,8 +99,8 @@ def test_everything_is_float64_where_that_is_asked_for():
 
 
 def test_the_presets_are_the_papers():
-    assert set(heads.PRESETS) == {"moco", "adco", "caco"}
-    moco, adco, caco = (heads.PRESETS[name] for name in ("moco", "adco", "caco"))
+    assert set(plans.PRESETS) == {"moco", "adco", "caco"}
+    moco, adco, caco = (plans.PRESETS[name] for name in ("moco", "adco", "caco"))
     for preset in (moco, adco, caco):
         assert (preset.epochs, preset.weight_decays) == (100, (0.0,))
     assert (moco.optimizer, moco.learning_rates, moco.batch_size) == ("sgd", (30,), 256)
@@ -129,4 +129,4 @@ def test_the_presets_are_the_papers():
 )
 def test_bad_protocols(change, message):
     with pytest.raises(ConfigError, match=message):
-        dataclasses.replace(heads.PRESETS["caco"], **change)
+        dataclasses.replace(plans.PRESETS["caco"], **change)

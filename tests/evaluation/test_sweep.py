@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from caco_jax.data.labelled import ArrayPart
 from caco_jax.data.view_kinds import PlainView, Views
 from caco_jax.data.views import make_views
-from caco_jax.evaluation import heads, sweep
+from caco_jax.evaluation import heads, plans, sweep
 from caco_jax.evaluation.features import make_view_features
-from caco_jax.data.labelled import ArrayPart
 from tests.evaluation.frozen import ENCODER, IMAGES, LABELS, frozen_network, part
 
 
@@ -69,9 +69,9 @@ def test_views_are_drawn_anew_at_every_step(frozen):
 
 
 def test_fewer_images_than_a_batch_scale_the_rates_along():
-    protocol = sweep.fitted(heads.PRESETS["caco"], 1024)
+    protocol = sweep.fitted(plans.PRESETS["caco"], 1024)
     assert (protocol.batch_size, protocol.learning_rates) == (1024, (0.1,))
-    assert sweep.fitted(heads.PRESETS["moco"], 10**6) == heads.PRESETS["moco"]
+    assert sweep.fitted(plans.PRESETS["moco"], 10**6) == plans.PRESETS["moco"]
 
 
 def test_heads_that_all_diverge_are_an_error_and_one_is_passed_over(frozen):

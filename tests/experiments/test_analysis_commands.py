@@ -19,9 +19,9 @@ from caco_jax.programs import (
     deep_linear_pca,
     relu_fixed_points,
 )
-from caco_jax.runs.pretraining import assemble, initial_state
 from caco_jax.runs.checkpoints import Checkpoints, Workdir
 from caco_jax.runs.fit import config_values
+from caco_jax.runs.pretraining import assemble, initial_state
 from tests.runs import tiny
 
 pytestmark = pytest.mark.xdist_group("analysis")

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from caco_jax.config.sections import ExperimentConfig, OptimizerConfig
 from caco_jax.methods.registry import METHODS
 from caco_jax.programs import command, pretrain
-from caco_jax.schema import Range
 from caco_jax.runs.workdir import Workdir
+from caco_jax.schema import Range
 from tests.training.test_checkpoints import CONFIG, snapshot
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -11,10 +11,9 @@ import jax
 import pytest
 
 from caco_jax.programs import command, demo, knn, linear_probe, pretrain
-from caco_jax.runs import pretraining
 from caco_jax.runs.checkpoints import Checkpoints, Workdir
-from caco_jax.training.sharding import make_mesh
 from caco_jax.runs.fit import config_values
+from caco_jax.training.sharding import make_mesh
 from tests.runs import tiny
 from tests.training.test_checkpoints import snapshot
 

@@ -8,7 +8,6 @@ import pytest
 
 from caco_jax.interop.files import read_weights
 from caco_jax.programs import command, convert, knn
-from caco_jax.runs import pretraining
 from caco_jax.training.sharding import make_mesh
 from tests.experiments.test_commands import CONFIG, ROOT, TINY, one_line
 from tests.interop import torch_oracle

@@ -19,10 +19,9 @@ from caco_jax.programs import (
     knn,
     linear_probe,
 )
-from caco_jax.runs import pretraining
 from caco_jax.runs.checkpoints import Checkpoints, Workdir
-from caco_jax.training.sharding import make_mesh
 from caco_jax.runs.fit import config_values
+from caco_jax.training.sharding import make_mesh
 from tests.data.tfds_files import write_set
 from tests.runs import tiny
 

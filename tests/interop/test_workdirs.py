@@ -7,18 +7,18 @@ import jax
 import numpy as np
 import pytest
 
+from caco_jax.config.recipe import smoke
 from caco_jax.config.sections import default_config, experiment_config
 from caco_jax.interop import from_torch
 from caco_jax.interop.files import read_weights, write_weights
 from caco_jax.interop.workdirs import export_run, import_run
+from caco_jax.runs.checkpoints import Checkpoints, Workdir
+from caco_jax.runs.fit import config_values, pretrain
+from caco_jax.runs.pretraining import assemble, initial_state
+from caco_jax.runs.run import load_run
 from caco_jax.schema import UserError
 from caco_jax.training import loop
-from caco_jax.runs.pretraining import assemble, initial_state
-from caco_jax.runs.checkpoints import Checkpoints, Workdir
 from caco_jax.training.sharding import make_mesh
-from caco_jax.runs.fit import config_values, pretrain
-from caco_jax.runs.run import load_run
-from caco_jax.config.recipe import smoke
 from tests import test_goldens
 from tests.goldens.nets import make_state_dict
 from tests.interop import torch_oracle

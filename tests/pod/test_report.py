@@ -10,8 +10,8 @@ import pytest
 from caco_jax.config.sections import default_config, experiment_config
 from caco_jax.pod import compile, report
 from caco_jax.pod.topology import CHIPS, Slice
-from caco_jax.schema import ConfigError
 from caco_jax.runs.pretraining import assemble, new_network
+from caco_jax.schema import ConfigError
 from tests.runs import tiny
 
 N, D = 16, 4  # of the tiny run

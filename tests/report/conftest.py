@@ -4,11 +4,10 @@ import pytest
 
 from caco_jax.data.sources import ArrayDataset, make_fake_set
 from caco_jax.report.collect import collect
-from caco_jax.runs import pretraining
 from caco_jax.runs.checkpoints import Checkpoints, Workdir, write_json
-from caco_jax.training.sharding import make_mesh
 from caco_jax.runs.fit import config_values
 from caco_jax.runs.run import load_run
+from caco_jax.training.sharding import make_mesh
 from tests.runs import tiny
 
 HOSTILE = "</script><script>alert(1)</script>"

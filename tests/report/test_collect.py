@@ -13,9 +13,8 @@ from PIL import Image
 from caco_jax.config.sections import default_config, experiment_config
 from caco_jax.data.views import make_views
 from caco_jax.losses import l2_normalize
-from caco_jax.report import collect, figures
+from caco_jax.report import collect
 from caco_jax.report.sample import Sample, draw_sample, sheet, to_bytes
-from caco_jax.runs import pretraining
 from caco_jax.training.feeds import epoch_order
 from tests.report.conftest import of_classes, save_run
 from tests.runs import tiny

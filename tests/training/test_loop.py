@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from caco_jax.data.views import make_views
-from caco_jax.runs import pretraining
-from caco_jax.training import loop
 from caco_jax.runs.monitor import NonFiniteError
+from caco_jax.training import loop
 from caco_jax.training.feeds import epoch_order, experiment_feeds
 from caco_jax.training.sharding import replicated, state_shardings
 from tests.runs import tiny

@@ -11,10 +11,9 @@ import pytest
 
 from caco_jax.data.views import make_views
 from caco_jax.methods.method import Context, Encode, Method, Network, Outcome, View
-from caco_jax.runs import pretraining
-from caco_jax.training import loop
 from caco_jax.optim import optimizers
 from caco_jax.runs.pretraining import Experiment
+from caco_jax.training import loop
 from caco_jax.training.feeds import resident_layout
 from caco_jax.training.state import create_state
 from caco_jax.training.step import make_encode, make_optimizer, make_train_step

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from caco_jax.runs import pretraining
 from caco_jax.training import feeds, loop
 from tests.runs import tiny
 
