@@ -17,16 +17,20 @@ PREPARE := $(VENV)-prepare
 TPU := $(VENV)-tpu
 SITE := lib/python$(VERSION)/site-packages
 
-.PHONY: demo test prepare tpu lint docs bench clean
+.PHONY: demo test test-slow prepare tpu lint docs bench clean
 
 # Fewer arenas: glibc would keep a few hundred megabytes of freed compiler memory.
 demo: $(VENV)/installed
 	MALLOC_ARENA_MAX=2 $(RUN) -m experiments.demo --workdir=runs/caco_digits $(if $(FRESH),--fresh)
 
-test: $(VENV)/installed-dev
+# What every change has to pass, in minutes; `make test-slow` runs the rest, which CI
+# runs too. TESTS names a part of either.
+test: MARKED := not slow
+test-slow: MARKED := slow
+test test-slow: $(VENV)/installed-dev
 	$(if $(wildcard $(PREPARE)/installed),CACO_PREPARE_PYTHON=$(CURDIR)/$(PREPARE)/bin/python) \
 	$(if $(wildcard $(TPU)/installed),CACO_TPU_PYTHON=$(CURDIR)/$(TPU)/bin/python) \
-	MALLOC_ARENA_MAX=2 $(RUN) -m pytest -n auto --dist loadgroup $(TESTS)
+	MALLOC_ARENA_MAX=2 $(RUN) -m pytest -n auto --dist loadgroup -m "$(MARKED)" $(TESTS)
 
 prepare: $(PREPARE)/installed
 	@echo "$(PREPARE)/bin/python -m experiments.prepare_dataset prepares data sets"
