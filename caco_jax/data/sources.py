@@ -18,6 +18,7 @@ from jaxtyping import Int32, UInt8
 from caco_jax.data.decode import BadImageError, decode_image, image_size
 from caco_jax.data.folders import open_folder
 from caco_jax.data.records import Records
+from caco_jax.data.resize import opencv
 from caco_jax.data.tfds_sets import open_tfds
 
 logger = logging.getLogger("caco_jax")
@@ -227,6 +228,7 @@ def _fake(rest: str, request: _Request) -> ImageSet:
 
 
 def _tfds(rest: str, request: _Request) -> ImageSet | RecordSet:
+    opencv()  # missed now and not by a worker
     splits = open_tfds(
         rest,
         request.data_dir,
@@ -248,6 +250,7 @@ def _tfds(rest: str, request: _Request) -> ImageSet | RecordSet:
 def _folder(rest: str, request: _Request) -> ImageSet | RecordSet:
     if not rest:
         raise ValueError("data.source: after folder: want a directory, got nothing")
+    opencv()  # missed now and not by a worker
     base = Path() if request.data_dir is None else request.data_dir
     splits = open_folder(
         base / Path(rest).expanduser(),

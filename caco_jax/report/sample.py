@@ -4,7 +4,6 @@ import base64
 import io
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
@@ -12,6 +11,7 @@ from PIL import Image
 from caco_jax.data.pipeline import CenterSource, stream
 from caco_jax.data.recipe import Recipe
 from caco_jax.data.records import Records
+from caco_jax.data.resize import opencv
 from caco_jax.data.sources import ImageSet
 from caco_jax.training.assemble import Experiment
 from caco_jax.training.inputs import photo_sizes
@@ -114,6 +114,7 @@ def _shrink(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "s t c"]:
         return image
     scale = THUMB_PIXELS / longest
     height, width = (max(round(side * scale), 1) for side in image.shape[:2])
+    cv2 = opencv()
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return small.reshape(height, width, image.shape[2])
 
