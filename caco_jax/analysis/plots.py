@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 from PIL import Image
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -28,7 +25,20 @@ COLOURS = (
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def save(figure: Figure, path: str | os.PathLike) -> None:
+def new_figure(width: float, height: float, *, layout: Any = "constrained") -> Any:
+    """An empty figure; what draws it is imported now, for that takes a second.
+
+    Args:
+        width: inches.
+        height: inches.
+        layout: how its parts find room; None: as the caller says.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def save(figure: Any, path: str | os.PathLike) -> None:
     """Writes a figure as a small PNG, of 128 colours."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, format="png")
@@ -53,7 +63,7 @@ def plot_learning_curves(rows: Rows, path: str | os.PathLike) -> None:
         rows: a run's metric lines.
         path: the PNG file to write.
     """
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = new_figure(9, 3.5)
     left, right = figure.subplots(1, 2)
     _curve(left, rows, "loss", "loss (nats)")
     _curve(right, rows, "knn", "kNN accuracy, held-out images")
@@ -68,7 +78,7 @@ def plot_bank_use(rows: Rows, path: str | os.PathLike, *, recent_steps: int) -> 
         path: the PNG file to write.
         recent_steps: what "recently" means in the lines, for the legend.
     """
-    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    figure = new_figure(5, 3.5)
     axis = figure.subplots()
     _curve(axis, rows, "bank_used_ever", "share of bank entries")
     _curve(axis, rows, "bank_used_recently", "share of bank entries")
@@ -86,6 +96,9 @@ def flatten_features(
         features: [M, F], M at least 2.
         seed: of t-SNE.
     """
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
     perplexity = min(30.0, (len(features) - 1) / 3)
     # Its threads spin while they wait: on busy cores one is a hundred times faster.
     with threadpool_limits(1):
@@ -112,7 +125,7 @@ def plot_embedding_map(
         seed: of t-SNE.
     """
     flat = flatten_features(features, seed=seed)
-    figure = Figure(figsize=(6, 5), layout="constrained")
+    figure = new_figure(6, 5)
     axis = figure.subplots()
     for label in np.unique(labels):
         name = class_names[label] if class_names else str(label)

@@ -6,12 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from caco_jax.analysis.bank import BankMoves
-from caco_jax.analysis.plots import COLOURS, MARKERS, save
+from caco_jax.analysis.plots import COLOURS, MARKERS, new_figure, save
 
 FLOOR = 1e-3  # of the mean weight: where a logarithmic colour scale ends
 
@@ -31,7 +28,9 @@ def plot_importance_maps(
         path: the PNG file to write.
         class_names: of the ticks.
     """
-    figure = Figure(figsize=(3.1 * len(maps) + 0.9, 3.4), layout="constrained")
+    from matplotlib.colors import LogNorm
+
+    figure = new_figure(3.1 * len(maps) + 0.9, 3.4)
     axes = figure.subplots(1, len(maps), squeeze=False)[0]
     for axis, (title, alpha) in zip(axes, maps.items(), strict=True):
         n = len(alpha)
@@ -98,7 +97,7 @@ def plot_shapes(
         negatives: of each sample.
         temperature: of the first panel.
     """
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = new_figure(11, 3.6)
     left, middle, right = figure.subplots(1, 3)
     for i, (name, curve) in enumerate(curves.items()):
         style = {
@@ -140,7 +139,7 @@ def plot_identity(
         path: the PNG file to write.
         tolerance: shown as a line.
     """
-    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    figure = new_figure(6, 3.4)
     axis = figure.subplots()
     for row, by_layer in enumerate(errors.values()):
         values = np.maximum(list(by_layer.values()), 1e-18)
@@ -164,7 +163,9 @@ def plot_turns(
         curves: [T] losses before each move of the encoder, by name.
         path: the PNG file to write.
     """
-    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(6, 3.8)
     axis = figure.subplots()
     for i, (name, curve) in enumerate(curves.items()):
         joint = i == 0
@@ -194,7 +195,7 @@ def plot_bank_pairs(moves: BankMoves, path: str | os.PathLike) -> None:
     cooperative, adversarial = (
         np.linalg.norm(np.asarray(part.move), axis=1) for part in moves
     )
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = new_figure(9, 3.6)
     left, right = figure.subplots(1, 2)
     share = np.sort(importance)[::-1] / importance.sum()
     left.plot(np.arange(1, len(share) + 1), share, color=COLOURS[0])

@@ -6,10 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from caco_jax.analysis.plots import COLOURS, MARKERS, save
+from caco_jax.analysis.plots import COLOURS, MARKERS, new_figure, save
 
 LOWEST = 1e-3  # of weights over their mean, where they need a logarithmic axis
 
@@ -41,8 +39,10 @@ def plot_dynamics(
         path: the PNG file to write.
         by_age: for a queue: ages in steps, and the mean nearest cosine at each.
     """
+    from matplotlib.ticker import MaxNLocator
+
     panels = 2 if by_age is None else 3
-    figure = Figure(figsize=(4.1 * panels, 3.6), layout="constrained")
+    figure = new_figure(4.1 * panels, 3.6)
     left, middle, *rest = figure.subplots(1, panels)
     for i, (name, values) in enumerate(history.series.items()):
         left.plot(
@@ -101,7 +101,7 @@ def plot_density(
         path: the PNG file to write.
     """
     wide = max(weight.max() / weight.mean() for weight in weights.values()) > 5
-    figure = Figure(figsize=(4.6 * len(densities), 3.8), layout="constrained")
+    figure = new_figure(4.6 * len(densities), 3.8)
     axes = figure.subplots(1, len(densities), sharey=True, squeeze=False)[0]
     for axis, (density, logs) in zip(axes, densities.items(), strict=True):
         for i, (payoff, weight) in enumerate(weights.items()):
@@ -138,7 +138,7 @@ def plot_gallery(
         path: the PNG file to write.
     """
     columns = max(len(images) for _, images in rows)
-    figure = Figure(figsize=(0.6 * columns + 1.6, 0.62 * len(rows)))
+    figure = new_figure(0.6 * columns + 1.6, 0.62 * len(rows), layout=None)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     figure.subplots_adjust(left=1.55 / (0.6 * columns + 1.6), right=0.99)
     figure.subplots_adjust(bottom=0.01, top=0.99, wspace=0.08, hspace=0.08)

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 
-from caco_jax.analysis.plots import COLOURS, MARKERS, save
+from caco_jax.analysis.plots import COLOURS, MARKERS, new_figure, save
 
 SMALLEST = 1e-17  # of gaps: rounding
 
@@ -39,7 +38,7 @@ def plot_pca(
         negative: curves by name, where the top eigenvalue is below 0.
         path: the PNG file to write.
     """
-    figure = Figure(figsize=(11.5, 3.8), layout="constrained")
+    figure = new_figure(11.5, 3.8)
     left, middle, right = figure.subplots(1, 3)
     for i, (name, curves) in enumerate(reached.items()):
         _fan(left, curves.steps, np.maximum(curves.gaps, SMALLEST), i, name)
@@ -94,7 +93,7 @@ def plot_fixed_points(
         example: [h, d] the first layer at one fixed point.
         path: the PNG file to write.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = new_figure(9, 3.6)
     left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
     highest = max(int(values.max()) for values in ranks.values())
     width = 0.8 / len(ranks)
@@ -137,7 +136,7 @@ def plot_units(
         measures: by measure, a panel each, then by set-up.
         path: the PNG file to write.
     """
-    figure = Figure(figsize=(4.2 * len(measures) + 1.8, 3.6), layout="constrained")
+    figure = new_figure(4.2 * len(measures) + 1.8, 3.6)
     axes = figure.subplots(1, len(measures), squeeze=False)[0]
     for axis, (measure, setups) in zip(axes, measures.items(), strict=True):
         for i, (name, spread) in enumerate(setups.items()):
@@ -173,7 +172,7 @@ def plot_covariances(
         traces: by set-up, [R, S] of C_inter and of C_intra; a panel each.
         path: the PNG file to write.
     """
-    figure = Figure(figsize=(3.1 * len(traces), 3.2), layout="constrained")
+    figure = new_figure(3.1 * len(traces), 3.2)
     axes = figure.subplots(1, len(traces), squeeze=False)[0]
     for axis, (name, pair) in zip(axes, traces.items(), strict=True):
         for i, (part, values) in enumerate(zip(("inter", "intra"), pair, strict=True)):

@@ -9,7 +9,6 @@ factors.
 import math
 from collections.abc import Callable
 
-import dm_pix as pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,7 +119,9 @@ def random_flip(
     """Mirrors left and right with the given probability."""
 
     def flip(_: PRNGKeyArray, image: Array) -> Array:
-        return pix.flip_left_right(image)
+        import dm_pix
+
+        return dm_pix.flip_left_right(image)
 
     return random_apply(key, image, flip, probability=probability)
 

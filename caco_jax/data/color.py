@@ -9,7 +9,6 @@ rounds to 8 bits) mean something else.
 import itertools
 from typing import NamedTuple
 
-import dm_pix as pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +59,8 @@ def jitter(image: Float[Array, "h w 3"], changes: Jitter) -> Float[Array, "h w 3
     rotation of the hue and three after it, and where an image's order has nothing
     there, the factor is 1.
     """
+    import dm_pix
+
     one = jnp.ones_like(changes.brightness)
     factors = jnp.stack([changes.brightness, changes.contrast, changes.saturation, one])
     factors = factors[changes.order]
@@ -69,7 +70,7 @@ def jitter(image: Float[Array, "h w 3"], changes: Jitter) -> Float[Array, "h w 3
     planes = jnp.moveaxis(image, 2, 0)  # three is a poor innermost axis
     # Loops keep XLA from computing the first blends again inside of each later one.
     planes, _ = jax.lax.scan(_blend, planes, (changes.order[:3], before[:3]))
-    planes = pix.adjust_hue(planes, changes.hue_turns, channel_axis=0)
+    planes = dm_pix.adjust_hue(planes, changes.hue_turns, channel_axis=0)
     planes, _ = jax.lax.scan(_blend, planes, (changes.order[1:], after[1:]))
     return jnp.moveaxis(planes, 0, 2)
 
@@ -90,4 +91,6 @@ def solarize(
     image: Float[Array, "h w c"], *, threshold: float
 ) -> Float[Array, "h w c"]:
     """Inverts values at or above the threshold, which is on the scale of [0, 1]."""
-    return pix.solarize(image, threshold)
+    import dm_pix
+
+    return dm_pix.solarize(image, threshold)

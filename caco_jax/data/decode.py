@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -20,7 +19,7 @@ from PIL import Image
 from caco_jax.data import jpeg
 from caco_jax.data.random_resized_crop import Box, Range, draw_box
 from caco_jax.data.records import Record
-from caco_jax.data.resize import resize
+from caco_jax.data.resize import opencv, resize
 
 Pixels = UInt8[np.ndarray, "h w c"]
 REDUCTIONS = (8, 4, 2, 1)  # what a JPEG can be decoded at, as 1 / n
@@ -28,11 +27,6 @@ REDUCTIONS = (8, 4, 2, 1)  # what a JPEG can be decoded at, as 1 / n
 # equally dense ones it would be visibly softer or sharper than from the full image.
 DENSITY = 1.5
 _EVALUATION_DENSITY = 3  # where time matters less
-_REDUCED_BGR = {
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # torchvision's evaluation at 224 pixels: the shorter side becomes 256
 _SHORTER_SIDE = 256 / 224
@@ -297,13 +291,19 @@ def _open_jpeg(encoded: bytes, header: jpeg.Header) -> OpenImage:
 
 def _by_opencv(encoded: bytes, n: int) -> Pixels | None:
     """RGB at 1 / n of the size, as stored; None where OpenCV cannot."""
-    color = _REDUCED_BGR.get(n, cv2.IMREAD_COLOR_RGB)
+    cv2 = opencv()
+    reduced_bgr = {
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+    }
+    color = reduced_bgr.get(n, cv2.IMREAD_COLOR_RGB)
     flags = color | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     except cv2.error:  # more pixels than it wants to know of
         return None
-    if pixels is None or n not in _REDUCED_BGR:
+    if pixels is None or n not in reduced_bgr:
         return pixels
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 

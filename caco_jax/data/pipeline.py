@@ -21,13 +21,12 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import cv2
-import grain
 import numpy as np
 from absl import flags
 from jaxtyping import Int, Int32, UInt8
 
 from caco_jax._cores import usable_cores
+from caco_jax._extras import require_package
 from caco_jax.data.decode import (
     BadImageError,
     CropSpec,
@@ -35,6 +34,7 @@ from caco_jax.data.decode import (
     random_resized_crops,
 )
 from caco_jax.data.records import Records
+from caco_jax.data.resize import opencv
 from caco_jax.schema import UserError
 
 logger = logging.getLogger("caco_jax")
@@ -288,7 +288,11 @@ def stream(
 
     Yields:
         An iterator over parts. The workers begin at once, and end with the block.
+
+    Raises:
+        UserError: Grain is not installed.
     """
+    grain = require_package("grain", purpose="reading images ahead")
     threads = min(usable_cores(), MOST_WORKERS) if workers == 0 else 0
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     parts = grain.MapDataset.source(source)[first:].to_iter_dataset(read)
@@ -311,7 +315,7 @@ def stream(
 def _start_worker(index: int, count: int) -> None:
     """Leaves the other cores to the other workers, and ends when the parent does."""
     del index, count
-    cv2.setNumThreads(1)
+    opencv().setNumThreads(1)
     # A terminal's Ctrl-C and a scheduler's SIGTERM reach the parent as well, which
     # ends its workers itself, and may want some more batches before.
     for number in (signal.SIGINT, signal.SIGTERM):

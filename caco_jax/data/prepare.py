@@ -4,7 +4,6 @@ TensorFlow is used here and nowhere else: TFDS needs it to build a set, not to r
 """
 
 import errno
-import importlib.util
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from caco_jax._extras import require_package
 from caco_jax.data.decode import BadImageError, image_size
 from caco_jax.data.records import TfdsRecords
 from caco_jax.data.tfds_sets import (
@@ -65,11 +65,7 @@ def _require_tensorflow() -> None:
     # Before TensorFlow is imported; it would speak of its optimisations.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            "TensorFlow is needed to prepare a set, and only there: "
-            "pip install 'caco_jax[prepare]'"
-        )
+    require_package("tensorflow", purpose="preparing a set")
 
 
 def _build(name: str, data_dir: Path, manual_dir: Path | None) -> None:

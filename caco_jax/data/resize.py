@@ -6,16 +6,28 @@ and OpenCV's cubic interpolation come within one grey level of that. The taps ar
 and known up to a shrinking by `_SHRINKS[-1]`; beyond, Pillow does the work itself.
 """
 
-import cv2
+from typing import Any
+
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+
+from caco_jax._extras import require_package
 
 # Fitted by the absolute difference from Pillow on photographs: the weight of the two
 # next pixels and of the two after them. Below the first, no blur is closest.
 _SHRINKS = (1.08, 1.2, 1.4, 1.6, 1.9, 2.1, 2.4, 2.8, 3.2)
 _NEXT = (0.100, 0.127, 0.172, 0.209, 0.236, 0.245, 0.245, 0.223, 0.187)
 _AFTER_NEXT = (0.0, 0.0, 0.0, 0.003, 0.021, 0.037, 0.063, 0.109, 0.154)
+
+
+def opencv() -> Any:
+    """OpenCV, which nobody needs who has no images in files.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    return require_package("cv2", purpose="reading image files")
 
 
 def resize(
@@ -35,6 +47,7 @@ def resize(
     if max(down, across) > _SHRINKS[-1]:
         pillow = Image.fromarray(image)
         return np.array(pillow.resize((width, height), Image.Resampling.BILINEAR))
+    cv2 = opencv()
     blur_down, blur_across = down > _SHRINKS[0], across > _SHRINKS[0]
     if blur_down or blur_across:
         taps = _taps(across) if blur_across else _NO_BLUR

@@ -19,6 +19,7 @@ from caco_jax.data.dataset import ArrayDataset, RecordDataset
 from caco_jax.data.decode import BadImageError, decode_image, image_size
 from caco_jax.data.folders import open_folder
 from caco_jax.data.records import Records
+from caco_jax.data.resize import opencv
 from caco_jax.data.tfds_sets import open_tfds
 
 logger = logging.getLogger("caco_jax")
@@ -143,6 +144,7 @@ def _fake(rest: str, request: _Request) -> ArrayDataset:
 
 
 def _tfds(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
+    opencv()  # missed now and not by a worker
     splits = open_tfds(
         rest,
         request.data_dir,
@@ -164,6 +166,7 @@ def _tfds(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
 def _folder(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
     if not rest:
         raise ValueError("data.source: after folder: want a directory, got nothing")
+    opencv()  # missed now and not by a worker
     base = Path() if request.data_dir is None else request.data_dir
     splits = open_folder(
         base / Path(rest).expanduser(),

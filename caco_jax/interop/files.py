@@ -5,7 +5,6 @@ detectron2's, plain pickles, are written but not read.
 """
 
 import contextlib
-import importlib
 import os
 import pathlib
 import pickle
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from caco_jax._extras import require_package
 from caco_jax.interop.layouts import Arrays, detectron2_names
 from caco_jax.schema import UserError
 
@@ -113,13 +113,7 @@ def _choose(table: Mapping[str, Any], path: pathlib.Path, verb: str) -> Any:
 def _package(suffix: str) -> Any:
     """The package of a kind of file, which is an extra."""
     name = "torch" if suffix in _TORCH_SUFFIXES else "safetensors.numpy"
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f"--file: {suffix} needs {name.partition('.')[0]}, which is not installed: "
-            "pip install 'caco_jax[torch]'"
-        ) from None
+    return require_package(name, purpose=f"--file: {suffix}")
 
 
 @contextlib.contextmanager

@@ -19,8 +19,14 @@ from caco_jax.config.build import pretrain
 from caco_jax.programs.command import read_config
 from caco_jax.programs.flags import parser_of
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 EXTRAS = {
+    "cv2": (
+        "OpenCV",
+        "images in files and sets of TFDS",
+        "pip install 'caco_jax[data]'",
+    ),
+    "grain": ("Grain", "data sets larger than memory", "pip install 'caco_jax[data]'"),
     "torch": ("torch", "weights from and to PyTorch", "pip install 'caco_jax[torch]'"),
     "tensorflow": (
         "tensorflow",

@@ -1,18 +1,16 @@
 """Who follows a run from the command line: a bar or lines, TensorBoard, W&B."""
 
 import argparse
-import importlib
 import pathlib
 import sys
 import time
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from caco_jax._extras import require_package
 from caco_jax.programs.events import EventFile
 from caco_jax.runs.fit import Reporter
-from caco_jax.schema import UserError
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -64,7 +62,7 @@ class Bar(Reporter):
     """Epochs on a terminal, with the time left."""
 
     def __init__(self) -> None:
-        self._bar: tqdm | None = None
+        self._bar: Any = None
         self._begun = time.perf_counter()
 
     def epoch_done(
@@ -72,6 +70,8 @@ class Bar(Reporter):
     ) -> None:
         """Shows an epoch's row."""
         if self._bar is None:
+            from tqdm import tqdm
+
             self._bar = tqdm(
                 total=epochs, initial=epoch - 1, unit="epoch", mininterval=1.0
             )
@@ -158,12 +158,7 @@ class WeightsAndBiases(Reporter):
     """
 
     def __init__(self, project: str, workdir: str) -> None:
-        try:
-            wandb = importlib.import_module("wandb")
-        except ImportError:
-            raise UserError(
-                "--wandb: want the package; pip install 'caco_jax[wandb]'"
-            ) from None
+        wandb = require_package("wandb", purpose="--wandb")
         path = pathlib.Path(workdir).absolute()
         self._run = wandb.init(
             project=project,

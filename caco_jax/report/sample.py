@@ -4,12 +4,12 @@ import base64
 import io
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from caco_jax.data.labelled import open_part, spread_rows
+from caco_jax.data.resize import opencv
 from caco_jax.data.view_kinds import Views
 from caco_jax.runs.pretraining import Pretraining
 
@@ -91,6 +91,7 @@ def _shrink(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "s t c"]:
         return image
     scale = THUMB_PIXELS / longest
     height, width = (max(round(side * scale), 1) for side in image.shape[:2])
+    cv2 = opencv()
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return small.reshape(height, width, image.shape[2])
 

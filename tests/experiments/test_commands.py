@@ -135,7 +135,16 @@ def test_the_linear_probe_judges_the_run(trained, workdir):
 
 
 @pytest.mark.slow
-def test_the_demo_evaluates_draws_and_prints_one_table(trained, workdir):
+@pytest.fixture
+def no_extras(monkeypatch, tmp_path):
+    """A process of its own finds none of the packages of the extra ``data``."""
+    for module in ("cv2", "grain"):
+        missing = f"raise ModuleNotFoundError(name={module!r})"
+        (tmp_path / f"{module}.py").write_text(missing)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def test_the_demo_evaluates_draws_and_prints_one_table(trained, workdir, no_extras):
     out = succeeded(run("demo", CONFIG, f"--workdir={workdir}", *TINY))
     found = json.loads((workdir / "demo.json").read_text())
     figures = {"knn", "linear", "few_shot_mean", "few_shot_std"}

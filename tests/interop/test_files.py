@@ -204,7 +204,7 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch, action, suffix, packa
     for name in (package, f"{package}.numpy"):
         monkeypatch.setitem(sys.modules, name, None)
     assert refused(action, f"w{suffix}") == (
-        f"{suffix} needs {package}, which is not installed: "
+        f"{suffix}: want the package {package}, which is not installed; "
         "pip install 'caco_jax[torch]'"
     )
 

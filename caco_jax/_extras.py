@@ -1,0 +1,39 @@
+"""Packages that only some uses need: imported where they are used, missed in a line."""
+
+import importlib
+from typing import Any
+
+from caco_jax.schema import UserError
+
+# By module: the package, and the extra of ours that brings it.
+_PACKAGES = {
+    "cv2": ("opencv-python-headless", "data"),
+    "grain": ("grain", "data"),
+    "safetensors": ("safetensors", "torch"),
+    "tensorflow": ("tensorflow-cpu", "prepare"),
+    "torch": ("torch", "torch"),
+    "wandb": ("wandb", "wandb"),
+}
+
+
+def require_package(module: str, *, purpose: str) -> Any:
+    """Imports a module of a package that an extra brings.
+
+    Args:
+        module: such as "cv2", or a part of it, such as "safetensors.numpy".
+        purpose: what needs it, with which the message begins: a flag, or words.
+
+    Raises:
+        UserError: the package is not installed; the message names the extra.
+    """
+    top = module.partition(".")[0]
+    package, extra = _PACKAGES[top]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in (top, module):
+            raise  # it is there, and misses something itself
+        raise UserError(
+            f"{purpose}: want the package {package}, which is not installed; "
+            f"pip install 'caco_jax[{extra}]'"
+        ) from None
