@@ -3,19 +3,19 @@
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from caco_jax.config.build import build_run
 from caco_jax.config.sections import ExperimentConfig, default_config, experiment_config
-from caco_jax.methods import adco, caco
-from caco_jax.runs.pretraining import Experiment, assemble
+from caco_jax.runs.pretraining import Pretraining
 from caco_jax.training.sharding import make_mesh
 
 SETTINGS = {
     "method.bank_size": 40,
-    "encoder.backbone": "resnet_tiny",
-    "encoder.width": 4,
-    "encoder.stem": "small",
-    "encoder.projector_widths": (8, 8, 4),
+    "encoder.backbone": "tests.runs.tiny:Backbone",
+    "encoder.projector": "mlp",
+    "encoder.projector_widths": (4,),
     "data.source": "fake:8x8x1x48",
     "training.batch_size": 16,
     "training.epochs": 4,
@@ -23,10 +23,23 @@ SETTINGS = {
     "evaluation.knn_every_epochs": 2,
     "evaluation.knn_neighbours": 3,
 }
+# Mild temperatures: at the papers' own, differences in the last bit grow at every step.
+METHODS = ("caco", "adco")
+MILD = {"method__temperature": 0.5, "method__bank_temperature": 0.4}
+
+
+class Backbone(nn.Module):
+    """Dense, BatchNorm, ReLU."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        hidden = nn.Dense(8, name="hidden")(images.reshape(len(images), -1))
+        norm = nn.BatchNorm(momentum=0.9, use_running_average=not train, name="norm")
+        return nn.relu(norm(hidden))
 
 
 class TinyEncoder(nn.Module):
-    """Dense, BatchNorm, ReLU as the backbone; dense as the projector."""
+    """The same as the backbone; dense as the projector."""
 
     dim: int = 4
 
@@ -43,39 +56,26 @@ class TinyEncoder(nn.Module):
         return self.projector(self.features(images, train=train, branch=branch))
 
 
-def recipe(**changes):
+def recipe(method="caco", **changes):
     """The tiny recipe, as a ConfigDict; a double underscore stands for the dot."""
-    config = default_config("caco")
+    config = default_config(method)
     changes = {key.replace("__", "."): value for key, value in changes.items()}
     config.update_from_flattened_dict({**SETTINGS, **changes})
     return config
 
 
-def config(**changes) -> ExperimentConfig:
+def config(method="caco", **changes) -> ExperimentConfig:
     """The same, validated."""
-    return experiment_config(recipe(**changes))
-
-
-# Mild temperatures: at the papers' own, differences in the last bit grow at every step.
-MILD = {"bank_size": 40, "temperature": 0.5, "bank_temperature": 0.4}
-METHODS = {
-    "caco": lambda: caco.make(caco.CacoConfig(**MILD), embedding_dim=4),
-    "adco": lambda: adco.make(adco.AdcoConfig(**MILD), embedding_dim=4),
-}
+    return experiment_config(recipe(method, **changes))
 
 
 @functools.cache
-def _assembled(**changes):
-    return assemble(config(**changes))
+def run(method="caco", *, devices=1, **changes) -> Pretraining:
+    """The parts of a tiny run of a method with a bank, on so many devices."""
+    mesh = make_mesh(jax.devices()[:devices])
+    return build_run(config(method, **{**MILD, **changes}), mesh=mesh)
 
 
-def experiment(method="caco", *, devices, **changes) -> Experiment:
-    """The parts of a tiny run of a method on these devices."""
-    return _assembled(**changes)._replace(
-        method=METHODS[method](), encoder=TinyEncoder(), mesh=make_mesh(devices)
-    )
-
-
-def train_examples(experiment):
+def train_examples(run):
     """All training images, as an array."""
-    return jnp.asarray(experiment.images.train_examples)
+    return jnp.asarray(run.data.train_examples)
