@@ -1,11 +1,14 @@
 """Command-line programs: they parse flags, call the library, print and save."""
 
+import functools
 import importlib
 import os
 import pathlib
 
 from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
+from caco_jax.runs.preemption import Stop
+from caco_jax.schema import accepted
 
 
 def start(name: str) -> None:
@@ -17,16 +20,14 @@ def start(name: str) -> None:
     Args:
         name: the module, such as "pretrain".
     """
-    if name == "pretrain":  # before what takes seconds to import
-        from caco_jax.runs import preemption
-
-        preemption.STOP.listen()
+    stop = Stop()
+    stop.listen(os._exit)  # before what takes seconds to import
     parse(parser_of(name))  # --help and a wrong flag end here, before JAX is imported
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory()))
     main = importlib.import_module(f"{__name__}.{name}").main
     from caco_jax.programs.command import run
 
-    run(main)
+    run(functools.partial(main, **accepted(main, {"stop": stop})))
 
 
 def cache_directory() -> pathlib.Path:

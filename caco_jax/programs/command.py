@@ -2,14 +2,17 @@
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
+
+import jax
 
 from caco_jax.config.recipe import load_recipe, override
 from caco_jax.config.sections import ExperimentConfig, experiment_config
-from caco_jax.runs.distributed import AgreedError, is_primary, leave
+from caco_jax.runs.distributed import AgreedError, is_primary
 from caco_jax.runs.preemption import REQUEUE_STATUS, Stopped
 from caco_jax.schema import UserError
 
@@ -53,6 +56,24 @@ def run(main: Callable[[], Any]) -> None:
         if is_primary():  # all have the same figures
             _say("stopped", error)
         sys.exit(1)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process for a reason that the others do not know.
+
+    JAX would wait for them first, and they may wait for this process.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def give_up(message: str) -> NoReturn:
+    """Ends this process with one line, from any thread."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def _say(what: str, error: BaseException) -> None:

@@ -15,6 +15,7 @@ from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
 from caco_jax.programs.reporting import make_reporter
 from caco_jax.runs.checkpoints import write_json
+from caco_jax.runs.preemption import Stop
 from caco_jax.runs.progress import peak_memory_bytes
 from caco_jax.runs.run import (
     Run,
@@ -65,13 +66,21 @@ def evaluate(trained: Run) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Parses flags and runs."""
+def main(stop: Stop | None = None) -> None:
+    """Parses flags and runs.
+
+    Args:
+        stop: hears signals; None: nobody does.
+    """
     flags, assignments = parse(parser_of("demo"))
     config = read_config(flags.config, assignments)
     with contextlib.closing(make_reporter(flags)) as reporter:
         summary = pretrain(
-            config, flags.workdir, force_new=flags.fresh, reporter=reporter
+            config,
+            flags.workdir,
+            force_new=flags.fresh,
+            stop=stop,
+            reporter=reporter,
         )
     trained = load_run(flags.workdir)
     results = evaluate(trained)

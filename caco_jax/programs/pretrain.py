@@ -6,24 +6,29 @@ from typing import Any
 
 from caco_jax.config.build import build_run, in_config, pretrain
 from caco_jax.config.sections import ExperimentConfig
-from caco_jax.programs.command import read_config
+from caco_jax.programs.command import give_up, read_config
 from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
 from caco_jax.programs.reporting import make_reporter
-from caco_jax.runs import preemption
 from caco_jax.runs.distributed import (
     all_or_none,
     initialize,
     is_primary,
 )
 from caco_jax.runs.fit import Reporter
+from caco_jax.runs.preemption import Stop
 from caco_jax.schema import ConfigError, UserError
 
 
-def main() -> None:
-    """Parses flags and runs."""
+def main(stop: Stop | None = None) -> None:
+    """Parses flags and runs.
+
+    Args:
+        stop: hears signals; None: nobody does.
+    """
+    stop = stop or Stop()
     flags, assignments = parse(parser_of("pretrain"))
-    join_others(flags)
+    join_others(flags, stop)
     config = all_or_none(lambda: read_config(flags.config, assignments))
     how: dict[str, Any] = {
         "force_new": flags.force_new,
@@ -35,7 +40,7 @@ def main() -> None:
         reporter = make_reporter(flags) if is_primary() else Reporter()
         with contextlib.closing(reporter):
             summary = pretrain(
-                config, flags.workdir, **how, stop=preemption.STOP, reporter=reporter
+                config, flags.workdir, **how, stop=stop, reporter=reporter
             )
         said = (
             f"The run in {flags.workdir} is complete: {summary['epochs']} epochs, "
@@ -67,13 +72,15 @@ def describe(config: ExperimentConfig, workdir: str, how: dict[str, Any]) -> str
     )
 
 
-def join_others(flags: argparse.Namespace) -> None:
+def join_others(flags: argparse.Namespace, stop: Stop) -> None:
     """Joins this process to those of its run, if there are any."""
     names = ("coordinator_address", "num_processes", "process_id")
     values = {name: getattr(flags, name) for name in names}
     if flags.distributed:
-        initialize(**values, timeout_seconds=flags.initialization_timeout)
-        preemption.STOP.listen_again()  # JAX has taken SIGTERM
+        initialize(
+            **values, timeout_seconds=flags.initialization_timeout, give_up=give_up
+        )
+        stop.listen_again()  # JAX has taken SIGTERM
         return
     for name, value in values.items():
         if value is not None:

@@ -35,6 +35,11 @@ class Everyone(Reporter):
     def __init__(self, reporters: list[Reporter]) -> None:
         self._reporters = reporters
 
+    def phase_begun(self, *args: Any) -> None:
+        """Tells all."""
+        for reporter in self._reporters:
+            reporter.phase_begun(*args)
+
     def watch(self, *args: Any) -> None:
         """Tells all."""
         for reporter in self._reporters:
@@ -58,23 +63,62 @@ def in_words(row: dict[str, Any], images_per_second: float) -> str:
     return f"loss {row['loss']:.3f}{said}, {images_per_second:,.0f} images/s"
 
 
+class Pace:
+    """How far a phase is and how long it will take, compiling left out."""
+
+    def __init__(self, phase: str, done: int, steps: int) -> None:
+        self.phase, self.steps = phase, steps
+        self._begun, self._first = time.monotonic(), done
+        self._since: tuple[int, float] | None = None
+
+    def first_step(self, step: int) -> str | None:
+        """What is said when the first step is done; None after it."""
+        if self._since is not None:
+            return None
+        self._since = step, time.monotonic()
+        seconds = self._since[1] - self._begun
+        return f"first {self.phase} done, {seconds:.0f} s with compiling"
+
+    def time_left(self, step: int) -> str:
+        """In words, "" as long as it is not known."""
+        if self._since is None or step <= self._since[0]:
+            return ""
+        done, begun = self._since
+        a_step = (time.monotonic() - begun) / (step - done)
+        return f", about {(self.steps - step) * a_step / 60:.0f} min left"
+
+
 class Bar(Reporter):
     """Epochs on a terminal, with the time left."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._begun = time.perf_counter()
+        self._pace = Pace("step", 0, 0)
+
+    def phase_begun(self, phase: str, done: int, steps: int) -> None:
+        """A bar of its own, of steps, for what is before the epochs."""
+        self._pace = Pace(phase, done, steps)
+        if phase != "step":
+            self._bar = _bar(total=steps, unit=phase.removesuffix(" step") + " step")
+
+    def watch(self, phase: str, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """Shows the steps before the epochs, and says when the first one is done."""
+        said = self._pace.first_step(step)
+        if said is not None:
+            _print_line(said)
+        if phase != "step" and self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            if step == self._pace.steps:
+                self._bar.close()
+                self._bar, self._begun = None, time.perf_counter()
 
     def epoch_done(
         self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
     ) -> None:
         """Shows an epoch's row."""
         if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=epochs, initial=epoch - 1, unit="epoch", mininterval=1.0
-            )
+            self._bar = _bar(total=epochs, initial=epoch - 1, unit="epoch")
             self._bar.start_t -= time.perf_counter() - self._begun
             self._bar.last_print_t = self._bar.start_t
         self._bar.set_postfix_str(in_words(row, images_per_second), refresh=False)
@@ -86,11 +130,25 @@ class Bar(Reporter):
             self._bar.close()
 
 
+def _bar(**how: Any) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(mininterval=1.0, **how)
+
+
+def _print_line(line: str) -> None:
+    """A line on stderr, above a bar if there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
+
+
 class Lines(Reporter):
     """Plain lines on stderr, one a minute and one for the last epoch."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
+        self._pace = Pace("step", 0, 0)
 
     def _is_due(self) -> bool:
         return time.monotonic() - self._last >= SECONDS_BETWEEN_LINES
@@ -99,10 +157,21 @@ class Lines(Reporter):
         print(line, file=sys.stderr, flush=True)
         self._last = time.monotonic()
 
+    def phase_begun(self, phase: str, done: int, steps: int) -> None:
+        """Begins to measure the phase's pace."""
+        self._pace = Pace(phase, done, steps)
+
     def watch(self, phase: str, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Says where it is, if nothing was said for a minute."""
-        if self._is_due():
-            self._say(f"{phase} {step:,}: loss {metrics['loss'][-1]:.3f}")
+        """Says when the first step is done, and each minute where it is."""
+        said = self._pace.first_step(step)
+        if said is not None:
+            self._say(said)
+        elif self._is_due():
+            left = self._pace.time_left(step)
+            self._say(
+                f"{phase} {step:,} of {self._pace.steps:,}: loss "
+                f"{metrics['loss'][-1]:.3f}{left}"
+            )
 
     def epoch_done(
         self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float

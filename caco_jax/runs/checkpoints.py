@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from caco_jax.schema import UserError
 from caco_jax.runs.distributed import is_primary
 from caco_jax.runs.progress import RunProgress
-from caco_jax.training.state import TrainState
 from caco_jax.runs.workdir import Workdir, write_json
+from caco_jax.schema import UserError
+from caco_jax.training.state import TrainState
 
 __all__ = ["Checkpoints", "SaveError", "Workdir", "write_json"]
 
@@ -261,7 +261,9 @@ class Checkpoints:
             )
         # A Checkpointer would wait for all processes; the first reads this alone, too.
         with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
-            return RunProgress.from_json(reader.restore(self.folder / str(step) / "record"))
+            return RunProgress.from_json(
+                reader.restore(self.folder / str(step) / "record")
+            )
 
 
 def _check_space(folder: pathlib.Path, state: TrainState) -> None:

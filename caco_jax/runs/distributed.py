@@ -9,10 +9,9 @@ import json
 import logging
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from caco_jax.schema import UserError
 from caco_jax.runs.settings import TIMEOUT_SECONDS
+from caco_jax.schema import UserError
 from caco_jax.training.sharding import replicated, rows
 
 T = TypeVar("T")
@@ -48,6 +47,7 @@ def initialize(
     process_id: int | None = None,
     *,
     timeout_seconds: int = TIMEOUT_SECONDS,
+    give_up: Callable[[str], object] | None = None,
 ) -> None:
     """Joins this process to the others; before anything touches a device.
 
@@ -58,8 +58,10 @@ def initialize(
         coordinator_address: "host:port" of process 0, which must be free there.
         num_processes: of the whole run.
         process_id: of this one, from 0.
-        timeout_seconds: how long to wait for the others, here and at the end. If they
-            are not there by then, one line says so and this process exits with 2.
+        timeout_seconds: how long to wait for the others, here and at the end.
+        give_up: called with a line, in another thread, if they are not there by then;
+            it should end the process, for JAX waits on. None: JAX aborts it in the
+            end.
 
     Raises:
         UserError: the values do not fit, or there are none.
@@ -69,7 +71,12 @@ def initialize(
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     place = coordinator_address or "the address that the cluster's environment names"
     # JAX does not raise here, it aborts, and a coordinator that nobody joins waits too.
-    watchdog = threading.Timer(timeout_seconds, _give_up, (place, timeout_seconds))
+    said = (
+        f"--coordinator_address: the processes did not all meet at {place} within "
+        f"{timeout_seconds} s; see that all were started and that process 0 can be "
+        "reached there, or change --coordinator_address or --initialization_timeout"
+    )
+    watchdog = threading.Timer(timeout_seconds, give_up or (lambda _: None), (said,))
     watchdog.daemon = True
     watchdog.start()
     try:
@@ -127,35 +134,12 @@ def _check_free(port: int) -> None:
         ) from None
 
 
-def _give_up(place: str, seconds: int) -> NoReturn:
-    print(
-        f"error: --coordinator_address: the processes did not all meet at {place} "
-        f"within {seconds} s; see that all were started and that process 0 can be "
-        "reached there, or change --coordinator_address or --initialization_timeout",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(2)
-
-
 def is_primary() -> bool:
     """Whether this process is the one that writes and prints; it touches the devices.
 
     There is always exactly one, also where there is but one process.
     """
     return jax.process_index() == 0
-
-
-def leave(status: int) -> NoReturn:
-    """Ends this process for a reason that the others do not know.
-
-    JAX would wait for them first, and they may wait for this process.
-    """
-    if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
 
 
 def gather_texts(text: str) -> list[str]:

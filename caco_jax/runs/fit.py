@@ -48,6 +48,15 @@ logger = logging.getLogger("caco_jax")
 class Reporter:
     """Who follows a run. This one does nothing: override what matters."""
 
+    def phase_begun(self, phase: str, done: int, steps: int) -> None:
+        """Called before a phase's program is compiled.
+
+        Args:
+            phase: "step" or "start-up step".
+            done: steps of the phase so far.
+            steps: of the whole phase.
+        """
+
     def watch(self, phase: str, step: int, metrics: Metrics) -> None:
         """Called after every dispatch.
 
@@ -234,6 +243,7 @@ class _Fit:
             self._end_epoch(state)
         if len(progress.rows) == run.training.epochs:
             return
+        self._announce("step", int(state.step), run.total_steps)
         stop = any_process(self.stop.requested, run.mesh)
         done = train_epochs(
             run,
@@ -249,10 +259,15 @@ class _Fit:
                 self._leave(state)
             self._end_epoch(state)
 
+    def _announce(self, phase: str, done: int, steps: int) -> None:
+        logger.info("compiling the %s; the first one ends with it", phase)
+        self.reporter.phase_begun(phase, done, steps)
+
     def _first_state(self, feeds: OpenFeed) -> TrainState:
         if self.checkpoints.latest_step() is None:
             if self.run.method.start_up is not None:
                 logger.info("start-up: filling the bank")
+                self._announce("start-up step", 0, self.run.start_up_steps)
             return start_up(
                 self.run, feeds, self.progress.throughput, watch=self.reporter.watch
             )

@@ -12,9 +12,9 @@ from caco_jax.evaluation.knn import knn_accuracy
 from caco_jax.evaluation.online import online_metrics
 from caco_jax.methods.method import Network
 from caco_jax.runs.pretraining import Pretraining
+from caco_jax.runs.run import make_network_features
 from caco_jax.training.loop import Metrics
 from caco_jax.training.sharding import alone
-from caco_jax.runs.run import make_network_features
 from caco_jax.training.state import TrainState
 
 logger = logging.getLogger("caco_jax")
@@ -117,7 +117,6 @@ def _means(metrics: Metrics) -> dict[str, float]:
         for name, values in kept.items()
     }
     return {**means, "skipped": int(skipped.sum())}
-
 
 
 def find_alarms(

@@ -5,12 +5,13 @@ Once a run has trained it finishes its step, saves, and then ends. A second sign
 it at once. The status is the same in all cases, and says: start me again.
 """
 
+import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 logger = logging.getLogger("caco_jax")
 
@@ -29,10 +30,16 @@ class Stop:
     def __init__(self) -> None:
         self._name: str | None = None
         self._is_polled = False
+        self._end: Callable[[int], object] = sys.exit
         self._writer: socket.socket | None = None
 
-    def listen(self) -> None:
-        """Takes over the signals; only in the main thread."""
+    def listen(self, end: Callable[[int], object]) -> None:
+        """Takes over the signals; only in the main thread.
+
+        Args:
+            end: ends the process at once with a status, from any thread.
+        """
+        self._end = end
         reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         # A thread, for Python calls handlers between two lines of Python only: a
@@ -55,11 +62,14 @@ class Stop:
     def _receive(self, name: str) -> None:
         if self._is_polled and self._name is None:
             self._name = name
-            logger.warning("%s: finishing the step, then saving", name)
+            with contextlib.suppress(OSError, ValueError):
+                logger.warning("%s: finishing the step, then saving", name)
             return
         again = " again" if self._name else ""
-        print(f"stopped: {name}{again}", file=sys.stderr, flush=True)
-        os._exit(REQUEUE_STATUS)
+        # Nobody may be left to read it, and the process ends all the same.
+        with contextlib.suppress(OSError, ValueError):
+            print(f"stopped: {name}{again}", file=sys.stderr, flush=True)
+        self._end(REQUEUE_STATUS)
 
     def requested(self) -> bool:
         """Whether to end; once this has been asked, a first signal waits for it."""
@@ -70,7 +80,3 @@ class Stop:
         """Raises Stopped if this process was asked to end."""
         if self.requested():
             raise Stopped(f"{self._name}")
-
-
-# Signals are the process's: there is one of these that listens, if any.
-STOP = Stop()

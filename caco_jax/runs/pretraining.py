@@ -154,8 +154,8 @@ class Pretraining:
         self.data: Dataset = as_dataset(data)
         self.views = as_views(views)
         if evaluation_view is not None:
-            without_key = without_key(evaluation_view)
-            self.views = dataclasses.replace(self.views, evaluation=without_key)
+            view = without_key(evaluation_view)
+            self.views = dataclasses.replace(self.views, evaluation=view)
         self._check_sizes()
         self.view_shapes = self._view_shapes()
         self.encoder = with_projector(encoder, projector)
@@ -246,7 +246,7 @@ class Pretraining:
         require(
             not unknown,
             f"optimizers: expected some of {', '.join(sorted(self.optimizers))}, the "
-            f"players of {self.method.name} that move, got {', '.join(sorted(unknown))}",
+            f"players of {self.method.name} that move; got {sorted(unknown)}",
         )
         shapes = jax.eval_shape(self.method.init, self.keys.players)
         for tree in shapes:
@@ -271,7 +271,7 @@ class Pretraining:
 
     def new_network(self) -> Network:
         """The encoder as it is before training."""
-        # Shapes alone: to draw views outside of a program compiles each operation alone.
+        # Zeros: to draw views outside of a program compiles each operation alone.
         view = self.view_shapes[0]
         example = jnp.zeros((2, *view.shape[1:]), view.dtype)
         return jax.jit(self.encoder.init)(self.keys.encoder, example)

@@ -181,9 +181,7 @@ def make_network_features(
 
     def of_network(network: Network) -> tuple[Split, Split]:
         def of_examples(examples: np.ndarray) -> np.ndarray:
-            return extract_features(
-                features, network, examples, batch_size=_BATCH_ROWS
-            )
+            return extract_features(features, network, examples, batch_size=_BATCH_ROWS)
 
         return _split(train, of_examples, most_train), _split(test, of_examples)
 
@@ -206,7 +204,9 @@ def _parts(
 ) -> tuple[Part, Part]:
     size_pixels = max(pretraining.views.photo_sizes, default=0)
     try:
-        return labelled_parts(data or pretraining.data, size_pixels=size_pixels, bad=bad)
+        return labelled_parts(
+            data or pretraining.data, size_pixels=size_pixels, bad=bad
+        )
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from caco_jax.runs.checkpoints import Checkpoints, SaveError
 from caco_jax.runs.progress import RunProgress
-from caco_jax.training.state import TrainState
 from caco_jax.runs.workdir import Workdir, write_json
+from caco_jax.training.state import TrainState
 
 logger = logging.getLogger("caco_jax")
 
@@ -47,7 +47,9 @@ class CheckpointPolicy:
                 error.strerror,
             )
 
-    def epoch_done(self, state: TrainState, progress: RunProgress, *, due: bool) -> None:
+    def epoch_done(
+        self, state: TrainState, progress: RunProgress, *, due: bool
+    ) -> None:
         """Saves after an epoch where that is due, where it is best, or failed before.
 
         Raises:
@@ -68,7 +70,9 @@ class CheckpointPolicy:
         Raises:
             SaveError: all failed.
         """
-        while not self._try(lambda: self._save(self._newest, state, progress, wait=True)):
+        while not self._try(
+            lambda: self._save(self._newest, state, progress, wait=True)
+        ):
             time.sleep(_PAUSE_SECONDS)
         self._try(self._best.finish)
 

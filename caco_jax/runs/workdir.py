@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from caco_jax.schema import UserError, flatten
 from caco_jax.runs.distributed import is_primary
+from caco_jax.schema import UserError, flatten
 
 # Where images lie and how they come: whether they are the same a `Record` says.
 _FREE_KEYS = {"data.data_dir", "data.max_resident_bytes", "data.workers"}

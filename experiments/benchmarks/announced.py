@@ -1,9 +1,13 @@
 """experiments.pretrain that says on stdout what it does next, for benchmarks.faults."""
 
-from caco_jax.runs import preemption
+import functools
+import os
+
+from caco_jax.runs.preemption import Stop
 
 if __name__ == "__main__":
-    preemption.STOP.listen()
+    STOP = Stop()
+    STOP.listen(os._exit)
 
 from collections.abc import Callable
 from typing import Any
@@ -41,4 +45,4 @@ def announce() -> None:
 
 if __name__ == "__main__":
     announce()
-    command.run(pretrain.main)
+    command.run(functools.partial(pretrain.main, STOP))

@@ -11,8 +11,10 @@ from caco_jax.runs.preemption import REQUEUE_STATUS, Stop, Stopped
 
 LISTENING = """
 import time
-from caco_jax.runs.preemption import STOP
-STOP.listen()
+import os
+from caco_jax.runs.preemption import Stop
+STOP = Stop()
+STOP.listen(os._exit)
 """
 # A second of sleeping in C, which a signal does not end, again and again.
 BUSY = """
