@@ -154,8 +154,9 @@ class Pretraining:
         self.data: Dataset = as_dataset(data)
         self.views = as_views(views)
         if evaluation_view is not None:
-            view = without_key(evaluation_view)
-            self.views = dataclasses.replace(self.views, evaluation=view)
+            self.views = dataclasses.replace(
+                self.views, evaluation=without_key(evaluation_view)
+            )
         self._check_sizes()
         self.view_shapes = self._view_shapes()
         self.encoder = with_projector(encoder, projector)

@@ -1,0 +1,1 @@
+"""A pretraining run from its parts to its files: fit, resume, read back."""
