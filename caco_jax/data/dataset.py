@@ -220,8 +220,8 @@ def as_dataset(
     )
     examples = np.asarray(examples)
     require(
-        examples.ndim >= 2 and len(examples) > 1 and examples.dtype != object,
-        "data: expected examples [M, ...] of one shape, M at least 2, got "
+        examples.ndim >= 2 and len(examples) > 1 and examples.dtype.kind not in "OSUMm",
+        "data: expected numbers, examples [M, ...] of one shape, M at least 2, got "
         f"{examples.dtype} {examples.shape}",
     )
     if labels is None:

@@ -219,7 +219,7 @@ class Views:
     """
 
     views: tuple[View, ...]
-    mean: tuple[float, ...] = setting((0.5,), doc="of each channel")
+    mean: tuple[float, ...] = setting((0.5,), allowed=Range(), doc="of each channel")
     std: tuple[float, ...] = setting((0.5,), allowed=POSITIVE, doc="of each channel")
     evaluation: View = PlainView()
 

@@ -7,7 +7,6 @@ import pytest
 
 from caco_jax import losses
 from caco_jax.analysis import alpha_game, importance, snapshots
-from caco_jax.runs.pretraining import new_network
 from tests.runs import tiny
 
 FAMILIES = {name: make() for name, make in losses.FAMILIES.items()}
@@ -16,11 +15,11 @@ TOLERANCES = {jnp.float32: 1e-4, jnp.float64: 1e-9}
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=["float32", "float64"])
 def test_each_loss_descends_where_its_energy_ascends_in_every_layer(dtype):
-    experiment = tiny._assembled()
+    run = tiny.run()
     with jax.enable_x64(dtype == jnp.float64):
-        network = snapshots.cast(new_network(experiment), dtype)
-        encode = snapshots.make_embed(experiment.encoder, network.stats, dtype=dtype)
-        batch = snapshots.draw_batch(experiment, size=8, dtype=dtype)
+        network = snapshots.cast(run.new_network(), dtype)
+        encode = snapshots.make_embed(run.encoder, network.stats, dtype=dtype)
+        batch = snapshots.draw_batch(run, size=8, dtype=dtype)
 
         def embed(params):
             return tuple(encode(params, view) for view in batch.views)

@@ -37,16 +37,16 @@ def image_set():
     return ArrayDataset("four", IMAGES, LABELS, IMAGES[:8], LABELS[:8], tuple("abcd"))
 
 
-def record_set(broken=None):
+def record_set(broken=None, **options):
     train = ArrayRecords("four/train", IMAGES, LABELS)
     if broken is not None:
         train = Damaged(train, broken)
     test = ArrayRecords("four/test", IMAGES[:8], LABELS[:8])
-    return RecordDataset("four", train, test, tuple("abcd"))
+    return RecordDataset("four", train, test, tuple("abcd"), workers=0, **options)
 
 
-def parts(images, **options):
-    return labelled.labelled_parts(images, size_pixels=4, workers=0, **options)
+def parts(dataset):
+    return labelled.labelled_parts(dataset, size_pixels=4)
 
 
 def ids_of(pixels):
@@ -95,7 +95,7 @@ def test_centers_are_the_rows_in_order(kind):
 
 
 def test_an_unreadable_image_gives_way_to_the_next_row_and_its_label():
-    train, _ = parts(record_set(broken=5), bad_share=0.1)
+    train, _ = parts(record_set(broken=5, bad_share=0.1))
     rows = np.array([4, 5, 7])
     with train.batches(rows, seed=0, batch_size=3, epochs=1) as steps:
         ((pixels, labels),) = list(steps)

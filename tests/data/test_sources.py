@@ -68,9 +68,11 @@ def test_a_set_checks_its_arrays():
     good = {"name": "own", "train_examples": images, "test_examples": images}
     bare = sources.ArrayDataset(**good, train_labels=None, test_labels=None)
     assert bare.num_classes == 0
-    with pytest.raises(ValueError, match="one label for each of 3 train images"):
-        sources.ArrayDataset(**good, train_labels=np.zeros(2, np.int32), test_labels=None)
-    with pytest.raises(ValueError, match="want test images as uint8"):
+    with pytest.raises(ValueError, match="one label for each of 3 train examples"):
+        sources.ArrayDataset(
+            **good, train_labels=np.zeros(2, np.int32), test_labels=None
+        )
+    with pytest.raises(ValueError, match=r"on, uint8 \(4, 4, 1\), got float64"):
         sources.ArrayDataset(
             **(good | {"test_examples": images / 255}),
             train_labels=None,
@@ -163,7 +165,7 @@ def test_a_folder_of_one_size_is_read_into_memory(tmp_path):
     assert images.test_examples.shape == (4, 8, 8, 3)
     assert images.class_names == ("class 0", "class 1")
     for part in ("train", "test"):
-        values = getattr(images, f"{part}_images")[:, 0, 0, 0]
+        values = getattr(images, f"{part}_examples")[:, 0, 0, 0]
         np.testing.assert_array_equal(getattr(images, f"{part}_labels"), values % 2)
 
 
