@@ -6,16 +6,17 @@ What a step gets follows from the seed, the epoch and the step alone.
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
 from caco_jax.data import pipeline
 from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
-from caco_jax.data.decode import BadImageError, CropSpec, random_resized_crops
+from caco_jax.data.decode import CropSpec
 from caco_jax.data.records import Records
 from caco_jax.data.view_kinds import PhotoView, View, Views
 
@@ -136,8 +137,14 @@ class RecordPart:
     ) -> Iterator[Iterator[tuple[Pixels, Labels]]]:
         """See `Part`."""
         spec = CropSpec(self.size_pixels, CROP_SCALE, PhotoView().crop_aspect)
-        source = _CropSource(
-            self.records, rows, spec, seed=seed, batch_size=batch_size, epochs=epochs
+        source = LabelledCrops(
+            self.records,
+            [spec],
+            seed=(seed,),
+            batch_size=batch_size,
+            steps=len(rows) // batch_size,
+            chosen=rows,
+            epochs=epochs,
         )
         count = pipeline.worker_count(self.workers)
         with pipeline.stream(source, workers=count) as parts:
@@ -147,9 +154,9 @@ class RecordPart:
                     step = [next(parts) for _ in range(source.parts_per_step)]
                     for part in step:
                         self.bad.add(part.bad)
-                        if not len(part.labels):
+                        if not part.views:
                             self.bad.stop()
-                    images = np.concatenate([part.images for part in step])
+                    images = np.concatenate([part.views[0] for part in step])
                     yield (images,), np.concatenate([part.labels for part in step])
 
             yield steps()
@@ -168,68 +175,11 @@ class RecordPart:
                     yield images, labels
 
 
-class _Labelled(NamedTuple):
-    """Crops of a part of a batch; none if no record was readable."""
+class LabelledCrops(pipeline.CropSource):
+    """Crops, of which a substitute's are drawn on with its place's one generator."""
 
-    images: UInt8[np.ndarray, "n s s 3"]
-    labels: Labels
-    bad: tuple[pipeline.Bad, ...]
-
-
-class _CropSource:
-    """The labelled crops of all steps, in parts of a batch; picklable."""
-
-    def __init__(
-        self,
-        records: Records,
-        rows: Int[np.ndarray, " m"],
-        spec: CropSpec,
-        *,
-        seed: int,
-        batch_size: int,
-        epochs: int,
-    ) -> None:
-        self._records, self._rows, self._spec, self._seed = records, rows, spec, seed
-        self._steps, self._epochs = len(rows) // batch_size, epochs
-        self._batch_size = batch_size
-        parts = -(-batch_size // pipeline.CHUNK_ROWS)
-        self._parts = np.array_split(np.arange(batch_size), parts)
-
-    @property
-    def parts_per_step(self) -> int:
-        return len(self._parts)
-
-    def __len__(self) -> int:
-        return self._epochs * self._steps * len(self._parts)
-
-    def __getitem__(self, index: Any) -> _Labelled:
-        step, part = divmod(int(index), len(self._parts))
-        epoch, step = divmod(step, self._steps)
-        order = pipeline.epoch_order((self._seed,), epoch, len(self._rows))
-        images, labels = [], []
-        bad: list[pipeline.Bad] = []
-        for place in step * self._batch_size + self._parts[part]:
-            rng = np.random.default_rng((self._seed, epoch, int(place)))
-            found = self._example(rng, int(order[place]), bad)
-            if found is None:
-                return _Labelled(np.empty(0, np.uint8), np.empty(0, int), tuple(bad))
-            images.append(found[0])
-            labels.append(found[1])
-        return _Labelled(np.stack(images), np.array(labels, np.int32), tuple(bad))
-
-    def _example(
-        self, rng: np.random.Generator, index: int, bad: list[pipeline.Bad]
-    ) -> tuple[np.ndarray, Any] | None:
-        """The crop and label of a row, or of the next one that is an image."""
-        for attempt in range(min(len(self._rows), pipeline.MOST_SUBSTITUTES)):
-            row = int(self._rows[(index + attempt) % len(self._rows)])
-            try:
-                record = self._records[row]
-                (crop,) = random_resized_crops(rng, record, [self._spec])
-                return crop, record.label
-            except (BadImageError, OSError) as error:
-                bad.append(pipeline.Bad(row, str(error)))
-        return None
+    def _generators(self, epoch: int, place: int) -> Iterator[np.random.Generator]:
+        return itertools.repeat(np.random.default_rng((*self._seed, epoch, place)))
 
 
 def open_part(

@@ -63,10 +63,12 @@ class Crops(NamedTuple):
     Attributes:
         views: uint8 [n, size, size, 3] for each view; none if no record was readable.
         bad: the records that others took the place of.
+        labels: int32 [n], of those that are shown; -1 without one.
     """
 
     views: tuple[UInt8[np.ndarray, "n h w 3"], ...]
     bad: tuple[Bad, ...]
+    labels: Int32[np.ndarray, " n"] = np.empty(0, np.int32)
 
 
 class Centers(NamedTuple):
@@ -104,9 +106,6 @@ def epoch_order(
 class CropSource:
     """The crops of all steps of epoch after epoch, in parts of a batch.
 
-    There is no end: of a stream that ends, Grain does not give back the last part's
-    memory. What workers make beyond the last step is thrown away.
-
     Args:
         records: the whole set.
         specs: what is cropped for each view.
@@ -114,6 +113,10 @@ class CropSource:
         batch_size: examples a step, of all hosts together.
         steps: in an epoch.
         rows: of the batch that this host reads; None: all.
+        chosen: the records that epochs go through; None: all.
+        epochs: how many; None: there is no end. Of a stream that ends, Grain does not
+            give back the last part's memory; what workers make beyond the last step is
+            thrown away.
     """
 
     def __init__(
@@ -125,9 +128,13 @@ class CropSource:
         batch_size: int,
         steps: int,
         rows: Int[np.ndarray, " n"] | None = None,
+        chosen: Int[np.ndarray, " m"] | None = None,
+        epochs: int | None = None,
     ) -> None:
         self._records, self._specs, self._seed = records, tuple(specs), seed
-        self._batch_size, self._steps = batch_size, steps
+        self._batch_size, self._steps, self._epochs = batch_size, steps, epochs
+        self._chosen = chosen
+        self._count = len(records) if chosen is None else len(chosen)
         rows = np.arange(batch_size) if rows is None else rows
         self._parts = np.array_split(rows, -(-len(rows) // CHUNK_ROWS))
 
@@ -137,36 +144,46 @@ class CropSource:
         return len(self._parts)
 
     def __len__(self) -> int:
-        return sys.maxsize  # Grain's own word for it
+        if self._epochs is None:
+            return sys.maxsize  # Grain's own word for it
+        return self._epochs * self._steps * len(self._parts)
 
     def __getitem__(self, index: Any) -> Crops:
         step, part = divmod(int(index), len(self._parts))
         epoch, step = divmod(step, self._steps)
-        order = epoch_order(self._seed, epoch, len(self._records))
-        examples, bad = [], []
+        order = epoch_order(self._seed, epoch, self._count)
+        examples, labels = [], []
+        bad: list[Bad] = []
         for place in step * self._batch_size + self._parts[part]:
-            crops, failed = self._example(epoch, int(place), int(order[place]))
-            examples.append(crops)
-            bad.extend(failed)
-        if not all(examples):
+            generators = self._generators(epoch, int(place))
+            found = self._example(generators, int(order[place]), bad)
+            if found is not None:
+                examples.append(found[0])
+                labels.append(found[1])
+        if len(examples) < len(self._parts[part]):
             return Crops((), tuple(bad))
-        views = (np.stack(crops) for crops in zip(*examples, strict=True))
-        return Crops(tuple(views), tuple(bad))
+        views = tuple(np.stack(crops) for crops in zip(*examples, strict=True))
+        return Crops(views, tuple(bad), np.array(labels, np.int32))
+
+    def _generators(self, epoch: int, place: int) -> Iterator[np.random.Generator]:
+        """What a place is drawn with: for its record, then for each substitute."""
+        for attempt in itertools.count():
+            yield np.random.default_rng((*self._seed, epoch, place, attempt))
 
     def _example(
-        self, epoch: int, place: int, index: int
-    ) -> tuple[list[np.ndarray], list[Bad]]:
-        """The crops of a record, or of the next one that is an image."""
-        bad: list[Bad] = []
-        count = len(self._records)
-        for attempt in range(min(count, MOST_SUBSTITUTES)):
-            at = (index + attempt) % count
-            rng = np.random.default_rng((*self._seed, epoch, place, attempt))
+        self, generators: Iterator[np.random.Generator], index: int, bad: list[Bad]
+    ) -> tuple[list[np.ndarray], Any] | None:
+        """The crops and label of a record, or of the next one that is an image."""
+        attempts = range(min(self._count, MOST_SUBSTITUTES))
+        for attempt, rng in zip(attempts, generators, strict=False):
+            at = (index + attempt) % self._count
+            row = at if self._chosen is None else int(self._chosen[at])
             try:
-                return random_resized_crops(rng, self._records[at], self._specs), bad
+                record = self._records[row]
+                return random_resized_crops(rng, record, self._specs), record.label
             except (BadImageError, OSError) as error:
-                bad.append(Bad(at, str(error)))
-        return [], bad
+                bad.append(Bad(row, str(error)))
+        return None
 
 
 class CenterSource:

@@ -6,12 +6,14 @@ import pickle
 import numpy as np
 import pytest
 
-from caco_jax.data import labelled
+from caco_jax.data import labelled, pipeline
 from caco_jax.data.dataset import ArrayDataset, RecordDataset
+from caco_jax.data.decode import random_resized_crops
 from caco_jax.data.records import ArrayRecords, Record
 from caco_jax.data.view_kinds import DigitView, PhotoView, Views
 
 COUNT, CLASSES = 20, 4
+RANDOM = np.random.default_rng(0)
 LABELS = np.arange(COUNT, dtype=np.int32) % CLASSES
 # Every pixel of an image says which it is.
 IMAGES = np.broadcast_to(
@@ -105,19 +107,42 @@ def test_an_unreadable_image_gives_way_to_the_next_row_and_its_label():
 
 
 def test_workers_get_a_copy():
-    source = labelled._CropSource(
+    source = labelled.LabelledCrops(
         record_set().train,
-        np.arange(9),
-        labelled.CropSpec(4, (0.5, 1.0), (1.0, 1.0)),
-        seed=1,
+        [labelled.CropSpec(4, (0.5, 1.0), (1.0, 1.0))],
+        seed=(1,),
         batch_size=4,
+        steps=2,
+        chosen=np.arange(9),
         epochs=2,
     )
     again = pickle.loads(pickle.dumps(source))
     assert len(again) == 4
     for index in range(4):
-        for one, other in zip(source[index][:2], again[index][:2], strict=True):
-            np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(source[index].views, again[index].views)
+        np.testing.assert_array_equal(source[index].labels, again[index].labels)
+
+
+def test_substitutes_are_drawn_on_with_the_generator_of_the_row():
+    spec = labelled.CropSpec(4, (0.2, 1.0), (0.5, 2.0))
+    rows, seed = np.array([4, 5, 7]), 9
+    pictures = ArrayRecords("noise", RANDOM.integers(0, 256, IMAGES.shape, np.uint8))
+    source = labelled.LabelledCrops(
+        Damaged(pictures, 5),
+        [spec],
+        seed=(seed,),
+        batch_size=3,
+        steps=1,
+        chosen=rows,
+        epochs=1,
+    )
+    ((crops,), _, _) = source[0]
+    order = pipeline.epoch_order((seed,), 0, 3)
+    for place, shown in enumerate(rows[order]):
+        rng = np.random.default_rng((seed, 0, place))
+        row = 7 if shown == 5 else shown
+        (expected,) = random_resized_crops(rng, pictures[row], [spec])
+        np.testing.assert_array_equal(crops[place], expected)
 
 
 def test_a_share_of_the_rows_has_that_share_of_each_class():
