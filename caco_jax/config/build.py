@@ -34,15 +34,13 @@ from caco_jax.runs.checkpoints import Checkpoints
 from caco_jax.runs.describe import describe
 from caco_jax.runs.distributed import all_or_none
 from caco_jax.runs.pretraining import (
-    BUILT_OF,
-    OBJECTS,
     Description,
     Pretraining,
     with_projector,
     without_key,
 )
 from caco_jax.runs.run import Embedder, Run, read_run, require_checkpoints
-from caco_jax.runs.workdir import Workdir
+from caco_jax.runs.workdir import BUILT_OF, OBJECTS, Workdir
 from caco_jax.schema import (
     ConfigError,
     UserError,
@@ -210,6 +208,15 @@ def saved_pretraining(files: Workdir, **parts: Any) -> Pretraining:
         **parts: as of `build_run`.
 
     Raises:
+        UserError: as `saved_config`.
+    """
+    return build_run(saved_config(files), **parts)
+
+
+def saved_config(files: Workdir) -> ExperimentConfig:
+    """The configuration of the run of a directory.
+
+    Raises:
         UserError: there is no run, or it was built of objects, not of a configuration.
     """
     values = files.read_config()
@@ -219,7 +226,7 @@ def saved_pretraining(files: Workdir, **parts: Any) -> Pretraining:
             f"({values['encoder']['name']}); evaluate it there: "
             f"Pretraining(...).load({str(files.path)!r})"
         )
-    return build_run(experiment_config(values), **parts)
+    return experiment_config(values)
 
 
 def build_data(config: DataConfig) -> Dataset:

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from caco_jax.config.build import build_run, build_views
-from caco_jax.config.sections import ExperimentConfig, experiment_config
+from caco_jax.config.build import build_run, build_views, saved_config
+from caco_jax.config.sections import ExperimentConfig
 from caco_jax.data.dataset import ArrayDataset
 from caco_jax.interop import files, layouts
 from caco_jax.interop.states import BACKBONE, contents, fill_state, state_arrays
@@ -150,7 +150,7 @@ def _build(config: ExperimentConfig) -> Pretraining:
 
 
 def _restore(place: Workdir) -> tuple[Pretraining, TrainState]:
-    pretraining = _build(experiment_config(place.read_config()))
+    pretraining = _build(saved_config(place))
     require_checkpoints(place)
     with Checkpoints(place) as checkpoints:
         return pretraining, restore_state(pretraining, checkpoints)

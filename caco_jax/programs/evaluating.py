@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from caco_jax.config.build import build_data, load_run
-from caco_jax.config.sections import experiment_config
+from caco_jax.config.build import build_data, load_run, saved_config
 from caco_jax.data.labelled import Part, labelled_parts, training_view
 from caco_jax.data.views import make_views
 from caco_jax.evaluation import checks
@@ -36,7 +35,7 @@ def open_run(flags: argparse.Namespace) -> Run:
     named = {name: getattr(flags, name) for name in _DATA_FLAGS}
     changes = {name: value for name, value in named.items() if value is not None}
     if changes:
-        config = experiment_config(run.files.read_config())
+        config = saved_config(run.files)
         run = run._replace(data=build_data(dataclasses.replace(config.data, **changes)))
     if run.data.has_labels and run.data.num_classes < 2:
         raise UserError(

@@ -24,6 +24,7 @@ from caco_jax.nets.heads import mlp_projector
 from caco_jax.optim.settings import OptimizerConfig, TargetConfig
 from caco_jax.runs.describe import describe
 from caco_jax.runs.settings import EvaluationConfig, TrainingConfig
+from caco_jax.runs.workdir import BUILT_OF, OBJECTS
 from caco_jax.schema import ConfigError, require
 from caco_jax.training.encode import make_encode, microbatched
 from caco_jax.training.feeds import (
@@ -51,10 +52,6 @@ if TYPE_CHECKING:
     from caco_jax.runs.run import Run
 
 Optimizer: TypeAlias = OptimizerConfig | optax.GradientTransformation
-
-
-# A key of a run's description that only runs have which were built in Python.
-BUILT_OF, OBJECTS = "built_of", "objects"
 
 
 class Keys(NamedTuple):

@@ -14,6 +14,8 @@ from typing import Any
 from caco_jax.runs.distributed import is_primary
 from caco_jax.schema import UserError, flatten
 
+# A key of a run's description that only runs have which were built in Python.
+BUILT_OF, OBJECTS = "built_of", "objects"
 # Where images lie and how they come: whether they are the same a `Record` says.
 _FREE_KEYS = {"data.data_dir", "data.max_resident_bytes", "data.workers"}
 
@@ -135,6 +137,14 @@ class Workdir:
         config = json.loads(json.dumps(config))
         theirs, ours = flatten(self._completed()), flatten(config)
         known = theirs.keys() | ours.keys()
+        if theirs.get(BUILT_OF) != ours.get(BUILT_OF):
+            kinds = "was built in Python", "is of a configuration"
+            there, asked = kinds if BUILT_OF in theirs else reversed(kinds)
+            raise UserError(
+                f"--workdir: {self.path} holds a run that {there}, this one {asked}; "
+                "use another workdir, or --force_new to start over (the old run is "
+                "moved aside)"
+            )
         for key in changes:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
