@@ -9,9 +9,13 @@ import pytest
 
 from caco_jax.losses.contrast import nt_xent
 from caco_jax.methods.method import Encode, Network, View
-from caco_jax.training.encode import join_groups, microbatched, split_groups
+from caco_jax.training.encode import (
+    join_groups,
+    make_encode,
+    microbatched,
+    split_groups,
+)
 from caco_jax.training.sharding import make_mesh, replicated, rows
-from caco_jax.training.step import make_encode
 from tests.methods.table import (
     BATCH,
     KEY,

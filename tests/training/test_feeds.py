@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from caco_jax.data.pipeline import BadImages
 from caco_jax.data.view_kinds import PhotoView, Views
+from caco_jax.runs import fit
 from caco_jax.training import feeds, loop
-from caco_jax.training.sharding import local_rows, make_mesh, rows, state_shardings
+from caco_jax.training.sharding import local_rows, make_mesh, rows
 from tests.data.pictures import picture_records
 from tests.runs import tiny
 from tests.training.test_step import assert_trees_close, assert_trees_equal
@@ -183,22 +184,20 @@ STREAMED = {
 }
 
 
-def run(devices, state=None, **changes):
-    """[(epoch, state on the host, metrics)] of a streamed tiny run."""
-    experiment = tiny.experiment(devices=devices, **STREAMED, **changes)
-    open_feed, progress = feeds.experiment_feeds(experiment), loop.Progress()
-    with jax.set_mesh(experiment.mesh):
+def train(count, state=None):
+    """[(epoch, state on the host, metrics)] of a streamed run on so many devices."""
+    run, throughput = tiny.run(devices=count, **STREAMED), loop.Throughput()
+    with jax.set_mesh(run.mesh):
         if state is None:
-            state = loop.start_up(experiment, open_feed, progress)
-        shardings = state_shardings(state, experiment.mesh)
-        state = jax.device_put(state, shardings)
-        epochs = loop.train_epochs(experiment, state, open_feed, progress)
+            state = fit.start_up(run, run.feeds(), throughput)
+        state = run.place(state)
+        epochs = fit.train_epochs(run, state, run.feeds(), throughput)
         return [(epoch, jax.tree.map(np.array, s), m) for epoch, s, m in epochs]
 
 
 @pytest.fixture(scope="module")
 def trained(devices):
-    return run(devices[:1])
+    return train(1)
 
 
 def test_a_streamed_run_trains_whole_epochs(trained):
@@ -209,15 +208,15 @@ def test_a_streamed_run_trains_whole_epochs(trained):
     assert np.isfinite(losses).all()
 
 
-def test_a_streamed_run_is_the_same_on_eight_devices(trained, devices):
-    spread = run(devices)
+def test_a_streamed_run_is_the_same_on_eight_devices(trained):
+    spread = train(8)
     for (_, state, metrics), (_, other, values) in zip(trained, spread, strict=True):
         assert_trees_close(other, state, rtol=1e-3, atol=1e-4)
         assert_trees_close(values, metrics, rtol=1e-3, atol=1e-4)
 
 
-def test_a_streamed_run_goes_on_to_the_same_bits(trained, devices):
-    ((epoch, state, metrics),) = run(devices[:1], state=trained[0][1])
+def test_a_streamed_run_goes_on_to_the_same_bits(trained):
+    ((epoch, state, metrics),) = train(1, state=trained[0][1])
     assert epoch == 2
     assert_trees_equal(state, trained[1][1])
     assert_trees_equal(metrics, trained[1][2])

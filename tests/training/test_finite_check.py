@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caco_jax.training.finite_check import all_finite
+from caco_jax.training.finite_check import all_finite, check_step
 from caco_jax.training.state import TrainState
 from tests.training.test_step import assert_trees_equal
 

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from caco_jax.data.views import make_views
-from caco_jax.runs.monitor import NonFiniteError
+from caco_jax.optim import optimizers
+from caco_jax.runs import fit
+from caco_jax.runs.pretraining import Pretraining
 from caco_jax.training import loop
-from caco_jax.training.feeds import epoch_order, experiment_feeds
-from caco_jax.training.sharding import replicated, state_shardings
+from caco_jax.training.feeds import epoch_order
+from caco_jax.training.finite_check import NonFiniteError
+from caco_jax.training.sharding import replicated
 from tests.runs import tiny
 from tests.training.test_step import assert_trees_close, assert_trees_equal, describe
 
@@ -17,24 +20,19 @@ from tests.training.test_step import assert_trees_close, assert_trees_equal, des
 pytestmark = pytest.mark.xdist_group("loop")
 
 
-def on_one_device(devices, **changes):
-    experiment = tiny.experiment(devices=devices[:1], **changes)
-    return experiment, experiment_feeds(experiment)
-
-
-def start_up(experiment, open_feed, progress=None):
+def start_up(run, throughput=None):
     """The state after start-up, on the host."""
-    progress = loop.Progress() if progress is None else progress
-    with jax.set_mesh(experiment.mesh):
-        state = loop.start_up(experiment, open_feed, progress)
+    throughput = loop.Throughput() if throughput is None else throughput
+    with jax.set_mesh(run.mesh):
+        state = fit.start_up(run, run.feeds(), throughput)
     return jax.tree.map(np.array, state)
 
 
 @pytest.fixture(scope="module")
-def started(devices):
-    """(experiment, its feeds, the state after start-up on one device)."""
-    experiment, open_feed = on_one_device(devices)
-    return experiment, open_feed, start_up(experiment, open_feed)
+def started():
+    """(a run, its state after start-up on one device)."""
+    run = tiny.run()
+    return run, start_up(run)
 
 
 def unit(rows):
@@ -50,14 +48,12 @@ def info_nce_loss(queries, keys, bank, temperature):
 @pytest.fixture(scope="module")
 def start_up_by_hand(started):
     """CaCo's start-up written out: encoder, target, bank, both statistics, momentum."""
-    experiment, *_ = started
-    images = tiny.train_examples(experiment)
-    encoder, config = experiment.encoder, experiment.config.optimizer
-    network = assemble.new_network(experiment)
-    views_of = make_views(experiment.recipe)
-    order = epoch_order(
-        experiment.keys.start_up_order, 0, count=48, steps=3, batch_size=16
-    )
+    run, _ = started
+    images = tiny.train_examples(run)
+    encoder, config = run.encoder.module, run.optimizers["encoder"]
+    network = run.new_network()
+    views_of = make_views(run.views)
+    order = epoch_order(run.keys.start_up_order, 0, count=48, steps=3, batch_size=16)
 
     def encode(params, stats, view):
         variables = {"params": params, "batch_stats": stats}
@@ -66,7 +62,7 @@ def start_up_by_hand(started):
 
     @jax.jit
     def step(index, batch, online, stats, target, target_stats, velocity, bank):
-        key = jax.random.fold_in(experiment.keys.start_up_steps, index)
+        key = jax.random.fold_in(run.keys.start_up_steps, index)
         views = views_of(key, batch)
         target = jax.tree.map(lambda t, o: 0.999 * t + 0.001 * o, target, online)
         for view in views:
@@ -92,7 +88,7 @@ def start_up_by_hand(started):
 
     zeros = jax.tree.map(jnp.zeros_like, network.params)
     bank = jnp.zeros((48, 4))  # with a place for the keys that do not fit in 40
-    others, _ = experiment.method.init(experiment.keys.players)
+    others, _ = run.method.init(run.keys.players)
     carry = (*network, *network, zeros, bank.at[:40].set(others["bank"]))
     for index, rows in enumerate(order):
         carry = step(index, images[rows], *carry)
@@ -101,7 +97,7 @@ def start_up_by_hand(started):
 
 def test_start_up_fills_the_bank_with_the_targets_keys(started, start_up_by_hand):
     *_, bank = start_up_by_hand
-    found = started[2].players["bank"]
+    found = started[1].players["bank"]
     np.testing.assert_allclose(found, bank[:40], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
 
@@ -110,7 +106,7 @@ def test_start_up_trains_the_encoder_and_hands_its_momentum_over(
     started, start_up_by_hand
 ):
     online, stats, _, target_stats, velocity, _ = start_up_by_hand
-    _, _, state = started
+    _, state = started
     close = {"rtol": 1e-4, "atol": 1e-5}
     assert_trees_close(state.players["encoder"], online, **close)
     assert_trees_close(state.stats, stats, **close)
@@ -132,8 +128,8 @@ def counts(state):
 
 
 def test_training_begins_at_step_zero_with_fresh_schedules_and_ages(started):
-    experiment, _, state = started
-    fresh = assemble.initial_state(experiment)
+    run, state = started
+    fresh = run.initial_state()
     assert int(state.step) == 0
     assert counts(state) == counts(fresh) == [0, 0]
     assert_trees_equal(state.extra, fresh.extra)
@@ -143,7 +139,7 @@ def test_training_begins_at_step_zero_with_fresh_schedules_and_ages(started):
 
 
 def test_restarting_schedules_keeps_everything_but_counts():
-    optimizer_state = assemble.optimizers.sgd(
+    optimizer_state = optimizers.sgd(
         lambda count: 0.1, momentum=0.9, weight_decay=0.0
     ).init({"count": jnp.asarray(3.0)})
     decay, trace, schedule = optimizer_state
@@ -154,16 +150,16 @@ def test_restarting_schedules_keeps_everything_but_counts():
     assert float(found[1].trace["count"]) == 4.0  # a parameter of that name is none
 
 
-def with_start_up(experiment, **changes):
-    phase = experiment.method.start_up._replace(**changes)
-    return experiment._replace(method=experiment.method._replace(start_up=phase))
+def with_start_up(run, **changes):
+    phase = run.method.start_up._replace(**changes)
+    return run.replace(method=run.method._replace(start_up=phase))
 
 
 def test_a_start_up_of_epochs_writes_the_bank_anew_each_time_round(started):
-    experiment, open_feed, once = started
-    progress = loop.Progress()
-    twice = start_up(with_start_up(experiment, epochs=2), open_feed, progress)
-    assert progress.images == 2 * 48
+    run, once = started
+    throughput = loop.Throughput()
+    twice = start_up(with_start_up(run, epochs=2), throughput)
+    assert throughput.images == 2 * 48
     # Three steps fill 16 + 16 + 8 rows; the second epoch begins at the first row.
     moved = np.abs(twice.players["bank"] - once.players["bank"]).max(axis=1)
     assert (moved > 1e-3).all()
@@ -173,56 +169,57 @@ def test_a_start_up_of_epochs_writes_the_bank_anew_each_time_round(started):
 
 
 def test_a_start_up_ends_when_the_examples_suffice(started):
-    experiment, open_feed, once = started
-    progress = loop.Progress()
-    state = start_up(with_start_up(experiment, examples=17), open_feed, progress)
-    assert progress.images == 32
+    run, once = started
+    throughput = loop.Throughput()
+    state = start_up(with_start_up(run, examples=17), throughput)
+    assert throughput.images == 32
     bank, full = state.players["bank"], once.players["bank"]
     np.testing.assert_array_equal(bank[:32], full[:32])
-    others, _ = experiment.method.init(experiment.keys.players)
+    others, _ = run.method.init(run.keys.players)
     np.testing.assert_array_equal(bank[32:], others["bank"][32:])
 
 
 def test_a_start_up_that_diverges_stops_there(started):
-    experiment, open_feed, _ = started
+    run, _ = started
+    warm = run.method.start_up.method
 
-    def spoiled(state, images):
-        loss = jnp.where(state.step == 1, jnp.inf, 0.0)
-        return state._replace(step=state.step + 1), {"loss": loss}
+    def spoiled(players, context, views):
+        loss, outcome = warm.payoff(players, context, views)
+        filled = context.extra["next_row"] > 0  # from the second step on
+        return jnp.where(filled, jnp.inf, loss), outcome
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(NonFiniteError) as caught:
-        patch.setattr(loop.assemble, "start_up_step", lambda _: spoiled)
-        start_up(experiment, open_feed)
-    assert (caught.value.step, caught.value.metric) == (1, "loss")
-
-
-def test_a_method_without_a_start_up_begins_as_initialised(devices):
-    experiment, open_feed = on_one_device(devices)
-    experiment = experiment._replace(method=experiment.method._replace(start_up=None))
-    with jax.set_mesh(experiment.mesh):
-        found = loop.start_up(experiment, open_feed, loop.Progress())
-    assert_trees_equal(found, assemble.initial_state(experiment))
-    assert found.step.sharding == replicated(experiment.mesh)
+    diverging = with_start_up(run, method=warm._replace(payoff=spoiled))
+    with pytest.raises(NonFiniteError, match=r"^start-up step 1: loss is inf") as found:
+        start_up(diverging)
+    assert (found.value.step, found.value.metric) == (1, "loss")
 
 
-def train(experiment, open_feed, state, progress=None):
+def test_a_method_without_a_start_up_begins_as_initialised():
+    run = tiny.run()
+    run = run.replace(method=run.method._replace(start_up=None))
+    with jax.set_mesh(run.mesh):
+        found = fit.start_up(run, run.feeds(), loop.Throughput())
+    assert_trees_equal(found, run.initial_state())
+    assert found.step.sharding == replicated(run.mesh)
+
+
+def train(run, state, throughput=None):
     """All remaining epochs from a state on the host: [(epoch, state, metrics)]."""
-    progress = loop.Progress() if progress is None else progress
-    with jax.set_mesh(experiment.mesh):
-        shardings = state_shardings(state, experiment.mesh)
-        placed = jax.device_put(jax.tree.map(np.array, state), shardings)
+    throughput = loop.Throughput() if throughput is None else throughput
+    with jax.set_mesh(run.mesh):
+        placed = run.place(jax.tree.map(np.array, state))
         return [
             (epoch, jax.tree.map(np.array, after), metrics)
-            for epoch, after, metrics in loop.train_epochs(
-                experiment, placed, open_feed, progress
+            for epoch, after, metrics in fit.train_epochs(
+                run, placed, run.feeds(), throughput
             )
         ]
 
 
 @pytest.fixture(scope="module")
 def trained(started):
-    progress = loop.Progress()
-    return train(*started, progress), progress
+    throughput = loop.Throughput()
+    return train(*started, throughput), throughput
 
 
 def test_every_epoch_is_yielded_with_the_metrics_of_its_steps(trained):
@@ -235,28 +232,28 @@ def test_every_epoch_is_yielded_with_the_metrics_of_its_steps(trained):
         assert np.isfinite(metrics["loss"]).all()
 
 
-def test_progress_counts_training_images_and_time(trained):
-    _, progress = trained
-    assert progress.images == 4 * 48
-    assert progress.images_per_second() == pytest.approx(192 / progress.seconds)
-    assert loop.Progress().images_per_second() == 0
+def test_images_and_time_of_training_are_counted(trained):
+    _, throughput = trained
+    assert throughput.images == 4 * 48
+    assert throughput.images_per_second() == pytest.approx(192 / throughput.seconds)
+    assert loop.Throughput().images_per_second() == 0
 
 
 def test_compiling_does_not_count(monkeypatch):
     now = iter([0.0, 1.0, 101.0, 103.0, 105.0])
     monkeypatch.setattr(loop.time, "perf_counter", lambda: next(now))
-    progress = loop.Progress()
-    dispatch = progress.sparing_the_first(lambda state, *inputs: (state, inputs))
-    with progress.counting():  # from 0 to 105, the first call from 1 to 101
+    throughput = loop.Throughput()
+    dispatch = throughput.sparing_the_first(lambda state, *inputs: (state, inputs))
+    with throughput.counting():  # from 0 to 105, the first call from 1 to 101
         assert dispatch(1, 2, 3) == (1, (2, 3))
         assert dispatch(4) == (4, ())
-    assert progress.seconds == 5.0
+    assert throughput.seconds == 5.0
 
 
 def test_going_on_from_an_epoch_gives_the_same_bits(started, trained):
-    experiment, open_feed, _ = started
+    run, _ = started
     epochs, _ = trained
-    resumed = train(experiment, open_feed, epochs[1][1])
+    resumed = train(run, epochs[1][1])
     assert [epoch for epoch, _, _ in resumed] == [3, 4]
     for (_, state, metrics), (_, again, values) in zip(
         epochs[2:], resumed, strict=True
@@ -265,35 +262,35 @@ def test_going_on_from_an_epoch_gives_the_same_bits(started, trained):
         assert_trees_equal(values, metrics)
 
 
-def test_several_steps_a_dispatch_are_the_same_steps(started, trained, devices):
-    experiment, open_feed = on_one_device(
-        devices, training__steps_per_dispatch=3, training__epochs=4
-    )
+def test_several_steps_a_dispatch_are_the_same_steps(started, trained):
+    run, _ = started
     epochs, _ = trained
-    _, state, metrics = train(experiment, open_feed, epochs[2][1])[-1]
+    three = run.replace(steps_per_dispatch=3)
+    ((_, state, metrics),) = train(three, epochs[2][1])
     _, expected, values = epochs[-1]
     assert_trees_close(metrics, values, rtol=1e-4, atol=1e-5)
     assert_trees_close(state, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_an_epoch_trains_on_the_rows_of_its_order(started, monkeypatch):
-    experiment, open_feed, state = started
+def test_an_epoch_trains_on_the_rows_of_its_order(started):
+    like, state = started
     seen = []
-    monkeypatch.setattr(
-        loop,
-        "make_dispatch",
-        lambda *_, **__: (
-            lambda state, images, order: (
-                seen.append(order) or state,
-                {"loss": jnp.zeros(len(order))},
-            )
-        ),
-    )
-    list(loop.train_epochs(experiment, state, open_feed, loop.Progress()))
+
+    class Seen(Pretraining):
+        """Notes the rows of each dispatch instead of training on them."""
+
+        def dispatch(self, step, state, layout):
+            def note(state, images, order):
+                seen.append(order)
+                return state, {"loss": jnp.zeros(len(order))}
+
+            return note
+
+    parts = {"method": like.method, "encoder": like.encoder, "views": like.views}
+    run = Seen(**parts, data=like.data, batch_size=16, epochs=4, mesh=like.mesh)
+    assert len(list(fit.train_epochs(run, state, run.feeds(), loop.Throughput()))) == 4
     for epoch in range(4):
-        expected = jax.random.permutation(
-            jax.random.fold_in(experiment.keys.order, epoch), 48
-        )
+        expected = jax.random.permutation(jax.random.fold_in(run.keys.order, epoch), 48)
         np.testing.assert_array_equal(
             np.concatenate(seen[3 * epoch : 3 * epoch + 3]).ravel(), expected
         )

@@ -11,6 +11,8 @@ from caco_jax.methods.method import Network
 from caco_jax.training.sharding import make_mesh, replicated, rows, state_shardings
 from caco_jax.training.state import TrainState
 
+SPREAD = ("bank", "bank_ages", "queue")
+
 
 def shapes_on_devices(array):
     return [shard.data.shape for shard in array.addressable_shards]
@@ -57,7 +59,7 @@ def test_banks_ages_queues_and_their_momentum_are_spread_and_nothing_else(device
         opt_state=optimizer.init(players),
     )
     mesh = make_mesh(devices)
-    placed = jax.device_put(state, state_shardings(state, mesh))
+    placed = jax.device_put(state, state_shardings(state, mesh, row_sharded=SPREAD))
     spread = [
         leaf
         for leaf in jax.tree.leaves(placed)
@@ -93,7 +95,7 @@ def test_a_sharded_encoder_is_spread_along_its_longest_axes(devices):
         opt_state=jax.eval_shape(transformation.init, players),
     )
     mesh = make_mesh(devices)
-    found = state_shardings(state, mesh, shard_encoder=True)
+    found = state_shardings(state, mesh, row_sharded=["bank"], shard_encoder=True)
     expected = {
         "kernel": rows(mesh, axis=3),
         "scale": rows(mesh),
@@ -106,8 +108,18 @@ def test_a_sharded_encoder_is_spread_along_its_longest_axes(devices):
     moments = found.opt_state.inner_states["encoder"].inner_state[0]
     assert (moments.mu["encoder"], moments.nu["encoder"]) == (expected, expected)
     assert moments.count == replicated(mesh)
-    plain = state_shardings(state, mesh)
+    plain = state_shardings(state, mesh, row_sharded=["bank"])
     assert set(jax.tree.leaves(plain.players["encoder"])) == {replicated(mesh)}
+
+
+def test_nothing_is_spread_that_is_not_named(devices):
+    mesh = make_mesh(devices)
+    state = {"bank": jnp.zeros((16, 2)), "rival": jnp.zeros((16, 2))}
+    assert state_shardings(state, mesh, row_sharded=["rival"]) == {
+        "bank": replicated(mesh),
+        "rival": rows(mesh),
+    }
+    assert set(state_shardings(state, mesh).values()) == {replicated(mesh)}
 
 
 def test_shapes_alone_are_enough(devices):
@@ -116,7 +128,7 @@ def test_shapes_alone_are_enough(devices):
         "bank": jax.ShapeDtypeStruct((16, 2), jnp.float32),
         "count": jax.ShapeDtypeStruct((), jnp.int32),
     }
-    assert state_shardings(state, mesh) == {
+    assert state_shardings(state, mesh, row_sharded=SPREAD) == {
         "bank": rows(mesh),
         "count": replicated(mesh),
     }

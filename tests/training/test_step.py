@@ -12,11 +12,12 @@ import pytest
 from caco_jax.data.views import make_views
 from caco_jax.methods.method import Context, Encode, Method, Network, Outcome, View
 from caco_jax.optim import optimizers
-from caco_jax.runs.pretraining import Experiment
-from caco_jax.training import loop
+from caco_jax.runs.pretraining import Keys, Pretraining
+from caco_jax.training.encode import make_encode
 from caco_jax.training.feeds import resident_layout
+from caco_jax.training.sharding import make_mesh
 from caco_jax.training.state import create_state
-from caco_jax.training.step import make_encode, make_optimizer, make_train_step
+from caco_jax.training.step import make_optimizer, make_train_step
 from tests.runs import tiny
 
 # One worker runs them all: they share what a fixture trained.
@@ -29,27 +30,27 @@ BATCHES = np.arange(48).reshape(3, 16)
 class Steps(NamedTuple):
     """Consecutive steps on one device, without donation, with their gradients."""
 
-    experiment: Experiment
+    run: Pretraining
     states: list
     metrics: list
     gradients: list
 
 
-def run_steps(experiment, count):
-    step = jax.jit(assemble.training_step(experiment))
-    images = tiny.train_examples(experiment)
-    states, metrics = [assemble.initial_state(experiment)], []
+def run_steps(run, count):
+    step = jax.jit(run.training_step())
+    images = tiny.train_examples(run)
+    states, metrics = [jax.jit(run.initial_state)()], []
     for rows in BATCHES[:count]:
         state, values = step(states[-1], images[rows])
         states.append(state)
         metrics.append(values)
-    return Steps(experiment, states, metrics, [])
+    return Steps(run, states, metrics, [])
 
 
 @pytest.fixture(scope="module", params=list(tiny.METHODS))
 def steps(request, devices):
-    steps = run_steps(tiny.experiment(request.param, devices=devices[:1]), 3)
-    gradient = jax.jit(make_gradient(steps.experiment))
+    steps = run_steps(tiny.run(request.param), 3)
+    gradient = jax.jit(make_gradient(steps.run))
     for index in range(2):
         target = moved_target(steps, index)
         steps.gradients.append(gradient(steps.states[index], target, BATCHES[index]))
@@ -58,9 +59,9 @@ def steps(request, devices):
 
 def moved_target(steps, index):
     """The target that step `index` must have encoded with."""
-    state, config = steps.states[index], steps.experiment.config.target
-    total = steps.experiment.total_steps
-    epoch = index // steps.experiment.steps_per_epoch * steps.experiment.steps_per_epoch
+    run, state, config = steps.run, steps.states[index], steps.run.target
+    total = run.total_steps
+    epoch = index // run.steps_per_epoch * run.steps_per_epoch
     momentum = 1 - (1 - config.momentum) * (1 + np.cos(np.pi * epoch / total)) / 2
     params = jax.tree.map(
         lambda old, new: momentum * old + (1 - momentum) * new,
@@ -70,23 +71,23 @@ def moved_target(steps, index):
     return Network(params, state.target.stats)
 
 
-def make_gradient(experiment):
+def make_gradient(run):
     """A function of (state, target, rows): the payoff's gradient for all players."""
-    views_of = make_views(experiment.recipe)
-    images = tiny.train_examples(experiment)
+    views_of = make_views(run.views)
+    images = tiny.train_examples(run)
 
     def gradient(state, target, rows):
-        key = jax.random.fold_in(experiment.keys.steps, state.step)
+        key = jax.random.fold_in(run.keys.steps, state.step)
         views = [View(view) for view in views_of(key, images[rows])]
         context = Context(
             stats=state.stats,
             target=target,
             extra=state.extra,
-            encode=make_encode(experiment.encoder),
+            encode=make_encode(run.encoder),
         )
 
         def payoff(players):
-            return experiment.method.payoff(players, context, views)[0]
+            return run.method.payoff(players, context, views)[0]
 
         return jax.grad(payoff)(state.players)
 
@@ -124,9 +125,8 @@ def test_a_step_moves_every_player_and_the_targets_statistics(steps):
         assert not np.array_equal(old, new)
 
 
-def test_the_same_seed_gives_the_same_bits(steps, devices):
-    name = steps.experiment.method.name
-    again = run_steps(tiny.experiment(name, devices=devices[:1]), 2)
+def test_the_same_seed_gives_the_same_bits(steps):
+    again = run_steps(tiny.run(steps.run.method.name).replace(), 2)
     assert_trees_equal(again.states, steps.states[:3])
     assert_trees_equal(again.metrics, steps.metrics[:2])
 
@@ -135,12 +135,10 @@ def test_a_seed_has_streams_of_its_own():
     streams = [
         tuple(map(int, jax.random.key_data(key)))
         for seed in (0, 1)
-        for key in assemble.Keys.from_seed(seed)
+        for key in Keys.from_seed(seed)
     ]
     assert len(set(streams)) == len(streams)
-    again = [
-        tuple(map(int, jax.random.key_data(k))) for k in assemble.Keys.from_seed(0)
-    ]
+    again = [tuple(map(int, jax.random.key_data(k))) for k in Keys.from_seed(0)]
     assert streams[: len(again)] == again
 
 
@@ -152,20 +150,20 @@ def test_the_target_is_averaged_before_the_step_and_gets_no_gradient(steps):
         assert_trees_close(params, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_statistics_are_never_averaged_into_the_target(devices):
-    experiment = tiny.experiment(devices=devices[:1])
-    state = assemble.initial_state(experiment)
+def test_statistics_are_never_averaged_into_the_target(steps):
+    run, state, plain = steps.run, *steps.states[:2]
     shifted = jax.tree.map(lambda leaf: leaf + 5.0, state.stats)
-    step = jax.jit(assemble.training_step(experiment))
-    images = tiny.train_examples(experiment)[BATCHES[0]]
-    plain, _ = step(state, images)
-    other, _ = step(state._replace(stats=shifted), images)
+    images = tiny.train_examples(run)[BATCHES[0]]
+    other, _ = jax.jit(run.training_step())(state._replace(stats=shifted), images)
     assert_trees_equal(plain.target.stats, other.target.stats)
-    assert not np.array_equal(*map(jax.tree.leaves, (plain.stats, other.stats)))
+    for one, another in zip(
+        *map(jax.tree.leaves, (plain.stats, other.stats)), strict=True
+    ):
+        assert not np.array_equal(one, another)
 
 
 def test_the_bank_ascends_the_payoff_with_momentum(steps):
-    config = steps.experiment.config.bank_optimizer
+    config = steps.run.optimizers["bank"]
     assert (config.learning_rate, config.momentum, config.weight_decay) == (3.0, 0.9, 0)
     velocity = np.zeros(())
     for index in range(2):
@@ -179,7 +177,7 @@ def test_the_bank_ascends_the_payoff_with_momentum(steps):
 
 
 def test_the_encoder_descends_the_payoff_with_momentum_and_decay(steps):
-    config = steps.experiment.config.optimizer
+    config = steps.run.optimizers["encoder"]
     velocity = jax.tree.map(jnp.zeros_like, steps.states[0].players["encoder"])
     for index in range(2):
         before, after = (s.players["encoder"] for s in steps.states[index : index + 2])
@@ -207,32 +205,22 @@ class Spread(NamedTuple):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "sharded"])
 def spread(request, steps, devices):
-    experiment = tiny.experiment(
-        steps.experiment.method.name,
-        devices=devices,
-        training__shard_encoder=request.param,
-    )
-    inner, traces = assemble.training_step(experiment), []
+    run = steps.run.replace(mesh=make_mesh(devices), shard_encoder=request.param)
+    inner, traces = run.training_step(), []
 
     def counted(state, images):
         traces.append(1)
         return inner(state, images)
 
     given, found = [], []
-    images = tiny.train_examples(experiment)
-    with jax.set_mesh(experiment.mesh):
-        state = jax.tree.map(np.array, steps.states[0])
-        state = assemble.place_state(experiment, state)
-        dispatch = loop.make_dispatch(
-            counted,
-            state,
-            resident_layout(experiment.mesh),
-            experiment.mesh,
-            shard_encoder=request.param,
-        )
+    images = tiny.train_examples(run)
+    with jax.set_mesh(run.mesh):
+        state = run.place(jax.tree.map(np.array, steps.states[0]))
+        dispatch = run.dispatch(counted, state, resident_layout(run.mesh))
         for rows in BATCHES:
             given.append(state)
             state, metrics = dispatch(state, images, rows[None])
+            assert all(jax.tree.leaves(metrics.pop("finite")))
             found.append(jax.tree.map(np.array, (state, metrics)))
     sizes = {
         name: (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), local_bytes(tree))
@@ -378,19 +366,20 @@ def test_a_player_that_holds_takes_no_optimiser():
         make_optimizer(method, both)
 
 
-def test_embeddings_are_unit_rows_in_train_mode(devices):
-    experiment = tiny.experiment(devices=devices[:1])
-    network = assemble.new_network(experiment)
-    images = jax.random.normal(jax.random.key(1), (6, 8, 8, 1)) * 3 + 1
-    encode = make_encode(experiment.encoder)
-    for one in encode:
-        embeddings, after = one(network, View(images))
+def test_embeddings_are_unit_rows_in_train_mode():
+    run = tiny.run()
+    network = run.new_network()
+    images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1)) * 3 + 1
+    for encode in make_encode(run.encoder):
+        one = jax.jit(lambda images, encode=encode: encode(network, View(images)))
+        embeddings, after = one(images)
         np.testing.assert_allclose(jnp.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
         # Train mode: an example's embedding depends on the batch around it.
-        part, _ = one(network, View(images[:4]))
+        part, _ = one(images[:4])
         assert np.abs(part - embeddings[:4]).max() > 1e-3
-        assert after.params is network.params
-        hidden = images.reshape(6, -1) @ network.params["hidden"]["kernel"]
-        expected = 0.1 * jnp.mean(hidden, axis=0)
-        mean = after.stats["norm"]["mean"]
+        assert_trees_equal(after.params, network.params)
+        params, stats = network.params["backbone"], after.stats["backbone"]
+        hidden = np.reshape(images, (6, -1)) @ np.asarray(params["hidden"]["kernel"])
+        expected = 0.1 * hidden.mean(axis=0)
+        mean = stats["norm"]["mean"]
         np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-5)

@@ -4,14 +4,19 @@ A CPU's arrays are the host's own, and `jax.transfer_guard` lets every read of t
 pass. So what dispatches return is hidden here: only `jax.device_get` opens it.
 """
 
+import itertools
+import types
+
 import jax
 import numpy as np
 import pytest
 
-from caco_jax.training import feeds, loop
+from caco_jax.training import loop
+from caco_jax.training.feeds import resident_feeds
+from caco_jax.training.sharding import make_mesh
 from tests.runs import tiny
 
-DISPATCHES = 3  # 48 images in batches of 16, single steps on a CPU
+DISPATCHES = 3
 READS = ("__array__", "__float__", "__int__", "__bool__", "__index__", "__len__")
 
 
@@ -32,70 +37,64 @@ for read in (*READS, "__getitem__", "__iter__", "item", "tolist", "block_until_r
 
 @pytest.fixture
 def events(monkeypatch):
-    """What the loop does: ("dispatch" or "copy", number of the dispatch)."""
+    """What the loop copies: ("copy", number of the dispatch); more is added."""
     seen = []
-
-    def make_dispatch(*_, **__):
-        def dispatch(state, fixed, chosen):
-            number = sum(event == "dispatch" for event, _ in seen)
-            seen.append(("dispatch", number))
-            metrics = {"loss": OnDevice(number, np.ones(len(chosen), np.float32))}
-            return OnDevice(number, None), metrics
-
-        return dispatch
 
     def device_get(tree):
         opened = jax.tree.map(lambda leaf: leaf.value, tree)
         seen.extend(("copy", leaf.number) for leaf in jax.tree.leaves(tree))
         return opened
 
-    monkeypatch.setattr(loop, "make_dispatch", make_dispatch)
     monkeypatch.setattr(jax, "device_get", device_get)
     return seen
 
 
-@pytest.fixture(scope="module")
-def experiment(devices):
-    return tiny.experiment(devices=devices[:1])
+def run_epoch(events, dispatched=None):
+    """The losses of one epoch, of dispatches that are noted in the events."""
+    numbers = itertools.count()
 
+    def dispatch(state, fixed, chosen):
+        number = next(numbers)
+        events.append(("dispatch", number))
+        metrics = {"loss": OnDevice(number, np.ones(len(chosen), np.float32))}
+        return OnDevice(number, None), metrics
 
-def run_epoch(experiment, **options):
-    """The losses of one epoch."""
-    state = assemble.initial_state(experiment)
-    open_feed = feeds.experiment_feeds(experiment)
-    key = experiment.keys.order
-    with open_feed(key, steps=DISPATCHES, epochs=1) as feed:
+    images = np.zeros((16 * DISPATCHES, 1, 1, 1), np.uint8)
+    open_feed = resident_feeds(images, make_mesh(jax.devices()[:1]), batch_size=16)
+    state = types.SimpleNamespace(step=0)
+    with open_feed(jax.random.key(0), steps=DISPATCHES, epochs=1) as feed:
+        if dispatched is not None:
+            ((_, inputs),) = feed.epochs
+            return list(dispatched(dispatch, state, feed.fixed, inputs))
         ((_, _, metrics),) = loop.run_phase(
-            experiment, lambda *_: None, state, feed, loop.Progress(), **options
+            dispatch, state, feed, loop.Throughput(), batch_size=16
         )
     return metrics["loss"]
 
 
-def test_only_metrics_are_copied_and_only_behind_the_next_dispatch(events, experiment):
-    assert len(run_epoch(experiment)) == DISPATCHES
+def test_only_metrics_are_copied_and_only_behind_the_next_dispatch(events):
+    assert len(run_epoch(events)) == DISPATCHES
     expected = [("dispatch", 0)]
     for number in range(1, DISPATCHES):
         expected += [("dispatch", number), ("copy", number - 1)]
     assert events == [*expected, ("copy", DISPATCHES - 1)]
 
 
-def test_reading_what_still_runs_is_found(events, experiment):
-    def hasty(dispatch, state, fixed, inputs, stop):
+def test_reading_what_still_runs_is_found(events):
+    def hasty(dispatch, state, fixed, inputs):
         for chosen in inputs:
             state, metrics = dispatch(state, fixed, chosen)
             yield state, {"loss": np.asarray(metrics["loss"])}
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_dispatched", hasty)
-        with pytest.raises(AssertionError, match="dispatch 0 was waited for"):
-            run_epoch(experiment)
+    with pytest.raises(AssertionError, match="dispatch 0 was waited for"):
+        run_epoch(events, hasty)
 
 
-def test_a_compiled_step_calls_nothing_on_the_host(experiment):
-    step = assemble.training_step(experiment)
-    state = jax.eval_shape(lambda: assemble.initial_state(experiment))
+def test_a_compiled_step_calls_nothing_on_the_host():
+    run = tiny.run()
+    state = jax.eval_shape(run.initial_state)
     images = jax.ShapeDtypeStruct((16, 8, 8, 1), np.uint8)
-    program = str(jax.make_jaxpr(step)(state, images))
+    program = str(jax.make_jaxpr(run.training_step())(state, images))
     assert "dot_general" in program  # it is the step
     for call in ("callback", "outfeed", "infeed", "device_put"):
         assert f"{call}[" not in program
