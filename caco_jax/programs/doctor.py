@@ -21,12 +21,8 @@ from caco_jax.programs.flags import parser_of
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 EXTRAS = {
-    "cv2": (
-        "OpenCV",
-        "images in files and sets of TFDS",
-        "pip install 'caco_jax[data]'",
-    ),
-    "grain": ("Grain", "data sets larger than memory", "pip install 'caco_jax[data]'"),
+    "cv2": ("OpenCV", "reading image files", "pip install 'caco_jax[data]'"),
+    "grain": ("Grain", "reading images ahead", "pip install 'caco_jax[data]'"),
     "torch": ("torch", "weights from and to PyTorch", "pip install 'caco_jax[torch]'"),
     "tensorflow": (
         "tensorflow",
