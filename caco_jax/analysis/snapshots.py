@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,12 +159,12 @@ def make_embed(encoder: EncoderFunctions, stats: PyTree, *, dtype: DTypeLike) ->
     Args:
         encoder: of a run.
         stats: its BatchNorm statistics, which train mode does not read.
-        dtype: of the computation, whatever the run's, where the encoder is an
-            `Encoder`; else that of the parameters decides.
+        dtype: of the computation, whatever the run's, where the parts of an `Encoder`
+            have one; else that of the parameters decides.
     """
     if isinstance(encoder.module, Encoder):
         parts = (encoder.module.backbone, encoder.module.projector)
-        encoder = as_encoder(Encoder(*(part.clone(dtype=dtype) for part in parts)))
+        encoder = as_encoder(Encoder(*(_with_dtype(part, dtype) for part in parts)))
     fixed = cast(stats, dtype)
 
     def embed(params: PyTree, images: Array) -> Float[Array, "n d"]:
@@ -171,6 +172,10 @@ def make_embed(encoder: EncoderFunctions, stats: PyTree, *, dtype: DTypeLike) ->
         return l2_normalize(rows)
 
     return embed
+
+
+def _with_dtype(module: nn.Module, dtype: DTypeLike) -> nn.Module:
+    return module.clone(dtype=dtype) if hasattr(module, "dtype") else module
 
 
 def _evaluation_mode(encoder: EncoderFunctions) -> Callable[..., Float[Array, "n d"]]:

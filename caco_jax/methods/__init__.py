@@ -15,6 +15,11 @@ from caco_jax.methods.method import (
     Outcome,
     StartUp,
     View,
+    embedding_spread,
+    encode_pairs,
+    encode_views,
+    keep,
+    online_network,
 )
 from caco_jax.methods.registry import METHODS, MethodBuilder, builder
 
@@ -41,7 +46,12 @@ __all__ = [
     "adversarial",
     "alpha_cl",
     "caco",
+    "embedding_spread",
+    "encode_pairs",
+    "encode_views",
+    "keep",
     "moco",
+    "online_network",
     "plain",
     "simclr",
     "uel",

@@ -1,6 +1,7 @@
 """Networks, as flax.linen modules."""
 
 from caco_jax.nets.encoder import Encoder
+from caco_jax.nets.functions import EncoderFunctions, Network, as_encoder
 from caco_jax.nets.heads import Projector, caco_projector, mlp_projector
 from caco_jax.nets.norm import ADVERSARIAL, CLEAN, BatchNorm
 from caco_jax.nets.resnet import (
@@ -19,8 +20,11 @@ __all__ = [
     "CLEAN",
     "BatchNorm",
     "Encoder",
+    "EncoderFunctions",
+    "Network",
     "Projector",
     "ResNet",
+    "as_encoder",
     "caco_projector",
     "check_images",
     "mlp_projector",

@@ -5,24 +5,13 @@ what each entry of the bank does, the weights of pairs, and the views as the enc
 them: one HTML file that needs no network.
 """
 
-import pathlib
-
 from caco_jax.programs.flags import parser_of
-from caco_jax.report.collect import collect
-from caco_jax.report.page import render
-from caco_jax.runs.workdir import write_whole
-from caco_jax.schema import UserError
+from caco_jax.report import write_report
 
 
 def main() -> None:
     """Parses flags and runs."""
     flags = parser_of("report").parse_args()
-    out = pathlib.Path(flags.out or pathlib.Path(flags.workdir) / "report.html")
-    if flags.out and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise UserError(f"--out: want a file in a directory that exists, got {out}")
-    page = render(collect(flags.workdir, [p for p in flags.compare.split(",") if p]))
-    try:
-        write_whole(out, page)
-    except OSError as error:
-        raise UserError(f"--out: {out} cannot be written: {error.strerror}") from None
-    print(f"{out}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser")
+    compare = [path for path in flags.compare.split(",") if path]
+    out = write_report(flags.workdir, flags.out or None, compare=compare)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; open it in a browser")

@@ -10,11 +10,13 @@ import jax
 
 from caco_jax.config.build import load_run
 from caco_jax.report import figures, measures
-from caco_jax.report.sample import draw_sample, sheet
+from caco_jax.report.sample import are_pictures, draw_sample, sheet
 from caco_jax.report.settings import setting_rows
 from caco_jax.report.verdicts import run_verdicts
-from caco_jax.runs.checkpoints import Checkpoints, Workdir
+from caco_jax.runs.checkpoints import Checkpoints
+from caco_jax.runs.pretraining import BUILT_OF, OBJECTS
 from caco_jax.runs.run import Run
+from caco_jax.runs.workdir import Workdir
 from caco_jax.schema import UserError
 
 TRAIN_IMAGES = 1024  # at most, that play with the bank
@@ -22,27 +24,34 @@ HELD_OUT_IMAGES = 600  # at most, on the map
 SMALL_PIXELS = 32  # larger images are shown half as many
 
 
-def collect(workdir: str, compare: Sequence[str] = ()) -> dict[str, Any]:
+def collect(
+    run: Run | str | os.PathLike, compare: Sequence[str | os.PathLike] = ()
+) -> dict[str, Any]:
     """What a report shows.
 
     Args:
-        workdir: the run's directory.
-        compare: of other runs, whose curves, figures and settings stand beside.
+        run: as `Pretraining.load` gives it; or the directory of a configuration's run.
+        compare: directories of other runs, whose curves, figures and settings stand
+            beside.
 
     Raises:
         UserError: a directory holds no run, or the run has no checkpoint yet.
     """
     others = [_other(path) for path in compare]
-    run = load_run(workdir)
+    called = os.fspath(run.files.path if isinstance(run, Run) else run)
+    if not isinstance(run, Run):
+        run = load_run(run)
     folders = list({files.path: files for files in [run.files, *others]}.values())
     names = run_names([files.path for files in folders])
-    labelled = run.pretraining.data.has_labels
+    # Commands evaluate what a configuration describes.
+    in_python = run.pretraining.description.values.get(BUILT_OF) == OBJECTS
+    asked = run.pretraining.data.has_labels and not in_python
     page = {
         "run": _about(run, names[0]),
         "runs": names,
         **_progress(run, [files.read_metrics() for files in folders]),
         "measures": [measures.run_measures(files.path) for files in folders],
-        "missing": measures.missing(run.files.path, workdir) if labelled else [],
+        "missing": measures.missing(run.files.path, called) if asked else [],
         "settings": setting_rows(
             dict(zip(names, (files.read_config() for files in folders), strict=True))
         ),
@@ -66,7 +75,7 @@ def _progress(run: Run, rows: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def _other(path: str) -> Workdir:
+def _other(path: str | os.PathLike) -> Workdir:
     files = Workdir(path)
     if not files.has_run():
         raise UserError(
@@ -139,17 +148,20 @@ def curves(
 
 
 def _looks(run: Run) -> dict[str, Any]:
-    """What the networks make of the images."""
+    """What the networks make of the examples."""
     train = draw_sample(run.pretraining, count=TRAIN_IMAGES, held_out=False)
-    halved = 2 if max(train.pixels.shape[1:3]) > SMALL_PIXELS else 1
+    pictures = are_pictures(train.pixels)
+    halved = 2 if pictures and max(train.pixels.shape[1:3]) > SMALL_PIXELS else 1
     train = train._replace(pixels=train.pixels[::halved], labels=train.labels[::halved])
     held_out = draw_sample(
         run.pretraining, count=HELD_OUT_IMAGES // halved, held_out=True
     )
     encoded = figures.encode(run, train)
     if encoded is None:
-        return dict.fromkeys(("map", "pairs", "bank", "views", "train"))
+        nothing = dict.fromkeys(("map", "pairs", "bank", "views", "train"))
+        return {"pictures": pictures, **nothing}
     return {
+        "pictures": pictures,
         "map": figures.embedding_map(run, held_out),
         "pairs": figures.pair_weights(run, train, encoded),
         "bank": figures.bank_entries(run, train, encoded),

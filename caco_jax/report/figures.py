@@ -1,4 +1,4 @@
-"""What a run's encoder and bank make of some images, as values for a page."""
+"""What a run's encoder and bank make of some examples, as values for a page."""
 
 import base64
 import dataclasses
@@ -22,7 +22,7 @@ from caco_jax.methods.alpha_cl import INFO_NCE, AlphaClConfig
 from caco_jax.methods.alpha_cl import importance as importance_of
 from caco_jax.methods.caco import CacoConfig
 from caco_jax.methods.method import Network
-from caco_jax.report.sample import Sample, sheet, to_bytes
+from caco_jax.report.sample import Sample, are_pictures, sheet, to_bytes
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.run import Run
 from caco_jax.schema import UserError
@@ -98,9 +98,15 @@ def embedding_map(run: Run, sample: Sample) -> dict[str, Any] | None:
     }
 
 
-def pair_weights(run: Run, sample: Sample, encoded: Encoded) -> dict[str, Any]:
-    """Weights of pairs of images, sorted by class: a picture of logarithms in bytes."""
-    importance_fn, name = _importance(run.pretraining)
+def pair_weights(run: Run, sample: Sample, encoded: Encoded) -> dict[str, Any] | None:
+    """Weights of pairs of images, sorted by class: a picture of logarithms in bytes.
+
+    None where the method says nothing of a temperature.
+    """
+    chosen_importance = _importance(run.pretraining)
+    if chosen_importance is None:
+        return None
+    importance_fn, name = chosen_importance
     rows = np.linspace(0, len(sample.labels) - 1, min(PAIRS, len(sample.labels)))
     chosen = rows.round().astype(int)
     labels = sample.labels[chosen]
@@ -127,12 +133,15 @@ def pair_weights(run: Run, sample: Sample, encoded: Encoded) -> dict[str, Any]:
     }
 
 
-def _importance(pretraining: Pretraining) -> tuple[Importance, str]:
+def _importance(pretraining: Pretraining) -> tuple[Importance, str] | None:
     config: Any = pretraining.method.settings
     if isinstance(config, AlphaClConfig) and (config.importance != INFO_NCE):
         return importance_of(config), f"this run's {config.importance} weights"
-    shape = importance.SHAPES["exponential"](config.temperature)
-    return row_normalised(shape), f"exp(−d²/τ) at this run's τ = {config.temperature:g}"
+    temperature = getattr(config, "temperature", None)
+    if temperature is None:
+        return None
+    shape = importance.SHAPES["exponential"](temperature)
+    return row_normalised(shape), f"exp(−d²/τ) at this run's τ = {temperature:g}"
 
 
 def _leading_direction(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
@@ -172,13 +181,11 @@ def bank_entries(run: Run, sample: Sample, encoded: Encoded) -> dict[str, Any] |
     shown = scored[:ENTRIES]
     places = np.full(size, -1)
     places[scored] = np.arange(len(scored))
-    weights = np.asarray(
-        _repelled(
-            run.pretraining,
-            encoded,
-            memory._replace(rows=memory.rows[scored]),
-            places[nearest],
-        )
+    weights = _repelled(
+        run.pretraining,
+        encoded,
+        memory._replace(rows=memory.rows[scored]),
+        places[nearest],
     )
     rows = l2_normalize(memory.rows[shown])
     cosines = np.asarray(similarities(encoded.queries, rows))
@@ -190,7 +197,12 @@ def bank_entries(run: Run, sample: Sample, encoded: Encoded) -> dict[str, Any] |
         "images": len(nearest),
         "scored": len(scored),
         "entries": [
-            _entry(int(entry), nearest, cosines[:, at], weights[:, at])
+            _entry(
+                int(entry),
+                nearest,
+                cosines[:, at],
+                None if weights is None else weights[:, at],
+            )
             for at, entry in enumerate(shown)
         ],
     }
@@ -213,13 +225,21 @@ def _repelled(
     encoded: Encoded,
     memory: Memory,
     positives: Int[np.ndarray, " n"],
-) -> Float[Array, "n k"]:
-    """How strongly each entry, as a negative, stands against each query."""
+) -> Float[np.ndarray, "n k"] | None:
+    """How strongly each entry, as a negative, stands against each query.
+
+    None where the method says nothing of a temperature.
+    """
     config: Any = pretraining.method.settings
-    temperature = getattr(config, "bank_temperature", config.temperature)
+    temperature = getattr(config, "temperature", None)
+    temperature = getattr(config, "bank_temperature", temperature)
+    if temperature is None:
+        return None
     if memory.ages is not None:  # past keys, which nobody moves
-        return bank.entry_probabilities(
-            encoded.queries, memory.rows, temperature=temperature
+        return np.asarray(
+            bank.entry_probabilities(
+                encoded.queries, memory.rows, temperature=temperature
+            )
         )
     cooperative = isinstance(config, CacoConfig)
     moves = bank.bank_moves(
@@ -229,41 +249,42 @@ def _repelled(
         positives=jnp.asarray(positives) if cooperative else None,
         keys=None if cooperative else encoded.keys,
     )
-    return moves.adversarial.weights
+    return np.asarray(moves.adversarial.weights)
 
 
 def _entry(
     entry: int,
     nearest: Int[np.ndarray, " n"],
     cosines: Float[np.ndarray, " n"],
-    weights: Float[np.ndarray, " n"],
+    weights: Float[np.ndarray, " n"] | None,
 ) -> dict[str, Any]:
-    """One entry: who chose it, nearest first, and whom it repels most."""
+    """One entry: who chose it, nearest first, and whom it repels most, if known."""
     chose = np.flatnonzero(nearest == entry)
     chose = chose[np.argsort(-cosines[chose], kind="stable")]
-    repels = np.argsort(-weights, kind="stable")[:LISTED]
+    repels = []
+    if weights is not None:
+        most = np.argsort(-weights, kind="stable")[:LISTED]
+        repels = [[int(i), float(f"{weights[i]:.2g}")] for i in most if weights[i] > 0]
     return {
         "entry": entry,
         "uses": len(chose),
         "picture": int(cosines.argmax()),
         "cosine": round(float(cosines.max()), 3),
         "chose": chose[:LISTED].tolist(),
-        "repels": [
-            [int(image), float(f"{weights[image]:.2g}")]
-            for image in repels
-            if weights[image] > 0
-        ],
+        "repels": repels,
     }
 
 
-def seen_views(run: Run) -> dict[str, Any]:
+def seen_views(run: Run) -> dict[str, Any] | None:
     """The views of some images of the newest step, as that step made them.
 
     Returns:
-        "step"; "sheets": of each view; "originals": the images, None where the host
-        made crops of them.
+        None where examples or views are no images; else "step"; "sheets": of each view;
+        "originals": the images, None where the host made crops of them.
     """
     pretraining, data = run.pretraining, run.pretraining.data
+    if isinstance(data, ArrayDataset) and not are_pictures(data.train_examples):
+        return None
     if isinstance(data, RecordDataset):
         # Threads give the same pixels as processes, and start at once.
         pretraining = pretraining.replace(data=dataclasses.replace(data, workers=0))
@@ -279,9 +300,12 @@ def seen_views(run: Run) -> dict[str, Any]:
     pixels, originals = _first_images(pretraining, chosen)
     key = jax.random.fold_in(pretraining.keys.steps, step)
     views = jax.jit(make_views(pretraining.views))(key, pixels)
+    sheets = [sheet(to_bytes(view, pretraining.views)) for view in views]
+    if None in sheets:
+        return None
     return {
         "step": step + 1,
-        "sheets": [sheet(to_bytes(view, pretraining.views)) for view in views],
+        "sheets": sheets,
         "originals": None if originals is None else sheet(originals),
     }
 

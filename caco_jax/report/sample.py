@@ -1,11 +1,11 @@
-"""Some of a run's images, and small pictures of them for a page."""
+"""Some of a run's examples, and small pictures of those that are images."""
 
 import base64
 import io
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 from PIL import Image
 
 from caco_jax.data.labelled import open_part, spread_rows
@@ -18,19 +18,28 @@ _COLUMNS = 32  # of a sheet
 
 
 class Sample(NamedTuple):
-    """Some images.
+    """Some examples.
 
     Attributes:
-        pixels: uint8 [N, H, W, C].
+        pixels: [N, ...] of any dtype; images are uint8 [N, H, W, C].
         labels: [N] classes; -1 where there is none.
     """
 
-    pixels: UInt8[np.ndarray, "n h w c"]
+    pixels: Shaped[np.ndarray, "n *example"]
     labels: Int[np.ndarray, " n"]
 
 
+def are_pictures(examples: Shaped[np.ndarray, "n *example"]) -> bool:
+    """Whether examples can be shown: they are bytes [N, H, W, 1 or 3]."""
+    return (
+        examples.dtype == np.uint8
+        and examples.ndim == 4
+        and examples.shape[3] in (1, 3)
+    )
+
+
 def draw_sample(pretraining: Pretraining, *, count: int, held_out: bool) -> Sample:
-    """Images that are spread evenly over a part of a run's set.
+    """Examples that are spread evenly over a part of a run's set.
 
     Args:
         pretraining: the run.
@@ -58,13 +67,16 @@ def to_bytes(
     return (values.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def sheet(pixels: UInt8[np.ndarray, "n h w c"]) -> dict[str, Any]:
+def sheet(pixels: Shaped[np.ndarray, "n *example"]) -> dict[str, Any] | None:
     """Small pictures of images as one picture, for a page.
 
     Returns:
-        "url" with the picture in it, its "columns" and "rows", the "width" and the
-        "height" of each small one, and how many they are, "count".
+        None where examples are no images; else "url" with the picture in it, its
+        "columns" and "rows", the "width" and the "height" of each small one, and how
+        many they are, "count".
     """
+    if not are_pictures(pixels):
+        return None
     small = np.stack([_shrink(image) for image in pixels])
     count, height, width, _ = small.shape
     columns = min(_COLUMNS, count)

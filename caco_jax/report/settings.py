@@ -9,8 +9,11 @@ from caco_jax.config.sections import (
     ExperimentConfig,
     default_config,
     method_entry,
+    optimizer_key,
 )
+from caco_jax.methods.registry import METHODS
 from caco_jax.optim.settings import OptimizerConfig
+from caco_jax.runs.pretraining import BUILT_OF, OBJECTS
 from caco_jax.schema import flatten
 
 
@@ -26,16 +29,41 @@ def setting_rows(configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
         "differs": whether runs disagree.
     """
     flat = [flatten(dict(config)) for config in configs.values()]
-    names = [config["method"]["name"] for config in configs.values()]
-    defaults = [
-        flatten(json.loads(json.dumps(default_config(name).to_dict())))
-        for name in names
-    ]
-    docs = {key: doc for name in names for key, doc in setting_docs(name).items()}
+    known = [_known(config) for config in configs.values()]
+    defaults = [flatten(json.loads(json.dumps(usual))) for usual, _ in known]
+    docs = {key: doc for _, explained in known for key, doc in explained.items()}
     return [
         _row(key, docs.get(key, ""), flat, defaults)
         for key in dict.fromkeys(key for values in flat for key in values)
     ]
+
+
+def _known(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The defaults of a run's settings, nested, and what they mean, by dotted key.
+
+    Of a run that was built of objects only some are known.
+    """
+    name = config["method"]["name"]
+    if config.get(BUILT_OF) != OBJECTS:
+        return default_config(name).to_dict(), setting_docs(name)
+    ours = name in METHODS and METHODS[name][0].__name__ == config["method"].get(
+        "class"
+    )
+    full = default_config(name if ours else next(iter(METHODS))).to_dict()
+    usual = {key: full[key] for key in ("target", "training", "evaluation", "seed")}
+    if ours:
+        usual["method"] = full["method"]
+        usual["optimizers"] = {
+            player: full[optimizer_key(player)]
+            for player, section in config["optimizers"].items()
+            if isinstance(section, dict) and optimizer_key(player) in full
+        }
+    docs = setting_docs(full["method"]["name"])
+    explained = {key: docs.get(key, "") for key in flatten(usual)}
+    for player in usual.get("optimizers", {}):
+        for field in dataclasses.fields(OptimizerConfig):
+            explained[f"optimizers.{player}.{field.name}"] = field.metadata["doc"]
+    return usual, explained
 
 
 def _row(

@@ -4,7 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from caco_jax.runs.monitor import COLLAPSED_STD, UNUSED_SHARE, find_alarms
+from caco_jax.runs.monitor import (
+    CHANCE_MARGIN,
+    COLLAPSED_STD,
+    PATIENCE_EPOCHS,
+    UNUSED_SHARE,
+    find_alarms,
+)
 
 GOOD, WATCH, ACT = "good", "watch", "act"
 
@@ -39,6 +45,7 @@ class Scale(NamedTuple):
         style: of the figure's text.
         meaning: see `Verdict`.
         advice: likewise.
+        patience: epochs before which nothing is wrong yet.
     """
 
     what: str
@@ -47,13 +54,15 @@ class Scale(NamedTuple):
     style: str
     meaning: str
     advice: str
+    patience: int = 0
 
-    def judge(self, value: float) -> Verdict:
-        """The light of a figure."""
+    def judge(self, value: float, epoch: float = math.inf) -> Verdict:
+        """The light of a figure that was taken after so many epochs."""
         rises = self.watch > self.act  # whether larger is better
         sign = 1 if rises else -1
+        wrong = sign * value < sign * self.act and epoch >= self.patience
         light = GOOD
-        if not math.isfinite(value) or sign * value < sign * self.act:
+        if wrong or not math.isfinite(value):
             light = ACT
         elif sign * value < sign * self.watch:
             light = WATCH
@@ -62,13 +71,14 @@ class Scale(NamedTuple):
         limits = (
             f"good {better} {self.watch:{self.style}}, "
             f"act {worse} {self.act:{self.style}}"
+            f"{f' after {self.patience} epochs' if self.patience else ''}"
         )
         advice = "" if light == GOOD else self.advice
         text = format(value, self.style)
         return Verdict(self.what, light, text, limits, self.meaning, advice)
 
 
-# Those of metrics.jsonl. Where an alarm has a limit of its own, "act" is at it.
+# Those of metrics.jsonl. Where there is an alarm, "act" is where it sounds.
 METRICS = {
     "embedding_std": Scale(
         "The embeddings are spread out",
@@ -86,8 +96,11 @@ METRICS = {
         ".1%",
         "entries that were ever the positive of a query",
         "Make method.bank_size smaller, or raise bank_optimizer.learning_rate.",
+        PATIENCE_EPOCHS,
     ),
 }
+# The share of chance's cross entropy from which on it is not good yet.
+NEAR_CHANCE = 1 - 2 * CHANCE_MARGIN
 
 # Those of health.json; the two rank figures are joined, see `_rank`.
 HEALTH = {
@@ -164,7 +177,11 @@ def run_verdicts(
     found = [_progress(last.get("epoch", 0), epochs)]
     if "cross_entropy" in last and candidates:
         found.append(_chance(last, candidates))
-    found += [s.judge(last[n]) for n, s in METRICS.items() if _number(last.get(n))]
+    found += [
+        scale.judge(last[name], last["epoch"])
+        for name, scale in METRICS.items()
+        if _number(last.get(name))
+    ]
     accuracies = [row["knn"] for row in rows if _number(row.get("knn"))]
     if accuracies:
         found.append(_trend(accuracies))
@@ -197,12 +214,13 @@ def _chance(last: Mapping[str, Any], candidates: int) -> Verdict:
     entropy = last["cross_entropy"]
     stuck = "at_chance" in find_alarms(last["epoch"], last, candidates=candidates)
     stuck = stuck or not math.isfinite(entropy)
-    light = ACT if stuck else GOOD if entropy < 0.98 * chance else WATCH
+    light = ACT if stuck else GOOD if entropy < NEAR_CHANCE * chance else WATCH
     return Verdict(
         "The encoder learns",
         light,
         f"{entropy:.3f} nats",
-        f"good below 98% of {chance:.3f}, act at it after ten epochs",
+        f"good below {NEAR_CHANCE:.0%} of {chance:.3f}, act at it after "
+        f"{PATIENCE_EPOCHS} epochs",
         f"cross entropy; the logarithm of the {candidates:,} candidates, {chance:.3f}, "
         "is to know nothing",
         ""

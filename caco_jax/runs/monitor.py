@@ -19,10 +19,11 @@ from caco_jax.training.state import TrainState
 
 logger = logging.getLogger("caco_jax")
 
-COLLAPSED_STD = 0.05
-CHANCE_MARGIN = 0.01
-UNUSED_SHARE = 0.02
-PATIENCE_EPOCHS = 10
+# Where alarms sound; a report's verdicts judge by the same.
+COLLAPSED_STD = 0.05  # of the embeddings, scaled
+CHANCE_MARGIN = 0.01  # of the cross entropy, from chance's to either side
+UNUSED_SHARE = 0.02  # of the bank's entries
+PATIENCE_EPOCHS = 10  # before which the last two say nothing
 
 
 class Monitor:

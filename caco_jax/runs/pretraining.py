@@ -157,9 +157,9 @@ class Pretraining:
         self._check_sizes()
         self.view_shapes = self._view_shapes()
         self.encoder = with_projector(encoder, projector)
-        if not isinstance(method, Method):
-            view = self.view_shapes[0]
-            method = method(embedding_dim(self.encoder, view.shape[1:], view.dtype))
+        view = self.view_shapes[0]
+        dim = embedding_dim(self.encoder, view.shape[1:], view.dtype)
+        method = method if isinstance(method, Method) else method(dim)
         self.method: Method = method
         self.optimizers = {
             name: (optimizers or {}).get(name)

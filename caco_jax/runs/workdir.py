@@ -16,7 +16,7 @@ from caco_jax.schema import UserError, flatten
 
 # A key of a run's description that only runs have which were built in Python.
 BUILT_OF, OBJECTS = "built_of", "objects"
-# Where images lie and how they come: whether they are the same a `Record` says.
+# Where images lie and how they come: whether they are the same a `RunProgress` says.
 _FREE_KEYS = {"data.data_dir", "data.max_resident_bytes", "data.workers"}
 
 

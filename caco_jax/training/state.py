@@ -46,7 +46,8 @@ def create_state(
         network: the freshly initialised encoder.
         optimizer: of all players.
     """
-    others, extra = method.init(key)
+    # Copies: a step donates what it is given, which may be the method's own constants.
+    others, extra = jax.tree.map(jnp.copy, method.init(key))
     players = {"encoder": network.params, **others}
     # A donated buffer must not appear twice in the state: the target is a copy.
     target = jax.tree.map(jnp.copy, network) if method.uses_target else None

@@ -112,7 +112,7 @@ function classColour(label) {
 
 function map() {
   if (!DATA.map) {
-    if (DATA.train) section("map", "Map", "Where held-out images lie", el("p", {}, "They are too few for a map."));
+    if (DATA.train) section("map", "Map", `Where held-out ${MANY} lie`, el("p", {}, "They are too few for a map."));
     return;
   }
   const { points, labels } = DATA.map;
@@ -120,13 +120,13 @@ function map() {
   const state = { over: null, only: new Set() };
   const canvas = el("canvas", {
     tabindex: 0, role: "img",
-    "aria-label": `Map of ${points.length} images. Arrow keys go from image to image.`,
+    "aria-label": `Map of ${points.length} ${MANY}. Arrow keys go from ${ONE} to ${ONE}.`,
     style: { "aspect-ratio": "5 / 4" },
   });
   const draw = () => drawMap(canvas, points, labels, state);
   const classes = [...new Set(labels)].filter((label) => label >= 0).sort((a, b) => a - b);
-  section("map", "Map", "Where held-out images lie",
-    el("p", { class: "lead" }, `${whole(points.length)} images by t-SNE of their backbone features`,
+  section("map", "Map", `Where held-out ${MANY} lie`,
+    el("p", { class: "lead" }, `${whole(points.length)} ${MANY} by t-SNE of their backbone features`,
       classes.length ? ", coloured by class. The classes chose no position, only the colours." : "."),
     el("div", { class: "plot" }, canvas, classLegend(classes, state, draw)));
   const visit = (index) => {
@@ -136,8 +136,8 @@ function map() {
     const box = canvas.getBoundingClientRect();
     const [x, y] = position(points[index], box.width, box.height);
     showTip(box.left + x, box.top + y, el("div", { class: "thumbs" }, thumb(sheet, index, 96)),
-      el("div", {}, ofClass(labels[index]) || `image ${index}`));
-    if (document.activeElement === canvas) say(`Image ${index}, ${ofClass(labels[index])}`);
+      el("div", {}, ofClass(labels[index]) || `${ONE} ${index}`));
+    if (document.activeElement === canvas) say(`${capital(ONE)} ${index}, ${ofClass(labels[index])}`);
   };
   explore(canvas, visit, {
     under: (event) => nearestPoint(canvas, points, event),
@@ -235,14 +235,14 @@ function heatMap() {
   const classes = pairs.labels[0] >= 0;
   const canvas = el("canvas", {
     tabindex: 0, role: "img", style: { "aspect-ratio": "1", "image-rendering": "pixelated" },
-    "aria-label": `Heat-map of the weights of ${count} by ${count} pairs of images. Arrow keys go from pair to pair.`,
+    "aria-label": `Heat-map of the weights of ${count} by ${count} pairs of ${MANY}. Arrow keys go from pair to pair.`,
   });
   const cell = el("span", { class: "cell", hidden: true });
   const field = el("div", { class: "field" }, canvas, cell);
-  section("pairs", "Pairs", "Which pairs of images count",
-    el("p", { class: "lead" }, `The weight of every pair among ${count} training images, by ${pairs.name}. `,
-      classes ? "Sorted by class: bright blocks on the diagonal mean that images of one class weigh most as each other's negatives."
-        : "There are no classes: similar images lie side by side."),
+  section("pairs", "Pairs", `Which pairs of ${MANY} count`,
+    el("p", { class: "lead" }, `The weight of every pair among ${count} training ${MANY}, by ${pairs.name}. `,
+      classes ? `Sorted by class: bright blocks on the diagonal mean that ${MANY} of one class weigh most as each other's negatives.`
+        : `There are no classes: similar ${MANY} lie side by side.`),
     el("div", { class: "plot even" }, el("div", { class: "heat" }, field), weightsInWords(pairs, count)));
   if (classes) edges(pairs.labels, field);
   paint(canvas, levels, count);
@@ -272,7 +272,7 @@ function visitPairs(canvas, cell, pairs, levels, count) {
     Object.entries({ left: column, top: row, width: 1, height: 1 })
       .forEach(([name, cells]) => { cell.style[name] = 100 * cells / count + "%"; });
     const weight = pairs.low * (pairs.high / pairs.low) ** (levels[row * count + column] / 255);
-    const text = row === column ? "an image with itself: no pair" : "weight " + number(weight);
+    const text = row === column ? `the ${ONE} with itself: no pair` : "weight " + number(weight);
     const names = at.map((image) => ofClass(pairs.labels[image])).filter(Boolean).join(" and ");
     const box = cell.getBoundingClientRect();
     showTip(box.right, box.bottom,

@@ -2,6 +2,7 @@
 // What all sections are made of. Text reaches the page as text alone, never as HTML.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const HUES = 6;
+const [ONE, MANY] = DATA.pictures ? ["image", "images"] : ["example", "examples"];
 
 function el(tag, attributes, ...children) {
   const node = document.createElement(tag);
@@ -17,6 +18,7 @@ function el(tag, attributes, ...children) {
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const hue = (run) => `var(--c${run % HUES})`;
 const percent = (value, digits = 1) => (100 * value).toFixed(digits) + "%";
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const whole = (value) => Math.round(value).toLocaleString("en");
 const several = (count, one, many) => `${whole(count)} ${count === 1 ? one : many}`;
 
@@ -44,12 +46,14 @@ function section(id, link, title, ...children) {
 const sheets = [];
 
 function useSheet(sheet) {
+  if (!sheet) return null; // examples that are no images have none
   sheet.name = "sheet-" + sheets.push(sheet);
   document.head.append(el("style", {}, `.${sheet.name}{background-image:url(${sheet.url})}`));
   return sheet;
 }
 
 function thumb(sheet, index, size, label) {
+  if (!sheet) return null;
   const scale = size / Math.max(sheet.width, sheet.height);
   const [w, h] = [sheet.width * scale, sheet.height * scale];
   const [row, column] = [Math.floor(index / sheet.columns), index % sheet.columns];

@@ -15,7 +15,7 @@ function factsOf(run) {
   const facts = [["steps done", whole(run.step)]];
   if (last !== undefined && last !== null) facts.unshift(["kNN, last measured", percent(last)]);
   if (summary.epochs) facts.push(["epochs", whole(summary.epochs)], ["training time", duration(summary.pretrain_seconds)],
-    ["images a second", whole(summary.images_per_second)], ["memory, at most", whole(summary.peak_memory_bytes / 1e6) + " MB"]);
+    [`${MANY} a second`, whole(summary.images_per_second)], ["memory, at most", whole(summary.peak_memory_bytes / 1e6) + " MB"]);
   for (const [player, count] of Object.entries(run.numbers)) facts.push([`parameters, ${player}`, whole(count)]);
   if (run.devices.length) facts.push(["devices", several(run.devices.length, run.devices[0], "× " + run.devices[0])]);
   if (versions.jax) facts.push(["versions", `caco_jax ${versions.caco_jax}, JAX ${versions.jax}`]);
@@ -62,8 +62,8 @@ function evaluations() {
   const keys = [...new Set(rows.map((row) => `${row.what}\n${row.images ?? ""}`))];
   const sets = new Set(rows.map((row) => row.images).filter(Boolean));
   section("evaluations", "Evaluations", "What the features are worth",
-    DATA.classes.length ? null : el("p", {}, "The images have no labels: there is nothing to evaluate by."),
-    el("p", { class: "lead" }, rows.length ? "Of held-out images, with the encoder frozen but where it says fine-tuned." : "Nothing has been measured yet."),
+    DATA.classes.length ? null : el("p", {}, `The ${MANY} have no labels: there is nothing to evaluate by.`),
+    el("p", { class: "lead" }, rows.length ? `Of held-out ${MANY}, with the encoder frozen but where it says fine-tuned.` : "Nothing has been measured yet."),
     rows.length ? measureTable(rows, keys, sets.size > 1) : null,
     rows.filter((row) => row.by_class && row.run === 0).map(byClass), missing(todo));
 }

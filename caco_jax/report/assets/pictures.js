@@ -21,11 +21,11 @@ function bank() {
     },
   }, name)));
   section("bank", "Bank", `What each entry of the ${what} does`,
-    el("p", { class: "lead" }, `${whole(found.images)} training images, each through two views as in pretraining, used `,
+    el("p", { class: "lead" }, `${whole(found.images)} training ${MANY}, each through two views as in pretraining, used `,
       `${whole(found.size - found.unused)} of ${whole(found.size)} entries`,
       found.size > shown ? `; the ${whole(shown)} most used are here, weighed among ${whole(found.scored)}. ` : ". ",
-      found.chooses ? "An image chooses as its positive the entry that its key is nearest to. " : "An image is counted at the entry that its key is nearest to. ",
-      "The picture on an entry is the image that is nearest to it."),
+      found.chooses ? `Each ${ONE} chooses as its positive the entry that its key is nearest to. ` : `Each ${ONE} is counted at the entry that its key is nearest to. `,
+      DATA.pictures ? "The picture on an entry is the image that is nearest to it." : null),
     tools, el("div", { class: "explorer" }, grid, detail));
   roving(grid, (item) => showEntry(grid, item, found, detail));
   fill(grid, found, found.entries, detail);
@@ -36,7 +36,7 @@ function fill(grid, found, entries, detail) {
   grid.replaceChildren(...entries.map((entry, i) => {
     const button = el("button", {
       type: "button", role: "option", tabindex: i ? -1 : 0, class: entry.uses ? null : "unused",
-      "aria-selected": "false", "aria-label": `Entry ${entry.entry}, used by ${several(entry.uses, "image", "images")}`,
+      "aria-selected": "false", "aria-label": `Entry ${entry.entry}, used by ${several(entry.uses, ONE, MANY)}`,
     }, thumb(sheet, entry.picture, 40), String(entry.uses));
     button.entry = entry;
     return button;
@@ -56,16 +56,17 @@ function showEntry(grid, item, found, detail) {
   const labels = DATA.train.labels;
   const picture = (image, ...more) => el("figure", {},
     thumb(DATA.train.sheet, image, 56, `image ${image} ${ofClass(labels[image])}`), ...more,
-    el("div", {}, labels[image] < 0 ? "" : className(labels[image])));
+    el("div", {}, labels[image] < 0 ? (DATA.pictures ? "" : `${ONE} ${image}`) : className(labels[image])));
   const more = entry.uses - entry.chose.length;
   detail.replaceChildren(
     el("h3", { style: { "margin-top": "0" } }, `Entry ${entry.entry}`),
-    el("p", { class: "note" }, `Used by ${several(entry.uses, "image", "images")}; the nearest query has cosine ${entry.cosine.toFixed(3)}.`),
-    el("h3", {}, found.chooses ? "Images that chose it as their positive" : "Images whose keys are nearest to it"),
+    el("p", { class: "note" }, `Used by ${several(entry.uses, ONE, MANY)}; the nearest query has cosine ${entry.cosine.toFixed(3)}.`),
+    el("h3", {}, capital(MANY) + (found.chooses ? " that chose it as their positive" : " whose keys are nearest to it")),
     entry.chose.length ? el("div", { class: "pictures" }, entry.chose.map((image) => picture(image)))
-      : el("p", { class: "note" }, "None of these images."),
+      : el("p", { class: "note" }, `None of these ${MANY}.`),
     more > 0 ? el("p", { class: "note" }, `and ${whole(more)} more`) : "",
     el("h3", {}, "Queries that it repels most"),
+    entry.repels.length ? "" : el("p", { class: "note" }, "None, or the method says nothing of a temperature."),
     el("div", { class: "pictures" }, entry.repels.map(([image, weight]) => picture(image,
       el("span", { class: "weight", style: { width: 100 * weight / most + "%" } }), el("div", {}, String(+weight.toPrecision(2)))))),
     el("p", { class: "note" }, "The number is the softmax probability of this entry for that query, as a negative."));
