@@ -1,5 +1,6 @@
 """The pair-weight family: its table, its identity with the energy, its covariance."""
 
+import functools
 import math
 from functools import partial
 
@@ -75,11 +76,31 @@ def x64():
 
 def pair(n=5, d=3, dtype=np.float64):
     rng = np.random.default_rng(0)
-    return (jnp.asarray(rng.standard_normal((n, d)), dtype) for _ in range(2))
+    return (rng.standard_normal((n, d)).astype(dtype) for _ in range(2))
 
 
 def weights_of(n):
-    return jnp.asarray(np.random.default_rng(1).uniform(size=(n, n)))
+    return np.random.default_rng(1).uniform(size=(n, n))
+
+
+# Whole functions are compiled here: alone, each operation would be compiled by itself.
+@functools.partial(jax.jit, static_argnames=("name", "plain", "settings"))
+def loss_and_importance(name, z1, z2, *, plain=False, settings=()):
+    """Both of a member of the family, without its logarithmic form if `plain`."""
+    family = losses.FAMILIES[name](**dict(settings))
+    family = family._replace(log_form=None) if plain else family
+    importance = losses.pairwise_importance(z1, z2, family)
+    return losses.family_loss(z1, z2, family), importance
+
+
+@functools.partial(jax.jit, static_argnames=("name", "settings"))
+def loss_and_gradient(name, z1, z2, *, settings=()):
+    family = losses.FAMILIES[name](**dict(settings))
+    return jax.value_and_grad(losses.family_loss)(z1, z2, family)
+
+
+energy = jax.jit(losses.contrastive_energy)
+covariance = jax.jit(losses.contrastive_covariance)
 
 
 def oracle(z1, z2, name):
@@ -109,10 +130,8 @@ def test_the_table_is_complete():
 def test_loss_and_importance_equal_a_loop(name, n, d):
     with jax.enable_x64(True):
         z1, z2 = pair(n, d)
-        family = losses.FAMILIES[name]()
-        loss = losses.family_loss(z1, z2, family)
-        alpha = losses.pairwise_importance(z1, z2, family)
-    want_loss, want_alpha = oracle(np.asarray(z1), np.asarray(z2), name)
+        loss, alpha = loss_and_importance(name, z1, z2)
+    want_loss, want_alpha = oracle(z1, z2, name)
     np.testing.assert_allclose(loss, want_loss, rtol=1e-11, atol=1e-13)
     np.testing.assert_allclose(alpha, want_alpha, rtol=1e-10, atol=1e-13)
     assert not np.any(np.diagonal(alpha))
@@ -122,20 +141,17 @@ def test_loss_and_importance_equal_a_loop(name, n, d):
 def test_phi_and_psi_are_the_papers(name, x64):
     family, (phi, psi, *_) = losses.FAMILIES[name](), TABLE[name]
     x = np.linspace(-2, 2, 9)
-    np.testing.assert_allclose(family.psi(jnp.asarray(x)), psi(x), rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(family.psi)(x), psi(x), rtol=1e-12)
     x = np.linspace(0.1, 3, 9)
-    np.testing.assert_allclose(family.phi(jnp.asarray(x)), phi(x), rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(family.phi)(x), phi(x), rtol=1e-12)
 
 
 @members
 def test_plain_and_logarithmic_forms_agree(name, x64):
     z1, z2 = pair()
-    family = losses.FAMILIES[name]()
-    plain = family._replace(log_form=None)
-    for function in (losses.family_loss, losses.pairwise_importance):
-        np.testing.assert_allclose(
-            function(z1, z2, family), function(z1, z2, plain), rtol=1e-11
-        )
+    both = loss_and_importance(name, z1, z2)
+    plain = loss_and_importance(name, z1, z2, plain=True)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11), both, plain)
 
 
 @members
@@ -143,12 +159,12 @@ def test_the_loss_descends_where_the_energy_ascends(name, x64):
     """∇_θ L = -∇_θ E with α held, through a random two-layer network."""
     rng = np.random.default_rng(2)
     theta = {
-        "first": jnp.asarray(rng.standard_normal((4, 6))),
-        "bias": jnp.asarray(rng.standard_normal((1, 6))),
-        "second": jnp.asarray(rng.standard_normal((6, 3)) / 2),
+        "first": rng.standard_normal((4, 6)),
+        "bias": rng.standard_normal((1, 6)),
+        "second": rng.standard_normal((6, 3)) / 2,
     }
-    x1 = jnp.asarray(rng.standard_normal((7, 4)))
-    x2 = x1 + 0.3 * jnp.asarray(rng.standard_normal((7, 4)))
+    x1 = rng.standard_normal((7, 4))
+    x2 = x1 + 0.3 * rng.standard_normal((7, 4))
     family = losses.FAMILIES[name]()
 
     def network(theta, x):
@@ -162,7 +178,9 @@ def test_the_loss_descends_where_the_energy_ascends(name, x64):
         alpha = jax.lax.stop_gradient(losses.pairwise_importance(z1, z2, family))
         return losses.contrastive_energy(z1, z2, alpha)
 
-    of_loss, of_energy = jax.grad(loss)(theta), jax.grad(energy)(theta)
+    of_loss, of_energy = jax.jit(lambda x: (jax.grad(loss)(x), jax.grad(energy)(x)))(
+        theta
+    )
     for key, gradient in of_loss.items():
         assert np.abs(gradient).max() > 1e-3
         np.testing.assert_allclose(gradient, -of_energy[key], rtol=1e-9, atol=1e-9)
@@ -174,20 +192,21 @@ SMOOTH = sorted(set(losses.FAMILIES) - {"triplet", "lifted_structured"})
 @pytest.mark.parametrize("name", SMOOTH)
 def test_gradients_to_second_order(name, x64):
     family = losses.FAMILIES[name]()
-    loss = partial(losses.family_loss, family=family)
+    loss = jax.jit(partial(losses.family_loss, family=family))
     check_grads(loss, tuple(pair(3, 2)), order=2, modes=["rev"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["triplet", "lifted_structured"])
 def test_gradients_away_from_the_kink(name, x64):
-    loss = partial(losses.family_loss, family=losses.FAMILIES[name](margin=20.0))
+    family = losses.FAMILIES[name](margin=20.0)
+    loss = jax.jit(partial(losses.family_loss, family=family))
     check_grads(loss, tuple(pair(3, 2)), order=1, modes=["rev"])
 
 
 def test_info_nce_importance_is_the_stated_softmax(x64):
-    z1, z2 = (np.asarray(z) for z in pair())
-    family = losses.FAMILIES["info_nce"](temperature=0.3, epsilon=0.7)
-    got = losses.pairwise_importance(jnp.asarray(z1), jnp.asarray(z2), family)
+    z1, z2 = pair()
+    settings = ("temperature", 0.3), ("epsilon", 0.7)
+    _, got = loss_and_importance("info_nce", z1, z2, settings=settings)
     apart = ((z1[:, None] - z1[None]) ** 2).sum(-1) / 2
     raw = np.exp(-apart / 0.3) * (1 - np.eye(5))
     own = 0.7 * np.exp(-((z1 - z2) ** 2).sum(1) / 2 / 0.3)
@@ -196,56 +215,57 @@ def test_info_nce_importance_is_the_stated_softmax(x64):
 
 def test_values_by_hand_where_all_embeddings_are_equal():
     # Every gap is 0: ξ = 3 ψ(0), and four rows.
-    z = jnp.ones((4, 2))
-    family = losses.FAMILIES["info_nce"](temperature=0.5, epsilon=1.0)
-    want = 4 * 0.5 * np.log(4)
-    np.testing.assert_allclose(losses.family_loss(z, z, family), want, rtol=1e-6)
-    alpha = losses.pairwise_importance(z, z, family)
+    z = np.ones((4, 2), np.float32)
+    settings = ("temperature", 0.5), ("epsilon", 1.0)
+    loss, alpha = loss_and_importance("info_nce", z, z, settings=settings)
+    np.testing.assert_allclose(loss, 4 * 0.5 * np.log(4), rtol=1e-6)
     np.testing.assert_allclose(alpha, (1 - np.eye(4)) / 4, rtol=1e-6)
-    mine = losses.FAMILIES["mine"]()
-    np.testing.assert_allclose(losses.family_loss(z, z, mine), 4 * np.log(3), rtol=1e-6)
+    mine, _ = loss_and_importance("mine", z, z)
+    np.testing.assert_allclose(mine, 4 * np.log(3), rtol=1e-6)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
 def test_a_low_temperature_stays_finite(dtype, epsilon):
     """Gaps reach 2, and exp(2 / 0.02) is past float32; so is its inverse."""
-    z = losses.l2_normalize(jnp.asarray([[1, 0], [1, 0.1], [-1, 0], [0, 1.0]]))
-    z1, z2 = z.astype(dtype), -z.astype(dtype)
-    family = losses.FAMILIES["info_nce"](temperature=0.02, epsilon=epsilon)
-    loss, gradient = jax.value_and_grad(losses.family_loss)(z1, z2, family)
-    alpha = losses.pairwise_importance(z1, z2, family)
+    z = np.asarray([[1, 0], [1, 0.1], [-1, 0], [0, 1.0]])
+    z = (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(dtype)
+    z1, z2 = z, -z
+    settings = ("temperature", 0.02), ("epsilon", epsilon)
+    loss, gradient = loss_and_gradient("info_nce", z1, z2, settings=settings)
+    _, alpha = loss_and_importance("info_nce", z1, z2, settings=settings)
     assert loss.dtype == alpha.dtype == np.float32
     assert np.isfinite(loss) and np.isfinite(alpha).all()
     assert np.isfinite(np.asarray(gradient, np.float32)).all()
     # The positive is opposite: the negatives take all of the weight.
-    np.testing.assert_allclose(alpha.sum(1), 1, rtol=1e-4)
-    soft = losses.FAMILIES["soft_triplet"](temperature=0.02)
-    assert np.isfinite(losses.family_loss(z1, z2, soft))
+    np.testing.assert_allclose(np.asarray(alpha).sum(1), 1, rtol=1e-4)
+    settings = (("temperature", 0.02),)
+    assert np.isfinite(loss_and_gradient("soft_triplet", z1, z2, settings=settings)[0])
 
 
 @members
 def test_zero_rows_give_no_nan(name):
-    z1, z2 = (z.at[1].set(0) for z in pair(dtype=np.float32))
-    family = losses.FAMILIES[name]()
-    loss, gradient = jax.value_and_grad(losses.family_loss)(z1, z2, family)
+    z1, z2 = pair(dtype=np.float32)
+    z1[1] = z2[1] = 0
+    loss, gradient = loss_and_gradient(name, z1, z2)
     assert np.isfinite(loss) and np.isfinite(gradient).all()
 
 
 @members
 def test_the_order_of_the_images_does_not_matter(name, x64):
     z1, z2 = pair()
-    family, order = losses.FAMILIES[name](), jnp.asarray([3, 0, 4, 1, 2])
-    moved = losses.pairwise_importance(z1[order], z2[order], family)
-    alpha = losses.pairwise_importance(z1, z2, family)
-    np.testing.assert_allclose(moved, alpha[order][:, order], rtol=1e-9, atol=1e-12)
+    order = [3, 0, 4, 1, 2]
+    _, moved = loss_and_importance(name, z1[order], z2[order])
+    _, alpha = loss_and_importance(name, z1, z2)
+    want = np.asarray(alpha)[order][:, order]
+    np.testing.assert_allclose(moved, want, rtol=1e-9, atol=1e-12)
 
 
 def test_a_newcomer_needs_only_phi_and_psi(x64):
     square = losses.Family("square", lambda x: 3 * x, lambda x: jnp.square(x + 9))
     z1, z2 = pair(2, 2)
     gap = ((z1 - z2) ** 2).sum(1) / 2 - ((z1[0] - z1[1]) ** 2).sum() / 2
-    alpha = losses.pairwise_importance(z1, z2, square)
+    alpha = jax.jit(partial(losses.pairwise_importance, family=square))(z1, z2)
     np.testing.assert_allclose(
         alpha, [[0, 6 * (gap[0] + 9)], [6 * (gap[1] + 9), 0]], rtol=1e-12
     )
@@ -254,13 +274,10 @@ def test_a_newcomer_needs_only_phi_and_psi(x64):
 @pytest.mark.parametrize("name", ["info_nce", "triplet"])
 def test_eight_devices_agree_with_one(name, devices):
     z1, z2 = pair(8, 4, np.float32)
-    loss = jax.value_and_grad(
-        partial(losses.family_loss, family=losses.FAMILIES[name]())
-    )
     mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,), devices=devices)
     spread = jax.device_put((z1, z2), NamedSharding(mesh, P("data")))
-    value, gradient = jax.jit(loss)(*spread)
-    want, want_gradient = loss(z1, z2)
+    value, gradient = loss_and_gradient(name, *spread)
+    want, want_gradient = loss_and_gradient(name, z1, z2)
     np.testing.assert_allclose(value, want, rtol=1e-6)
     np.testing.assert_allclose(gradient, want_gradient, rtol=1e-5, atol=1e-5)
 
@@ -283,27 +300,26 @@ def covariance_oracle(x1, x2, alpha):
 def test_covariance_equals_a_loop_and_its_trace_is_twice_the_energy(n, d):
     with jax.enable_x64(True):
         (x1, x2), alpha = pair(n, d), weights_of(n)  # the diagonal is to be ignored
-        got = losses.contrastive_covariance(x1, x2, alpha)
-        energy = losses.contrastive_energy(x1, x2, alpha)
-    want = covariance_oracle(np.asarray(x1), np.asarray(x2), np.asarray(alpha))
+        got, payoff = covariance(x1, x2, alpha), energy(x1, x2, alpha)
+    want = covariance_oracle(x1, x2, alpha)
     np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-11)
-    np.testing.assert_allclose(got, got.T, atol=1e-12)
-    np.testing.assert_allclose(energy, np.trace(want) / 2, rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(got, np.asarray(got).T, atol=1e-12)
+    np.testing.assert_allclose(payoff, np.trace(want) / 2, rtol=1e-10, atol=1e-11)
 
 
 def test_energy_is_a_payoff_of_the_weights_too(x64):
     z1, z2 = pair()
     alpha = weights_of(5)
-    of_alpha = jax.grad(losses.contrastive_energy, argnums=2)(z1, z2, alpha)
-    linear = losses.contrastive_energy(z1, z2, alpha)
-    np.testing.assert_allclose(jnp.sum(alpha * of_alpha), linear, rtol=1e-12)
+    of_alpha = jax.grad(energy, argnums=2)(z1, z2, alpha)
+    linear = energy(z1, z2, alpha)
+    np.testing.assert_allclose(np.sum(alpha * of_alpha), linear, rtol=1e-12)
 
 
 def test_covariance_keeps_its_digits_far_from_the_origin():
     x1, x2 = (x + 1000 for x in pair(dtype=np.float32))
-    alpha = weights_of(5)
+    alpha = np.float32(weights_of(5))
     want = covariance_oracle(*(np.asarray(a, np.float64) for a in (x1, x2, alpha)))
-    got = losses.contrastive_covariance(x1, x2, alpha)
+    got = covariance(x1, x2, alpha)
     np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
 
 
@@ -319,7 +335,7 @@ def test_refuses_weights_of_another_shape(function, shape):
     with pytest.raises(
         ValueError, match=r"alpha: want one weight per pair, .*\(5, 5\)"
     ):
-        function(z1, z2, jnp.ones(shape))
+        function(z1, z2, np.ones(shape, np.float32))
 
 
 @pytest.mark.parametrize("function", [losses.family_loss, losses.pairwise_importance])
@@ -332,8 +348,9 @@ def test_refuses_weights_of_another_shape(function, shape):
     ],
 )
 def test_refuses_embeddings(function, first, second, message):
+    mine = losses.FAMILIES["mine"]()
     with pytest.raises(ValueError, match=message):
-        function(jnp.ones(first), jnp.ones(second), losses.FAMILIES["mine"]())
+        function(*(np.ones(s, np.float32) for s in (first, second)), mine)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Directly chosen pair weights: all shapes and normalisations, and those published."""
 
+import functools
 import math
 from functools import partial
 
@@ -41,11 +42,29 @@ def x64():
 
 def pair(n=4, d=3, dtype=np.float64):
     rng = np.random.default_rng(0)
-    return tuple(jnp.asarray(rng.standard_normal((n, d)), dtype) for _ in range(2))
+    return tuple(rng.standard_normal((n, d)).astype(dtype) for _ in range(2))
 
 
 def distances():
-    return jnp.asarray(np.random.default_rng(1).uniform(0, 2, (5, 7)))
+    return np.random.default_rng(1).uniform(0, 2, (5, 7))
+
+
+# Whole functions are compiled here: alone, each operation would be compiled by itself.
+@functools.partial(jax.jit, static_argnames="importance")
+def loss_of(z1, z2, importance, intra_weight=0.0):
+    return losses.alpha_cl_loss(
+        z1, z2, importance=importance, intra_weight=intra_weight
+    )
+
+
+@functools.partial(jax.jit, static_argnames="importance")
+def gradients_of(z1, z2, importance):
+    """The loss and its gradients for both views."""
+    loss = partial(losses.alpha_cl_loss, importance=importance)
+    return jax.value_and_grad(loss, (0, 1))(z1, z2)
+
+
+ROW_NORMALISED = {name: losses.row_normalised(shape) for name, shape in SHAPES.items()}
 
 
 def simplex_oracle(row, temperature):
@@ -77,23 +96,30 @@ def terms_oracle(z1, z2, importance):
 
 @shapes
 def test_raw_weights_follow_the_formula(name, x64):
-    got = losses.unnormalised(SHAPES[name])(distances())
-    np.testing.assert_allclose(got, RAW[name](np.asarray(distances())), rtol=1e-9)
+    got = jax.jit(losses.unnormalised(SHAPES[name]))(distances())
+    np.testing.assert_allclose(got, RAW[name](distances()), rtol=1e-9)
 
 
 @shapes
 def test_normalisations(name, x64):
-    d2 = distances()
-    raw = RAW[name](np.asarray(d2))
+    d2, shape = distances(), SHAPES[name]
+    raw = RAW[name](d2)
     rows = raw / (raw.sum(1, keepdims=True) + 0.1 * raw.shape[1])
-    got = losses.row_normalised(SHAPES[name], epsilon=0.1)(d2)
+
+    @jax.jit
+    def normalised(d2):
+        return (
+            losses.row_normalised(shape, epsilon=0.1)(d2),
+            losses.row_normalised(shape)(d2),
+            losses.per_sample(shape)(d2),
+            alpha_published.published_per_sample(shape)(d2),
+        )
+
+    got, whole, sample, published = jax.device_get(normalised(d2))
     np.testing.assert_allclose(got, rows, rtol=1e-9)
-    whole = losses.row_normalised(SHAPES[name])(d2)
     np.testing.assert_allclose(whole.sum(1), 1, rtol=1e-12)
     share = raw.sum(1) / raw.sum(1).mean()
-    sample = losses.per_sample(SHAPES[name])(d2)
     np.testing.assert_allclose(sample, np.tile(share[:, None], (1, 7)), rtol=1e-9)
-    published = alpha_published.published_per_sample(SHAPES[name])(d2)
     np.testing.assert_allclose(published * 5, sample, rtol=1e-12)
 
 
@@ -101,14 +127,15 @@ def test_normalisations(name, x64):
 @pytest.mark.parametrize("intra_weight", [0.0, 0.3])
 def test_loss_equals_a_loop(name, intra_weight, x64):
     z1, z2 = pair()
-    got = losses.alpha_cl_loss(
-        z1,
-        z2,
-        importance=losses.unnormalised(SHAPES[name]),
-        intra_weight=intra_weight,
-    )
+    got = loss_of(z1, z2, losses.unnormalised(SHAPES[name]), intra_weight)
     inter, intra = terms_oracle(z1, z2, RAW[name])
     np.testing.assert_allclose(got, inter + intra_weight * intra, rtol=1e-9)
+
+
+@jax.jit
+def direct(z1, z2, temperature):
+    importance = losses.direct_importance(power=4, temperature=temperature)
+    return losses.alpha_cl_loss(z1, z2, importance=importance)
 
 
 @few
@@ -116,8 +143,7 @@ def test_loss_equals_a_loop(name, intra_weight, x64):
 def test_direct_alpha_is_a_softmax_over_the_negatives(n, temperature):
     with jax.enable_x64(True):
         z1, z2 = pair(n)
-        importance = losses.direct_importance(power=4, temperature=temperature)
-        got = losses.alpha_cl_loss(z1, z2, importance=importance)
+        got = direct(z1, z2, temperature)
 
     def softmax(d2):
         e = np.exp(-(d2**2 - (d2**2).min(1, keepdims=True)) / temperature)
@@ -129,11 +155,11 @@ def test_direct_alpha_is_a_softmax_over_the_negatives(n, temperature):
 def test_weights_are_constants(x64):
     z1, z2 = pair()
     importance = losses.direct_importance()
-    held = losses.alpha_cl_weights(z1, z2, importance=importance)
+    weights = jax.jit(partial(losses.alpha_cl_weights, importance=importance))
+    held = weights(z1, z2)
     assert held.shape == (8, 6)
-    chosen, given = (
-        jax.grad(partial(losses.alpha_cl_loss, importance=i), argnums=(0, 1))(z1, z2)
-        for i in (importance, losses.given_weights(held))
+    (_, chosen), (_, given) = (
+        gradients_of(z1, z2, i) for i in (importance, losses.given_weights(held))
     )
     for a, b in zip(chosen, given, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
@@ -149,13 +175,13 @@ def test_info_nce_weights_reproduce_its_gradient(x64):
         e = jnp.exp(views @ views.T / tau)
         z = e.sum(1) - jnp.diagonal(e)
         order = [[c for c in range(8) if c % 4 != r % 4] for r in range(8)]
-        e_negative = jnp.take_along_axis(e, jnp.asarray(order), axis=1)
+        e_negative = jnp.take_along_axis(e, np.asarray(order), axis=1)
         weights = losses.given_weights(e_negative / z[:, None] / tau)
         return losses.alpha_cl_loss(a, b, importance=weights)
 
-    of_energy = jax.grad(energy, argnums=(0, 1))(z1, z2)
-    nt_xent = partial(losses.nt_xent, temperature=tau)
-    for a, b in zip(of_energy, jax.grad(nt_xent, (0, 1))(z1, z2), strict=True):
+    of_energy = jax.jit(jax.grad(energy, argnums=(0, 1)))(z1, z2)
+    nt_xent = jax.jit(jax.grad(partial(losses.nt_xent, temperature=tau), (0, 1)))
+    for a, b in zip(of_energy, nt_xent(z1, z2), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10)
 
 
@@ -164,28 +190,35 @@ def test_low_rank_is_the_best_approximation(x64):
     raw = np.exp(-np.asarray(distances()) / 0.5)
     left, values, right = np.linalg.svd(raw, full_matrices=False)
     want = (left[:, :2] * values[:2]) @ right[:2]
-    got = losses.low_rank(shape, rank=2)(distances())
+    got = jax.jit(losses.low_rank(shape, rank=2))(distances())
     np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(losses.low_rank(shape, rank=5)(distances()), raw)
+    whole = jax.jit(losses.low_rank(shape, rank=5))(distances())
+    np.testing.assert_allclose(whole, raw)
+
+
+@jax.jit
+def assigned(rows, *, temperature):
+    """The projection, and what the released code makes of it."""
+    return (
+        losses.simplex_assignment(rows, temperature=temperature),
+        alpha_published.published_simplex_assignment(rows, temperature=temperature),
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.3, 20.0])
 def test_simplex_assignment_is_a_projection(temperature, x64):
     rows = distances()
-    got = losses.simplex_assignment(rows, temperature=temperature)
-    want = [simplex_oracle(row, temperature) for row in np.asarray(rows)]
+    got, published = jax.device_get(assigned(rows, temperature=temperature))
+    want = [simplex_oracle(row, temperature) for row in rows]
     np.testing.assert_allclose(got, want, atol=1e-10)
     np.testing.assert_allclose(got.sum(1), 1, rtol=1e-10)
-    published = alpha_published.published_simplex_assignment(
-        rows, temperature=temperature
-    )
     assert (published.sum(1) >= 1 - 1e-12).all()
     assert (published.sum(1) > 1 + 1e-6).any()
 
 
 def test_a_fractional_power_of_rounding_noise_is_no_nan():
     shape = losses.exponential_shape(power=3, temperature=0.5)
-    got = losses.unnormalised(shape)(jnp.asarray([[-1e-7, 1.0]]))
+    got = jax.jit(losses.unnormalised(shape))(np.float32([[-1e-7, 1.0]]))
     np.testing.assert_allclose(got, [[1.0, np.exp(-2)]], rtol=1e-6)
 
 
@@ -193,80 +226,79 @@ def test_a_fractional_power_of_rounding_noise_is_no_nan():
 def test_a_low_temperature_stays_finite(dtype):
     """All raw weights underflow here; their shares do not."""
     z1 = jnp.asarray([[1, 0, 0], [-1, 0.1, 0], [0, 1, -1], [0, -1, 1]], dtype)
-    loss = partial(
-        losses.alpha_cl_loss,
-        importance=losses.direct_importance(power=4, temperature=0.005),
-    )
-    value, gradient = jax.value_and_grad(loss)(z1, z1)
+    importance = losses.direct_importance(power=4, temperature=0.005)
+    value, (gradient, _) = gradients_of(z1, z1, importance)
     assert value.dtype == np.float32 and np.isfinite(value)
     assert np.isfinite(np.asarray(gradient, np.float32)).all()
-    weights = losses.alpha_cl_weights(
-        z1, z1, importance=losses.direct_importance(temperature=0.005)
-    )
-    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+    importance = losses.direct_importance(temperature=0.005)
+    weights = jax.jit(partial(losses.alpha_cl_weights, importance=importance))(z1, z1)
+    np.testing.assert_allclose(np.asarray(weights).sum(1), 1, rtol=1e-5)
 
 
 @shapes
 def test_zero_rows_give_no_nan(name):
     z1, z2 = pair(dtype=np.float32)
-    loss = partial(losses.alpha_cl_loss, importance=losses.row_normalised(SHAPES[name]))
-    value, gradient = jax.value_and_grad(loss)(z1.at[0].set(0), z2)
+    z1[0] = 0
+    value, (gradient, _) = gradients_of(z1, z2, ROW_NORMALISED[name])
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 def test_swapping_the_views_changes_nothing(x64):
     z1, z2 = pair()
-    loss = partial(losses.alpha_cl_loss, importance=losses.direct_importance())
+    loss = partial(loss_of, importance=losses.direct_importance())
     np.testing.assert_allclose(loss(z2, z1), loss(z1, z2), rtol=1e-12)
 
 
 def test_value_by_hand():
     # Two pairs, views equal, images opposite: d+ = 0, both negatives at d² = 2.
-    z = jnp.asarray([[1.0, 0.0], [-1.0, 0.0]])
-    loss = losses.alpha_cl_loss(z, z, importance=losses.direct_importance())
+    z = np.float32([[1.0, 0.0], [-1.0, 0.0]])
+    loss = loss_of(z, z, losses.direct_importance())
     np.testing.assert_allclose(loss, -2.0, rtol=1e-6)
 
 
 def test_nt_xent_with_intra(x64):
     z1, z2 = pair()
-    plain = losses.nt_xent(z1, z2, temperature=0.4)
-    base = partial(losses.nt_xent_with_intra, z1, z2, temperature=0.4)
-    np.testing.assert_allclose(base(), plain, rtol=1e-12)
-    cosine = (losses.l2_normalize(z1) * losses.l2_normalize(z2)).sum(1).mean()
-    want = (plain - 0.3 * cosine / 0.4) / 1.3
-    np.testing.assert_allclose(base(intra_weight=0.3), want, rtol=1e-12)
-    same = jnp.ones((3, 2))  # all similarities 1: 5 candidates, and one constant 1
-    more = losses.nt_xent_with_intra(same, same, temperature=0.4, constants=(1.0,))
+    plain = jax.jit(partial(losses.nt_xent, temperature=0.4))(z1, z2)
+    with_intra = jax.jit(partial(losses.nt_xent_with_intra, temperature=0.4))
+    np.testing.assert_allclose(with_intra(z1, z2), plain, rtol=1e-12)
+    unit = [z / np.linalg.norm(z, axis=1, keepdims=True) for z in (z1, z2)]
+    want = (plain - 0.3 * (unit[0] * unit[1]).sum(1).mean() / 0.4) / 1.3
+    np.testing.assert_allclose(with_intra(z1, z2, intra_weight=0.3), want, rtol=1e-12)
+    same = np.ones((3, 2))  # all similarities 1: 5 candidates, and one constant 1
+    more = with_intra(same, same, constants=(1.0,))
     np.testing.assert_allclose(more, np.log(6), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["exponential", "quadratic"])
 def test_eight_devices_agree_with_one(name, devices):
     z1, z2 = pair(8, 4, np.float32)
-    loss = jax.value_and_grad(
-        partial(losses.alpha_cl_loss, importance=losses.row_normalised(SHAPES[name]))
-    )
     mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,), devices=devices)
     spread = jax.device_put((z1, z2), NamedSharding(mesh, P("data")))
-    value, gradient = jax.jit(loss)(*spread)
-    want, want_gradient = loss(z1, z2)
+    value, (gradient, _) = gradients_of(*spread, ROW_NORMALISED[name])
+    want, (want_gradient, _) = gradients_of(z1, z2, ROW_NORMALISED[name])
     np.testing.assert_allclose(value, want, rtol=1e-6)
     np.testing.assert_allclose(gradient, want_gradient, atol=1e-6)
 
 
 def test_unit_without_projection_keeps_the_radial_gradient():
-    x = jnp.asarray([[3.0, 4.0], [0.0, 0.0]])
-    y, backward = jax.vjp(alpha_published.unit_without_projection, x)
+    x = np.float32([[3.0, 4.0], [0.0, 0.0]])
+
+    @jax.jit
+    def both_ways(x, cotangent):
+        y, backward = jax.vjp(alpha_published.unit_without_projection, x)
+        return y, backward(cotangent)[0]
+
+    y, gradient = jax.device_get(both_ways(x, np.float32([[3.0, 4.0], [1.0, 0.0]])))
     np.testing.assert_allclose(y, [[0.6, 0.8], [0, 0]], rtol=1e-6)
-    (gradient,) = backward(jnp.asarray([[3.0, 4.0], [1.0, 0.0]]))
     np.testing.assert_allclose(gradient[0], [0.6, 0.8], rtol=1e-6)  # l2: zero
     assert np.isfinite(gradient).all()
 
 
 def test_published_pair_weights_share_by_column(x64):
-    f = losses.l2_normalize(pair()[0])
-    pair_weights, own = alpha_published.published_pair_weights(f, temperature=0.5)
-    s = np.asarray(f @ f.T) * (1 - np.eye(4))
+    f = pair()[0] / np.linalg.norm(pair()[0], axis=1, keepdims=True)
+    published = partial(alpha_published.published_pair_weights, temperature=0.5)
+    pair_weights, own = jax.device_get(jax.jit(published)(f))
+    s = f @ f.T * (1 - np.eye(4))
     e = np.exp((s - s.max(1, keepdims=True)) / 0.5)
     want = e / e.sum(1)[None, :]
     np.testing.assert_allclose(own, 1 - np.diagonal(want), rtol=1e-7)
@@ -295,7 +327,7 @@ def test_refuses_an_importance_of_another_shape():
 def test_refuses_embeddings(first, second, message):
     importance = losses.direct_importance()
     with pytest.raises(ValueError, match=message):
-        losses.alpha_cl_loss(jnp.ones(first), jnp.ones(second), importance=importance)
+        loss_of(np.ones(first), np.ones(second), importance)
 
 
 @pytest.mark.parametrize(

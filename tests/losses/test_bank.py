@@ -34,6 +34,7 @@ def moves(loss):
 
 
 caco_moves, adco_moves = moves(caco_loss), moves(adco_loss)
+nearest = jax.jit(nearest_entries, static_argnames="block_size")
 
 
 def assert_game(got, want, rtol=1e-10):
@@ -56,7 +57,7 @@ def both_games(queries, keys, bank, **options):
     return positives, caco_game, adco_moves(queries, keys, bank, **options)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=7, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 5),
     k=st.integers(1, 14),
@@ -116,8 +117,8 @@ def test_rows_of_zeros_score_zero_and_stay():
             ),
         ):
             assert_game(got, want)
-            np.testing.assert_array_equal(got[1][1][np.array([0, 5])], 0.0)
-        np.testing.assert_array_equal(nearest_entries(keys, 0 * bank), 0)
+            np.testing.assert_array_equal(np.asarray(got[1][1])[[0, 5]], 0.0)
+        np.testing.assert_array_equal(nearest(keys, 0 * bank), 0)
 
 
 def test_equal_scores_lose_the_logarithm_of_the_candidates():
@@ -137,11 +138,12 @@ def test_equal_scores_lose_the_logarithm_of_the_candidates():
 def test_of_entries_that_tie_the_first_is_nearest(block_size):
     directions = np.array([[0, 1], [1, 0], [2, 0], [0, 3], [4, 0]], np.float32)
     keys = np.array([[1, 0], [0, 1], [-1, 0]], np.float32)
-    found = nearest_entries(keys, directions, block_size=block_size)
+    found = nearest(keys, directions, block_size=block_size)
     np.testing.assert_array_equal(found, [1, 0, 0])
     assert found.dtype == jnp.int32
 
 
+@functools.partial(jax.jit, static_argnames="temperature")
 def two_copies(queries, positives, bank, temperature):
     """CaCo's ascent by autodiff: one copy of the bank is positive, one negative."""
 
@@ -162,7 +164,7 @@ def two_copies(queries, positives, bank, temperature):
 def test_caco_is_the_game_of_two_copies_of_the_bank():
     queries, keys, bank = draw(3, 6, 9, 4)
     with jax.enable_x64(True):
-        positives = nearest_entries(keys, bank)
+        positives = nearest(keys, bank)
         got = caco_moves(
             queries,
             positives,
@@ -200,8 +202,8 @@ def test_nobody_else_receives_a_gradient():
             for aux in (caco, adco)
         )
 
-    np.testing.assert_array_equal(jax.grad(payoff)(keys), 0.0)
-    for gradient in jax.grad(told, (0, 1))(queries, bank):
+    np.testing.assert_array_equal(jax.jit(jax.grad(payoff))(keys), 0.0)
+    for gradient in jax.jit(jax.grad(told, (0, 1)))(queries, bank):
         np.testing.assert_array_equal(gradient, 0.0)
 
 
@@ -214,10 +216,8 @@ def test_an_upstream_factor_scales_both_moves():
         )
         return factor * loss
 
-    single, triple = (
-        jax.jit(jax.grad(payoff, (0, 1)))(queries, bank, factor)
-        for factor in (1.0, -3.0)
-    )
+    moves_of = jax.jit(jax.grad(payoff, (0, 1)))
+    single, triple = (moves_of(queries, bank, factor) for factor in (1.0, -3.0))
     for one, three in zip(single, triple, strict=True):
         np.testing.assert_allclose(three, -3 * one, rtol=1e-5, atol=1e-7)
 
@@ -233,7 +233,8 @@ def test_permuting_the_bank_permutes_its_move():
         moved = caco_moves(queries, moved_positives, bank[order], **options)
     np.testing.assert_allclose(moved[0][0], plain[0][0], rtol=1e-12)
     np.testing.assert_allclose(moved[1][0], plain[1][0], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(moved[1][1], plain[1][1][order], rtol=1e-9, atol=1e-12)
+    want = np.asarray(plain[1][1])[order]
+    np.testing.assert_allclose(moved[1][1], want, rtol=1e-9, atol=1e-12)
 
 
 def test_temperatures_may_be_traced():
@@ -264,7 +265,7 @@ def test_temperatures_may_be_traced():
 def test_bfloat16_sums_in_float32(temperature):
     queries, keys, bank = (x.astype(jnp.bfloat16) for x in draw(9, 6, 40, 16))
     options = {"temperature": temperature, "bank_temperature": None, "block_size": 16}
-    positives = nearest_entries(keys, bank)
+    positives = nearest(keys, bank)
     wide = [np.asarray(x, np.float64) for x in (queries, keys, bank)]
     both = temperature, temperature
     for got, want in (

@@ -1,5 +1,6 @@
 """The contrastive losses against float64 loops, hand values, and their symmetries."""
 
+import functools
 import math
 from functools import partial
 
@@ -23,6 +24,32 @@ PAIR_LOSSES = {
     "uel_margin_2": partial(losses.uel_loss, negative_margin=2),
 }
 pair_losses = pytest.mark.parametrize("name", PAIR_LOSSES)
+
+
+# Whole functions are compiled here: alone, each operation would be compiled by itself.
+@functools.partial(jax.jit, static_argnames="name")
+def loss_of(name, z1, z2, *, temperature):
+    return PAIR_LOSSES[name](z1, z2, temperature=temperature)
+
+
+@functools.partial(jax.jit, static_argnames="name")
+def moves_of(name, z1, z2, *, temperature):
+    """The loss and its gradients for both views."""
+    loss = partial(PAIR_LOSSES[name], temperature=temperature)
+    return jax.value_and_grad(loss, (0, 1))(z1, z2)
+
+
+info_nce, moco_loss, nt_xent, plain_loss, uel_loss, l2_normalize = (
+    jax.jit(function)
+    for function in (
+        losses.info_nce,
+        losses.moco_loss,
+        losses.nt_xent,
+        losses.plain_loss,
+        losses.uel_loss,
+        losses.l2_normalize,
+    )
+)
 
 
 def unit_rows(seed, n, d):
@@ -100,9 +127,7 @@ def test_pair_losses_equal_a_loop(name, shape, temperature):
     if name == "nt_xent":  # normalises by itself
         z1, z2 = 3 * z1, 0.2 * z2
     with jax.enable_x64(True):
-        got = PAIR_LOSSES[name](
-            jnp.asarray(z1), jnp.asarray(z2), temperature=temperature
-        )
+        got = loss_of(name, z1, z2, temperature=temperature)
     assert got.dtype == np.float64
     want = ORACLES[name](z1, z2, temperature)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
@@ -114,27 +139,27 @@ def test_info_nce_equals_a_loop(shape, k, temperature):
     arrays = unit_rows(0, *shape), unit_rows(1, *shape), unit_rows(2, k, shape[1])
     want = info_nce_oracle(*arrays, temperature)
     with jax.enable_x64(True):
-        got = losses.info_nce(*map(jnp.asarray, arrays), temperature=temperature)
+        got = info_nce(*arrays, temperature=temperature)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 
 
 def test_values_by_hand_where_all_scores_are_equal():
-    same = jnp.ones((4, 3)) / math.sqrt(3)
-    seven = jnp.ones((7, 3)) / math.sqrt(3)
+    same = np.full((4, 3), 1 / math.sqrt(3), np.float32)
+    seven = np.full((7, 3), 1 / math.sqrt(3), np.float32)
     close = partial(np.testing.assert_allclose, rtol=1e-6)
-    close(losses.info_nce(same, same, seven, temperature=0.3), np.full(4, np.log(8)))
-    close(losses.moco_loss(same, same, seven, temperature=0.3), np.log(8))
-    close(losses.nt_xent(same, same, temperature=0.3), np.log(7))
-    close(losses.plain_loss(same, same, temperature=0.3), np.log(4))
+    close(info_nce(same, same, seven, temperature=0.3), np.full(4, np.log(8)))
+    close(moco_loss(same, same, seven, temperature=0.3), np.log(8))
+    close(nt_xent(same, same, temperature=0.3), np.log(7))
+    close(plain_loss(same, same, temperature=0.3), np.log(4))
     # P = 1/7 each: ln 7 for the positive, and six negatives that are rejected.
     want = np.log(7) - 6 * np.log(6 / 7)
-    close(losses.uel_loss(same, same, temperature=0.3, negative_margin=1), want)
+    close(uel_loss(same, same, temperature=0.3, negative_margin=1), want)
 
 
 @pair_losses
 def test_gradients_to_second_order(name, x64):
     z1, z2 = (jnp.asarray(unit_rows(seed, 3, 4)) for seed in (0, 1))
-    loss = partial(PAIR_LOSSES[name], temperature=0.5)
+    loss = partial(loss_of, name, temperature=0.5)
     # Numbers cannot see a stop-gradient: UEL is checked against held columns below.
     if not name.startswith("uel"):
         check_grads(loss, (z1, z2), order=2, modes=["rev"], atol=1e-5, rtol=1e-5)
@@ -143,7 +168,7 @@ def test_gradients_to_second_order(name, x64):
 def test_info_nce_gradients_to_second_order(x64):
     arrays = [jnp.asarray(unit_rows(s, n, 4)) for s, n in ((0, 3), (1, 3), (2, 5))]
     check_grads(
-        partial(losses.info_nce, temperature=0.5),
+        partial(info_nce, temperature=0.5),
         arrays,
         order=2,
         modes=["rev"],
@@ -167,10 +192,8 @@ def test_uel_stops_the_gradient_of_the_second_factor(margin, x64):
             total -= np.log(e[twin] / z) + margin * np.log(1 - negatives / z).sum()
         return total / (2 * n)
 
-    loss = partial(losses.uel_loss, temperature=0.5, negative_margin=margin)
-    got = np.concatenate(
-        jax.grad(loss, argnums=(0, 1))(jnp.asarray(views[:n]), jnp.asarray(views[n:]))
-    )
+    name = {1: "uel", 2: "uel_margin_2"}[margin]
+    got = np.concatenate(moves_of(name, views[:n], views[n:], temperature=0.5)[1])
     for index in np.ndindex(got.shape):
         step = np.zeros_like(views)
         step[index] = 1e-6
@@ -180,9 +203,8 @@ def test_uel_stops_the_gradient_of_the_second_factor(margin, x64):
 
 def test_uel_survives_a_negative_that_takes_all_the_probability():
     # One negative is a duplicate at similarity 1, all others at -1: 1 - P ~ e^-100.
-    z1 = jnp.asarray([[1.0, 0.0], [1.0, 0.0]])
-    loss = partial(losses.uel_loss, temperature=0.02, negative_margin=1)
-    value, gradient = jax.value_and_grad(loss, argnums=(0, 1))(z1, -z1)
+    z1 = np.asarray([[1.0, 0.0], [1.0, 0.0]], np.float32)
+    value, gradient = moves_of("uel", z1, -z1, temperature=0.02)
     # -ln P+ = 100 + ln(1 + 2e-100); -ln(1 - P) of the duplicate = 100 - ln 2.
     np.testing.assert_allclose(value, 200 - np.log(2), rtol=1e-5)
     assert np.isfinite(gradient).all()
@@ -190,35 +212,35 @@ def test_uel_survives_a_negative_that_takes_all_the_probability():
 
 def test_moco_moves_queries_only():
     arrays = [jnp.asarray(unit_rows(s, n, 3)) for s, n in ((0, 4), (1, 4), (2, 6))]
-    loss = partial(losses.moco_loss, temperature=0.2)
-    queries, keys, queue = jax.grad(loss, argnums=(0, 1, 2))(*arrays)
+    loss = jax.jit(partial(losses.moco_loss, temperature=0.2))
+    queries, keys, queue = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
     assert np.abs(queries).max() > 1e-3
     assert not np.any(keys) and not np.any(queue)
-    each = losses.info_nce(*arrays, temperature=0.2)
+    each = info_nce(*arrays, temperature=0.2)
     np.testing.assert_allclose(loss(*arrays), np.mean(each), rtol=1e-6)
 
 
 def test_a_tiny_loss_keeps_its_digits():
     # The positive leads by 2 / 0.1: the loss, ln(1 + 3 exp(-20)), is far below the
     # rounding of the scores themselves.
-    query = jnp.asarray([[1.0, 0.0]])
-    got = losses.info_nce(query, query, -jnp.ones((3, 1)) * query, temperature=0.1)
+    query = np.asarray([[1.0, 0.0]], np.float32)
+    got = info_nce(query, query, -np.repeat(query, 3, axis=0), temperature=0.1)
     np.testing.assert_allclose(got, np.log1p(3 * np.exp(-20.0)), rtol=1e-5)
 
 
 @pair_losses
 def test_the_order_of_the_images_does_not_matter(name):
-    z1, z2 = (jnp.asarray(unit_rows(seed, 5, 4)) for seed in (0, 1))
-    loss = partial(PAIR_LOSSES[name], temperature=0.2)
-    order = jnp.asarray([3, 0, 4, 1, 2])
+    z1, z2 = (np.float32(unit_rows(seed, 5, 4)) for seed in (0, 1))
+    loss = partial(loss_of, name, temperature=0.2)
+    order = [3, 0, 4, 1, 2]
     np.testing.assert_allclose(loss(z1[order], z2[order]), loss(z1, z2), rtol=1e-5)
     assert abs(loss(z1[order], z2) - loss(z1, z2)) > 1e-3  # but the pairing does
 
 
 @pair_losses
 def test_swapping_the_views(name):
-    z1, z2 = (jnp.asarray(unit_rows(seed, 5, 4)) for seed in (0, 1))
-    loss = partial(PAIR_LOSSES[name], temperature=0.2)
+    z1, z2 = (np.float32(unit_rows(seed, 5, 4)) for seed in (0, 1))
+    loss = partial(loss_of, name, temperature=0.2)
     same = abs(loss(z2, z1) - loss(z1, z2)) < 1e-5
     assert same == (name != "plain")  # the only one-directional one
 
@@ -226,33 +248,31 @@ def test_swapping_the_views(name):
 @pair_losses
 def test_bfloat16_at_the_lowest_temperature(name):
     z1, z2 = (jnp.asarray(unit_rows(s, 4, 8), jnp.bfloat16) for s in (0, 1))
-    loss = partial(PAIR_LOSSES[name], temperature=0.02)
-    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(z1, z2)
+    value, gradients = moves_of(name, z1, z2, temperature=0.02)
     assert value.dtype == np.float32 and np.isfinite(value)
     for gradient in gradients:
         assert gradient.dtype == jnp.bfloat16
         assert np.isfinite(np.asarray(gradient, np.float32)).all()
-    exact = loss(z1.astype(np.float32), z2.astype(np.float32))
+    wide = [np.asarray(z, np.float32) for z in (z1, z2)]
+    exact = loss_of(name, *wide, temperature=0.02)
     np.testing.assert_allclose(value, exact, rtol=1e-5)  # sums ran in float32
 
 
 @pair_losses
 def test_zero_rows_give_no_nan(name):
-    z1, z2 = (jnp.asarray(unit_rows(s, 3, 4), np.float32) for s in (0, 1))
-    z1 = z1.at[1].set(0)
-    loss = partial(PAIR_LOSSES[name], temperature=0.1)
-    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(z1, z2)
+    z1, z2 = (np.float32(unit_rows(s, 3, 4)) for s in (0, 1))
+    z1[1] = 0
+    value, gradients = moves_of(name, z1, z2, temperature=0.1)
     assert np.isfinite(value) and all(np.isfinite(g).all() for g in gradients)
 
 
 @pair_losses
 def test_eight_devices_agree_with_one(name, devices):
-    z1, z2 = (jnp.asarray(unit_rows(s, 16, 4), np.float32) for s in (0, 1))
-    loss = jax.value_and_grad(partial(PAIR_LOSSES[name], temperature=0.2), (0, 1))
+    z1, z2 = (np.float32(unit_rows(s, 16, 4)) for s in (0, 1))
     mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,), devices=devices)
     spread = jax.device_put((z1, z2), NamedSharding(mesh, P("data")))
-    value, gradients = jax.jit(loss)(*spread)
-    want, want_gradients = loss(z1, z2)
+    value, gradients = moves_of(name, *spread, temperature=0.2)
+    want, want_gradients = moves_of(name, z1, z2, temperature=0.2)
     np.testing.assert_allclose(value, want, rtol=1e-6)
     for got, expected in zip(gradients, want_gradients, strict=True):
         assert len(got.sharding.device_set) == 8
@@ -261,16 +281,20 @@ def test_eight_devices_agree_with_one(name, devices):
 
 def test_moco_on_eight_devices_agrees_with_one(devices):
     arrays = [jnp.asarray(unit_rows(s, n, 4)) for s, n in ((0, 8), (1, 8), (2, 16))]
-    loss = jax.value_and_grad(partial(losses.moco_loss, temperature=0.2))
+    loss = jax.jit(jax.value_and_grad(partial(losses.moco_loss, temperature=0.2)))
     mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,), devices=devices)
     spread = jax.device_put(arrays, NamedSharding(mesh, P("data")))
-    value, gradient = jax.jit(loss)(*spread)
+    value, gradient = loss(*spread)
     want, want_gradient = loss(*arrays)
     np.testing.assert_allclose(value, want, rtol=1e-6)
     np.testing.assert_allclose(gradient, want_gradient, atol=1e-6)
 
 
 # What is refused.
+
+
+def ones(shape, dtype=np.float32):
+    return np.ones(shape, dtype)
 
 
 @pair_losses
@@ -287,18 +311,18 @@ def test_moco_on_eight_devices_agrees_with_one(devices):
 )
 def test_pair_losses_refuse(name, z1, z2, temperature, error, message):
     with pytest.raises(error, match=message):
-        PAIR_LOSSES[name](jnp.ones(z1), jnp.ones(z2), temperature=temperature)
+        PAIR_LOSSES[name](ones(z1), ones(z2), temperature=temperature)
 
 
 @pair_losses
 def test_pair_losses_refuse_integers(name):
     with pytest.raises(TypeError, match=r"z1: want .*floating-point.*, got int32"):
-        PAIR_LOSSES[name](jnp.ones((4, 3), int), jnp.ones((4, 3)), temperature=0.1)
+        PAIR_LOSSES[name](ones((4, 3), np.int32), ones((4, 3)), temperature=0.1)
 
 
 @pytest.mark.parametrize("margin", [0.5, math.inf])
 def test_uel_refuses_a_margin(margin):
-    z = jnp.ones((2, 3))
+    z = ones((2, 3))
     with pytest.raises(ValueError, match=r"negative_margin: want .* at least 1, got"):
         losses.uel_loss(z, z, temperature=0.1, negative_margin=margin)
 
@@ -313,55 +337,55 @@ def test_uel_refuses_a_margin(margin):
 )
 def test_info_nce_refuses(keys, negatives, message):
     with pytest.raises(ValueError, match=message):
-        losses.info_nce(
-            jnp.ones((2, 4)), jnp.ones(keys), jnp.ones(negatives), temperature=0.1
-        )
+        losses.info_nce(ones((2, 4)), ones(keys), ones(negatives), temperature=0.1)
 
 
 # l2_normalize and the splitting of pairs.
 
 
 def test_l2_normalize_makes_unit_vectors_along_any_axis(x64):
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 2)))
+    x = np.random.default_rng(0).standard_normal((3, 4, 2))
     for axis in (0, 1, -1):
         want = x / np.linalg.norm(x, axis=axis, keepdims=True)
-        np.testing.assert_allclose(losses.l2_normalize(x, axis=axis), want, rtol=1e-14)
-    check_grads(losses.l2_normalize, (x,), order=2, modes=["rev", "fwd"])
+        got = jax.jit(partial(losses.l2_normalize, axis=axis))(x)
+        np.testing.assert_allclose(got, want, rtol=1e-14)
+    check_grads(l2_normalize, (x,), order=2, modes=["rev", "fwd"])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
 def test_l2_normalize_keeps_zero_rows_and_their_gradients_zero(dtype):
-    x = jnp.zeros((2, 3), dtype).at[1].set(2)
-    y = losses.l2_normalize(x)
+    x = jnp.asarray([[0, 0, 0], [2, 2, 2]], dtype)
+    y = l2_normalize(x)
     assert y.dtype == dtype
-    assert not np.any(np.asarray(y[0], np.float32))
+    assert not np.any(np.asarray(y, np.float32)[0])
 
     def curved(x):
         return jnp.sum(losses.l2_normalize(x).astype(np.float32) ** 3)
 
-    assert not np.any(np.asarray(jax.grad(curved)(x)[0], np.float32))
-    assert np.isfinite(np.asarray(jax.grad(curved)(x), np.float32)).all()
-    assert np.isfinite(np.asarray(jax.hessian(curved)(x), np.float32)).all()
+    gradient = np.asarray(jax.jit(jax.grad(curved))(x), np.float32)
+    assert not np.any(gradient[0])
+    assert np.isfinite(gradient).all()
+    assert np.isfinite(np.asarray(jax.jit(jax.hessian(curved))(x), np.float32)).all()
 
 
 @pytest.mark.parametrize("length", [1e-30, 1e30])
 def test_l2_normalize_does_not_overflow_in_the_squares(length):
-    x = jnp.asarray([[3.0, 4.0]], np.float32) * length
-    np.testing.assert_allclose(losses.l2_normalize(x), [[0.6, 0.8]], rtol=1e-6)
-    gradient = jax.grad(lambda x: losses.l2_normalize(x)[0, 0])(x)
+    x = np.asarray([[3.0, 4.0]], np.float32) * np.float32(length)
+    np.testing.assert_allclose(l2_normalize(x), [[0.6, 0.8]], rtol=1e-6)
+    gradient = jax.jit(jax.grad(lambda x: losses.l2_normalize(x)[0, 0]))(x)
     np.testing.assert_allclose(
         np.float64(gradient) * length, [[0.128, -0.096]], rtol=1e-5
     )
 
 
 def test_pairs_are_split_in_column_order():
-    square = jnp.arange(36.0).reshape(6, 6)
-    positive, negatives = split_pairs(square)
+    square = np.arange(36.0, dtype=np.float32).reshape(6, 6)
+    positive, negatives, others = jax.device_get(
+        jax.jit(lambda x: (*split_pairs(x), without_diagonal(x)))(square)
+    )
     for r in range(6):
         twin = (r + 3) % 6
         assert positive[r] == square[r, twin]
         np.testing.assert_array_equal(negatives[r], np.delete(square[r], [r, twin]))
     for r in range(6):
-        np.testing.assert_array_equal(
-            without_diagonal(square)[r], np.delete(square[r], r)
-        )
+        np.testing.assert_array_equal(others[r], np.delete(square[r], r))
