@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from caco_jax.methods.method import Network
-from caco_jax.schema import UserError
 from caco_jax.runs.checkpoints import Checkpoints, Workdir, write_json
+from caco_jax.schema import UserError
 from caco_jax.training.sharding import make_mesh, state_shardings
 from caco_jax.training.state import TrainState
 
@@ -270,7 +270,9 @@ def test_the_newest_state_comes_back_bit_by_bit(saved):
 def test_a_state_comes_back_with_the_shardings_asked_for(saved, devices):
     mesh = make_mesh(devices)
     like = make_state(0)
-    like = jax.device_put(like, state_shardings(like, mesh))
+    like = jax.device_put(
+        like, state_shardings(like, mesh, row_sharded=["bank", "bank_ages"])
+    )
     with Checkpoints(saved) as checkpoints:
         found = checkpoints.restore(like)
     assert found.players["bank"].sharding == like.players["bank"].sharding

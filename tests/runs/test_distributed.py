@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from caco_jax.schema import UserError
 from caco_jax.runs import distributed
 from caco_jax.runs.checkpoints import Workdir
 from caco_jax.runs.run import load_run
+from caco_jax.schema import UserError
 from tests.runs import processes
 
 # One worker runs them all: they share what the fixture trained.

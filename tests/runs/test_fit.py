@@ -9,30 +9,40 @@ import jax
 import numpy as np
 import pytest
 
+from caco_jax.config.build import load_run, pretrain
+from caco_jax.runs.checkpoints import Checkpoints
+from caco_jax.runs.fit import Reporter
+from caco_jax.runs.run import make_network_features, raw_features, read_summary
+from caco_jax.runs.workdir import Workdir
 from caco_jax.schema import UserError
-from caco_jax.runs import pretraining, inputs, fit, run
-from caco_jax.training import loop
-from caco_jax.runs.monitor import NonFiniteError
-from caco_jax.runs.checkpoints import Checkpoints, Workdir
-from caco_jax.training.sharding import make_mesh
+from caco_jax.training.finite_check import NonFiniteError
 from tests.data.pictures import write_pictures
 from tests.runs import tiny
-from tests.training.test_checkpoints import snapshot
+from tests.runs.test_checkpoints import snapshot
 from tests.training.test_step import assert_trees_equal
 
 # One worker runs them all: they share what a fixture trained.
-pytestmark = pytest.mark.xdist_group("pretrain")
+pytestmark = pytest.mark.xdist_group("fit")
 
 EVERY_TWO = {"training__checkpoint_every_epochs": 2}
+STREAMED = {
+    "data__views": "cifar",
+    "data__view_size": 8,
+    "data__workers": 0,
+    "training__epochs": 2,
+    "training__batch_size": 8,
+}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny_parts(devices):
-    """Runs in this module have the tiny encoder, on one device."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assemble, "make_encoder", lambda *_, **__: tiny.TinyEncoder())
-        patch.setattr(assemble, "make_mesh", lambda: make_mesh(devices[:1]))
-        yield
+def at_once(**changes):
+    """A run without a start-up, which would be one more program."""
+    run = tiny.run(**changes)
+    return run.replace(method=run.method._replace(start_up=None))
+
+
+def streamed(**changes):
+    """Another such run: of SimCLR, on pictures that are read while it trains."""
+    return tiny.run("simclr", **STREAMED | changes)
 
 
 class Interrupted(Exception):
@@ -40,7 +50,7 @@ class Interrupted(Exception):
 
 
 def after_epochs(told):
-    reporter = pretrain.Reporter()
+    reporter = Reporter()
     reporter.epoch_done = told
     return reporter
 
@@ -58,11 +68,11 @@ class Whole:
 
     def __init__(self, path):
         self.files, self.reports = Workdir(path), []
-        self.summary = pretrain.pretrain(
-            tiny.config(**EVERY_TWO),
-            path,
-            reporter=after_epochs(lambda *row: self.reports.append(row)),
+        self.run = tiny.run(**EVERY_TWO)
+        self.summary = self.run.fit(
+            path, reporter=after_epochs(lambda *row: self.reports.append(row))
         )
+        self.loaded = self.run.load(path)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +109,7 @@ def test_a_metric_line_an_epoch_with_knn_where_it_is_due(whole):
 
 
 def test_an_online_head_is_logged_as_such_and_changes_nothing(whole, tmp_path):
-    config = tiny.config(**EVERY_TWO, evaluation__online_linear=True)
-    pretrain.pretrain(config, tmp_path)
+    tiny.run(**EVERY_TWO, evaluation__online_linear=True).fit(tmp_path)
     own = {"online_linear", "online_effective_rank"}
     rows = Workdir(tmp_path).read_metrics()
     assert [own <= set(row) for row in rows] == [False, True, False, True]
@@ -117,31 +126,34 @@ def test_each_epoch_is_reported_as_it_is_written(whole):
 
 @pytest.mark.parametrize("last_epoch", [1, 3])
 def test_an_interrupted_run_ends_in_the_same_bits(whole, tmp_path, caplog, last_epoch):
-    config = tiny.config(**EVERY_TWO)
     with pytest.raises(Interrupted):
-        pretrain.pretrain(config, tmp_path, reporter=interrupt_at(last_epoch))
+        whole.run.fit(tmp_path, reporter=interrupt_at(last_epoch))
     files = Workdir(tmp_path)
     # The line of an epoch that was not saved is there, and will be written again.
     assert len(files.read_metrics()) == last_epoch
     saved = Checkpoints(files).steps()
     assert saved == ([6] if last_epoch == 3 else [])
     with caplog.at_level(logging.INFO, "caco_jax"):
-        summary = pretrain.pretrain(config, tmp_path)
+        summary = whole.run.fit(tmp_path)
     assert ("continuing from step 6" in caplog.messages) == bool(saved)
     assert files.metrics_file.read_bytes() == whole.files.metrics_file.read_bytes()
-    resumed, expected = runs.load_run(tmp_path), runs.load_run(whole.files.path)
-    assert_trees_equal(resumed.state, expected.state)
+    assert_trees_equal(whole.run.load(tmp_path).state, whole.loaded.state)
     counts = ("epochs", "steps", "images")
     assert {key: summary[key] for key in counts} == {
         key: whole.summary[key] for key in counts
     }
 
 
-def test_a_complete_run_returns_at_once(whole, monkeypatch):
-    for name in ("start_up", "train_epochs"):
-        monkeypatch.setattr(loop, name, lambda *_: pytest.fail("it trains"))
+def test_a_complete_run_returns_at_once(whole):
+    encoder = whole.run.encoder
+
+    def embed(network, examples, *, train, branch="clean"):
+        assert not train, "it trains"
+        return encoder.embed(network, examples, train=train, branch=branch)
+
+    idle = whole.run.replace(encoder=encoder._replace(embed=embed))
     before = snapshot(whole.files.path)
-    summary = pretrain.pretrain(tiny.config(**EVERY_TWO), whole.files.path)
+    summary = idle.fit(whole.files.path)
     assert summary == whole.summary
     assert snapshot(whole.files.path) == before
 
@@ -149,14 +161,12 @@ def test_a_complete_run_returns_at_once(whole, monkeypatch):
 def test_another_seed_is_another_run(whole, tmp_path):
     shutil.copytree(whole.files.path, tmp_path / "run")
     before = snapshot(tmp_path)
-    config = tiny.config(**EVERY_TWO, seed=3)
+    run = at_once(**EVERY_TWO, seed=3)
     with pytest.raises(UserError, match=r"seed \(0 there, 3 asked for\)"):
-        pretrain.pretrain(config, tmp_path / "run")
+        run.fit(tmp_path / "run")
     assert snapshot(tmp_path) == before
     with pytest.raises(Interrupted):
-        pretrain.pretrain(
-            config, tmp_path / "run", force_new=True, reporter=interrupt_at(1)
-        )
+        run.fit(tmp_path / "run", force_new=True, reporter=interrupt_at(1))
     (row,) = Workdir(tmp_path / "run").read_metrics()
     (other, *_) = Workdir(tmp_path / "run.old").read_metrics()
     assert row["loss"] != other["loss"]
@@ -179,7 +189,7 @@ def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(
     tmp_path, changes, message
 ):
     with pytest.raises(UserError) as caught:
-        pretrain.pretrain(tiny.config(**changes), tmp_path / "run")
+        pretrain(tiny.config(**changes), tmp_path / "run")
     assert str(caught.value).startswith(message)
     assert not (tmp_path / "run").exists()
 
@@ -187,17 +197,14 @@ def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     "name, size", [("training__batch_size", 12), ("method__bank_size", 20)]
 )
-def test_rows_must_share_out_evenly_over_the_devices(devices, tmp_path, name, size):
+def test_rows_must_share_out_evenly_over_the_devices(tmp_path, name, size):
     dotted = name.replace("__", ".")
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        pytest.raises(UserError) as caught,
-    ):
-        patch.setattr(assemble, "make_mesh", lambda: make_mesh(devices))
-        pretrain.pretrain(tiny.config(**{name: size}), tmp_path / "run")
+    with pytest.raises(UserError) as caught:
+        pretrain(tiny.config(**{name: size}), tmp_path / "run")
     assert str(caught.value) == (
         f"config.{dotted}: want a multiple of the 8 devices, got {size}"
     )
+    assert not (tmp_path / "run").exists()
 
 
 def explode(weight_decay):
@@ -215,10 +222,10 @@ def all_finite(tree):
 
 @pytest.mark.parametrize("growth", [1e5, 1e13])
 def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, growth):
-    config = tiny.config(**explode(growth), training__keep_checkpoints=1)
+    run = at_once(**explode(growth), training__keep_checkpoints=1)
     for _ in range(2):  # the second time from the checkpoint, if there is one
         with pytest.raises(NonFiniteError) as caught:
-            pretrain.pretrain(config, tmp_path)
+            run.fit(tmp_path)
     # The move to infinity is found before a metric shows it.
     assert (caught.value.metric, caught.value.players) == (None, ("bank",))
     kept = caught.value.kept_step
@@ -233,18 +240,18 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, g
     with Checkpoints(Workdir(tmp_path)) as checkpoints:
         assert checkpoints.latest_step() == kept == (3 * done or None)
     if done:
-        assert all_finite(runs.load_run(tmp_path).state.players)
+        assert all_finite(run.load(tmp_path).state.players)
 
 
 def test_an_alarm_is_in_every_line_and_warned_of_once(tmp_path, caplog):
     # At this temperature all entries look alike: the entropy is that of a guess.
-    config = tiny.config(
+    run = at_once(
         method__temperature=1e6,
         training__epochs=12,
         training__checkpoint_every_epochs=12,
         evaluation__knn_every_epochs=12,
     )
-    pretrain.pretrain(config, tmp_path)
+    run.fit(tmp_path)
     rows = Workdir(tmp_path).read_metrics()
     ringing = [row["epoch"] for row in rows if "at_chance" in row.get("alarms", [])]
     assert ringing == [10, 11, 12]
@@ -255,29 +262,18 @@ def test_an_alarm_is_in_every_line_and_warned_of_once(tmp_path, caplog):
     )
 
 
-def test_images_without_labels_are_trained_on_not_judged(whole, tmp_path, monkeypatch):
-    whole_set = inputs.load("fake:8x8x1x48")
+def test_images_without_labels_are_trained_on_not_judged(whole, tmp_path):
     bare = dataclasses.replace(
-        whole_set, train_labels=None, test_labels=None, class_names=()
+        whole.run.data, train_labels=None, test_labels=None, class_names=()
     )
-    monkeypatch.setattr(inputs, "load", lambda *_, **__: bare)
-    pretrain.pretrain(tiny.config(**EVERY_TWO), tmp_path)
+    run = whole.run.replace(data=bare)
+    run.fit(tmp_path)
     rows = Workdir(tmp_path).read_metrics()
     assert [row.get("knn") for row in rows] == [None] * 4
     judged = whole.files.read_metrics()
     assert [row["loss"] for row in rows] == [row["loss"] for row in judged]
-    loaded = runs.load_run(tmp_path)
     with pytest.raises(UserError, match="no labels: there is nothing to evaluate"):
-        runs.make_network_features(loaded.experiment)
-
-
-STREAMED = {
-    "data__views": "cifar",
-    "data__view_size": 8,
-    "data__workers": 0,
-    "training__epochs": 2,
-    "training__batch_size": 8,
-}
+        make_network_features(run)
 
 
 def folder_of(path, *, broken=(), classes=("cat", "dog")):
@@ -288,9 +284,9 @@ def folder_of(path, *, broken=(), classes=("cat", "dog")):
 
 def test_a_streamed_run_skips_a_broken_picture_and_lists_it(tmp_path, caplog):
     source = folder_of(tmp_path / "pictures", broken=[5])
-    config = tiny.config(**STREAMED, data__source=source, data__split_seed=1)
+    run = streamed(data__source=source, data__split_seed=1)
     with caplog.at_level(logging.INFO, "caco_jax"):
-        summary = pretrain.pretrain(config, tmp_path / "run")
+        summary = run.fit(tmp_path / "run")
     broken = f"{tmp_path}/pictures/cat/5.jpg"
     skipped = [line for line in caplog.messages if line.startswith("skipped: ")]
     assert [line.split(": ")[1] for line in skipped] == [broken]
@@ -298,8 +294,7 @@ def test_a_streamed_run_skips_a_broken_picture_and_lists_it(tmp_path, caplog):
     files = Workdir(tmp_path / "run")
     assert files.bad_images_file.read_text() == skipped[0][len("skipped: ") :] + "\n"
     assert [row.get("knn") is None for row in files.read_metrics()] == [True, False]
-    loaded = runs.load_run(tmp_path / "run")
-    train, test = runs.make_network_features(loaded.experiment)(loaded.network)
+    train, test = make_network_features(run)(run.load(tmp_path / "run").network)
     # A tenth of each class is held out; the broken one is in the training part.
     assert train.features.shape == (21, 8)
     np.testing.assert_array_equal(train.labels, [0] * 10 + [1] * 11)
@@ -308,9 +303,8 @@ def test_a_streamed_run_skips_a_broken_picture_and_lists_it(tmp_path, caplog):
 
 def test_too_many_broken_pictures_stop_a_run_with_the_list(tmp_path):
     source = folder_of(tmp_path / "pictures", broken=[2, 5, 7, 8])
-    config = tiny.config(**STREAMED, data__source=source)
     with pytest.raises(UserError) as caught:
-        pretrain.pretrain(config, tmp_path / "run")
+        streamed(data__source=source).fit(tmp_path / "run")
     listing = Workdir(tmp_path / "run").bad_images_file
     message = str(caught.value)
     assert message.startswith("config.data.bad_image_share: want at most 2 of the 22")
@@ -321,49 +315,49 @@ def test_too_many_broken_pictures_stop_a_run_with_the_list(tmp_path):
 
 def test_pictures_without_labels_are_streamed_and_not_judged(tmp_path, caplog):
     source = folder_of(tmp_path / "pictures", classes=["all"])
-    config = tiny.config(
-        **STREAMED | {"training__epochs": 1}, data__source=f"{source}/all"
-    )
+    run = streamed(training__epochs=1, data__source=f"{source}/all")
     with caplog.at_level(logging.INFO, "caco_jax"):
-        pretrain.pretrain(config, tmp_path / "run")
+        run.fit(tmp_path / "run")
     assert caplog.messages.count(f"{source}/all has no labels: no kNN") == 1
     (row,) = Workdir(tmp_path / "run").read_metrics()
     assert row.get("knn") is None
-    loaded = runs.load_run(tmp_path / "run")
     with pytest.raises(UserError, match="no labels: there is nothing to evaluate"):
-        runs.make_network_features(loaded.experiment)
+        make_network_features(run)
 
 
 def test_a_run_is_read_back_as_it_ended(whole):
-    loaded = runs.load_run(whole.files.path)
-    assert loaded.experiment.config == tiny.config(**EVERY_TWO)
+    loaded = load_run(whole.files.path)
+    assert loaded.pretraining.description.values == whole.run.description.values
+    assert loaded.data.digest() == whole.run.data.digest()
     assert int(loaded.state.step) == 12
+    assert_trees_equal(loaded.state, whole.loaded.state)
     assert loaded.network.params is loaded.state.players["encoder"]
     assert loaded.network.stats is loaded.state.stats
-    assert runs.read_summary(loaded.files) == whole.summary
+    assert read_summary(loaded.files) == whole.summary
 
 
 def test_features_are_of_all_images_in_order_with_their_labels(whole):
-    loaded = runs.load_run(whole.files.path)
-    images = loaded.experiment.images
-    train, test = runs.make_network_features(loaded.experiment)(loaded.network)
+    images = whole.run.data
+    train, test = whole.loaded.features()
     assert train.features.shape == (48, 8)
     assert test.features.shape == (12, 8)
     np.testing.assert_array_equal(train.labels, images.train_labels)
     np.testing.assert_array_equal(test.labels, images.test_labels)
     mean, std = 0.305, 0.319
     pixels = (images.test_examples / 255 - mean) / std
-    variables = {"params": loaded.network.params, "batch_stats": loaded.network.stats}
-    expected = tiny.TinyEncoder().apply(variables, pixels, method="features")
+    params, stats = (part["backbone"] for part in whole.loaded.network)
+    variables = {"params": params, "batch_stats": stats}
+    expected = jax.jit(tiny.Backbone().apply, static_argnames="train")(
+        variables, pixels, train=False
+    )
     np.testing.assert_allclose(test.features, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("at_most, rows", [(3, [0, 24, 47]), (48, range(48))])
 def test_the_monitor_looks_at_training_images_from_all_over(whole, at_most, rows):
-    loaded = runs.load_run(whole.files.path)
-    every, held_out = runs.make_network_features(loaded.experiment)(loaded.network)
-    some, same = runs.make_network_features(loaded.experiment, most_train=at_most)(
-        loaded.network
+    every, held_out = whole.loaded.features()
+    some, same = make_network_features(whole.run, most_train=at_most)(
+        whole.loaded.network
     )
     chosen = np.array(rows)
     np.testing.assert_array_equal(some.labels, every.labels[chosen])
@@ -374,33 +368,26 @@ def test_the_monitor_looks_at_training_images_from_all_over(whole, at_most, rows
 def test_a_streamed_set_without_a_readable_image_to_judge_by_says_so(tmp_path):
     source = folder_of(tmp_path / "pictures" / "train")
     write_pictures(tmp_path / "pictures" / "test" / "cat", 1, broken=[0])
-    config = tiny.config(
-        **STREAMED, data__source=source.removesuffix("/train"), data__test_split="test"
-    )
+    run = streamed(data__source=source.removesuffix("/train"), data__test_split="test")
     with pytest.raises(UserError, match="want images to evaluate with, none can be"):
-        pretrain.pretrain(config, tmp_path / "run")
+        make_network_features(run)(run.new_network())
 
 
 def test_raw_pixels_are_features_too(whole):
-    loaded = runs.load_run(whole.files.path)
-    train, test = runs.pixel_features(loaded.experiment)
-    images = loaded.experiment.images
+    train, test = raw_features(whole.loaded)
+    images = whole.run.data
     np.testing.assert_array_equal(
-        train.features, (images.train_examples.reshape(48, 64) / 255.0).astype(np.float32)
+        train.features,
+        (images.train_examples.reshape(48, 64) / 255.0).astype(np.float32),
     )
     np.testing.assert_array_equal(test.labels, images.test_labels)
 
 
-def test_a_directory_without_a_checkpoint_says_what_to_do(tmp_path):
-    with pytest.raises(Interrupted):
-        pretrain.pretrain(
-            tiny.config(**EVERY_TWO), tmp_path / "young", reporter=interrupt_at(1)
-        )
-    with pytest.raises(UserError, match=r"/young has no checkpoint yet; let experimen"):
-        runs.load_run(tmp_path / "young")
+def test_a_directory_without_a_checkpoint_says_what_to_do(whole, tmp_path):
     files = Workdir(tmp_path / "claimed")
-    files.claim(Workdir(tmp_path / "young").read_config())
-    with pytest.raises(UserError, match=r"claimed has no checkpoint yet; let experim"):
-        runs.load_run(files.path)
-    with pytest.raises(UserError, match=r"want the directory of a run, got .*/none: "):
-        runs.load_run(tmp_path / "none")
+    files.claim(whole.files.read_config())
+    for load in (load_run, whole.run.load):
+        with pytest.raises(UserError, match=r"/claimed has no checkpoint yet; let exp"):
+            load(files.path)
+        with pytest.raises(UserError, match=r"want the directory of a run, got .*/no"):
+            load(tmp_path / "none")

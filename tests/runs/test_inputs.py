@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from caco_jax.config.sections import DataConfig
-from caco_jax.data.view_kinds import PhotoView, Views
 from caco_jax.data.dataset import ArrayDataset, RecordDataset
+from caco_jax.data.view_kinds import PhotoView, Views
 from caco_jax.data.views import VIEWS
+from caco_jax.runs import inputs
 from caco_jax.schema import ConfigError
-from caco_jax.runs import pretraining, inputs
 from tests.data.pictures import write_pictures
 from tests.runs import tiny
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from caco_jax.schema import UserError
 from caco_jax.runs.workdir import locked
+from caco_jax.schema import UserError
 
 HOLD = """
 import pathlib, sys, time

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caco_jax.runs.checkpoints import NAME, find_damage, write_manifest
+from caco_jax.runs.checkpoints import MANIFEST, find_damage, write_manifest
 
 FILES = {"state/d/abc": b"\x00" * 40, "state/_METADATA": b"{}", "record/metadata": b""}
 LATER = {"commit_success.txt": b"yes", "_CHECKPOINT_METADATA": b"{}"}
@@ -31,14 +31,14 @@ def test_a_checkpoint_as_it_was_written_has_no_damage(folder):
     assert find_damage(folder) is None
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=30, deadline=None)
 @given(st.data())
 def test_a_changed_byte_is_found_wherever_it_is(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("flipped")
     write(folder, FILES)
     write_manifest(folder)
     write(folder, LATER)
-    name = data.draw(st.sampled_from(["state/d/abc", "state/_METADATA", NAME]))
+    name = data.draw(st.sampled_from(["state/d/abc", "state/_METADATA", MANIFEST]))
     content = bytearray((folder / name).read_bytes())
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= 1 << data.draw(st.integers(0, 7))
@@ -48,7 +48,7 @@ def test_a_changed_byte_is_found_wherever_it_is(tmp_path_factory, data):
     assert name in damage
 
 
-@pytest.mark.parametrize("name", [*FILES, NAME, "commit_success.txt"])
+@pytest.mark.parametrize("name", [*FILES, MANIFEST, "commit_success.txt"])
 def test_a_missing_file_is_found(folder, name):
     (folder / name).unlink()
     assert find_damage(folder).startswith(f"{name} cannot be read")
@@ -61,8 +61,8 @@ def test_a_cut_file_is_found_with_its_size(folder):
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b"\n\n"])
 def test_a_manifest_of_anything_else_is_damage(folder, content):
-    (folder / NAME).write_bytes(content)
-    assert NAME in find_damage(folder)
+    (folder / MANIFEST).write_bytes(content)
+    assert MANIFEST in find_damage(folder)
 
 
 def test_a_folder_in_the_place_of_a_file_is_damage(folder):

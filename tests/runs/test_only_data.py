@@ -8,10 +8,8 @@ import sys
 import jax
 import pytest
 
-from caco_jax.runs.fit import pretrain
-from caco_jax.runs.run import load_run
-from tests.training.test_checkpoints import snapshot
-from tests.training.test_same_images import config, write_pictures
+from tests.runs.test_checkpoints import snapshot
+from tests.runs.test_same_images import run_of, write_pictures
 
 CHANGING = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -54,12 +52,11 @@ def test_the_audit_hears(audit, tmp_path):
     assert audit.changed == [str(tmp_path / "file")]
 
 
-@pytest.mark.usefixtures("tiny_parts")
 def test_a_run_writes_in_its_directory_alone_and_loads_no_class(audit, tmp_path):
     write_pictures(tmp_path / "data", seed=0)
     workdir = tmp_path / "runs" / "mine"
     before = snapshot(tmp_path / "data")
-    leading_out = config(
+    leading_out = run_of(
         tmp_path / "data" / ".." / "data",
         data__source="folder:../data/pictures",
         data__workers=0,
@@ -67,9 +64,9 @@ def test_a_run_writes_in_its_directory_alone_and_loads_no_class(audit, tmp_path)
         training__epochs=2,
     )
     with audit:
-        pretrain(leading_out, workdir)
-        pretrain(leading_out, workdir)
-        load_run(workdir)
+        leading_out.fit(workdir)
+        leading_out.fit(workdir)
+        leading_out.load(workdir)
     assert audit.classes == []
     assert snapshot(tmp_path / "data") == before
     assert {path.name for path in tmp_path.iterdir()} == {"data", "runs"}

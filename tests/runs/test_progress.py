@@ -13,8 +13,8 @@ from caco_jax.data.pipeline import BadImages
 from caco_jax.runs.progress import RunProgress, provenance
 
 
-def through_json(record):
-    return RunProgress.from_json(json.loads(json.dumps(record.as_json())))
+def through_json(progress):
+    return RunProgress.from_json(json.loads(json.dumps(progress.as_json())))
 
 
 @settings(derandomize=True, max_examples=30, deadline=None)
@@ -23,32 +23,32 @@ def through_json(record):
     seconds=st.floats(0, 1e9),
     skipped=st.integers(0, 5),
 )
-def test_a_record_comes_back_bit_by_bit(values, seconds, skipped):
-    record = RunProgress(epoch_steps=6, rows=[{"epoch": 1, "loss": 0.1 + 0.2}])
-    record.add({"loss": np.asarray(values, np.float32)})
-    record.add({"loss": np.asarray([0.5], np.float32), "skipped": np.asarray([1])})
-    record.progress.seconds, record.progress.skipped = seconds, skipped
-    record.bad_images = {3: "no image"}
-    again = through_json(record)
-    assert again.rows == record.rows
-    assert again.bad_images == record.bad_images
-    assert vars(again.progress) == vars(record.progress)
-    for name, expected in record.begun.items():
+def test_progress_comes_back_bit_by_bit(values, seconds, skipped):
+    progress = RunProgress(epoch_steps=6, rows=[{"epoch": 1, "loss": 0.1 + 0.2}])
+    progress.add({"loss": np.asarray(values, np.float32)})
+    progress.add({"loss": np.asarray([0.5], np.float32), "skipped": np.asarray([1])})
+    progress.throughput.seconds, progress.throughput.skipped = seconds, skipped
+    progress.bad_images = {3: "no image"}
+    again = through_json(progress)
+    assert again.rows == progress.rows
+    assert again.bad_images == progress.bad_images
+    assert vars(again.throughput) == vars(progress.throughput)
+    for name, expected in progress.begun.items():
         assert again.begun[name].dtype == expected.dtype
         # NaNs of any payload are one NaN.
         np.testing.assert_array_equal(again.begun[name], expected)
 
 
 def test_an_epoch_waits_for_its_line_once_all_its_steps_are_there():
-    record = RunProgress(epoch_steps=3)
-    assert not record.is_waiting()
-    record.add({"loss": np.ones(2)})
-    assert not record.is_waiting()
-    record.add({"loss": np.ones(1)})
-    assert record.is_waiting()
-    record.finish_epoch({"epoch": 1, "step": 3})
-    assert not record.is_waiting()
-    assert record.begun == {}
+    progress = RunProgress(epoch_steps=3)
+    assert not progress.is_waiting()
+    progress.add({"loss": np.ones(2)})
+    assert not progress.is_waiting()
+    progress.add({"loss": np.ones(1)})
+    assert progress.is_waiting()
+    progress.finish_epoch({"epoch": 1, "step": 3})
+    assert not progress.is_waiting()
+    assert progress.begun == {}
     assert not RunProgress().is_waiting()
 
 
@@ -71,13 +71,13 @@ def test_the_best_is_above_all_before_it(accuracies, best):
 
 
 def test_the_summary_is_of_all_processes_so_far():
-    record = RunProgress(rows=[{"epoch": 2, "step": 6}])
-    record.progress.seconds, record.progress.images = 4.0, 96
-    record.peak_memory_bytes = 2**50
+    progress = RunProgress(rows=[{"epoch": 2, "step": 6}])
+    progress.throughput.seconds, progress.throughput.images = 4.0, 96
+    progress.peak_memory_bytes = 2**50
     bad = BadImages("set", count=10, share=1.0)
     bad.reasons[4] = "no image"
-    record.note_process(bad)
-    assert record.summary() == {
+    progress.note_process(bad)
+    assert progress.summary() == {
         "epochs": 2,
         "steps": 6,
         "images": 96,

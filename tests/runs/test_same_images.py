@@ -1,17 +1,16 @@
 """A run goes on with the images that it began with, wherever they lie now."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from caco_jax.schema import UserError
-from caco_jax.runs.dry_run import rehearse
-from caco_jax.runs.inputs import as_records, image_digest
-from caco_jax.runs.fit import pretrain
-from caco_jax.runs.progress import Record
+from caco_jax.runs.progress import RunProgress
 from caco_jax.runs.workdir import Workdir
+from caco_jax.schema import UserError
 from tests.runs import tiny
-from tests.training.test_checkpoints import snapshot
+from tests.runs.test_checkpoints import snapshot
 
 OTHERS = r"^--workdir: the run that is there trained on other images.* put back"
 SETTINGS = {
@@ -23,8 +22,10 @@ SETTINGS = {
 }
 
 
-def config(path, **changes):
-    return tiny.config(**SETTINGS | {"data__data_dir": str(path)} | changes)
+def run_of(path, **changes):
+    """A run on the pictures of a place."""
+    settings = {**SETTINGS, "data__data_dir": str(path), **changes}
+    return tiny.run("simclr", **settings)
 
 
 def write_pictures(place, *, seed):
@@ -37,51 +38,57 @@ def write_pictures(place, *, seed):
     return place
 
 
-@pytest.mark.usefixtures("tiny_parts")
 def test_a_run_goes_on_where_its_images_are_elsewhere(tmp_path):
     here, workdir = write_pictures(tmp_path / "here", seed=0), tmp_path / "run"
     streamed = {"data__max_resident_bytes": 0, "data__workers": 0}
-    pretrain(config(here, training__epochs=1, **streamed), workdir)
+    run_of(here, training__epochs=1, **streamed).fit(workdir)
     elsewhere = here.rename(tmp_path / "there")
-    moved = config(
+    moved = run_of(
         elsewhere, training__epochs=2, data__max_resident_bytes=1, data__workers=None
     )
-    again = pretrain(moved, workdir, changes=["training.epochs"])
+    again = moved.fit(workdir, changes=["training.epochs"])
     assert again["epochs"] == 2
     assert Workdir(workdir).read_config()["data"]["data_dir"] == str(elsewhere)
 
     before = snapshot(workdir)
-    in_memory = config(elsewhere, training__epochs=2)
+    in_memory = run_of(elsewhere, training__epochs=2)
     other = write_pictures(tmp_path / "other", seed=1)
-    other = config(other, training__epochs=2, **streamed)
+    other = run_of(other, training__epochs=2, **streamed)
     for changed in (in_memory, other):
-        for start in (rehearse, pretrain):
+        for start in (changed.dry_run, changed.fit):
             with pytest.raises(UserError, match=OTHERS):
-                start(changed, workdir)
+                start(workdir)
     before["."] = snapshot(workdir)["."]
     assert snapshot(workdir) == before
 
 
-def test_sets_are_told_apart_by_what_is_in_them(devices):
-    images = tiny.experiment(devices=devices[:1]).images
-    same = tiny._assembled(data__workers=3).images
-    assert image_digest(images) == image_digest(same)
-    digests = {image_digest(images), image_digest(as_records(images))}
+def test_sets_are_told_apart_by_what_is_in_them():
+    images = tiny.run().data
+    assert images.digest() == tiny.run(data__workers=3).data.digest()
+    digests = {images.digest(), images.as_records().digest()}
     for source in ("fake:8x8x1x47", "fake:8x8x1x48"):
-        other = tiny._assembled(data__source=source, data__split_seed=1).images
-        digests |= {image_digest(other), image_digest(as_records(other))}
+        other = tiny.run(data__source=source, data__split_seed=1).data
+        digests |= {other.digest(), other.as_records().digest()}
     assert len(digests) == 6
 
 
-def test_a_record_that_cannot_be_read_is_not_the_digests_to_judge(devices, monkeypatch):
-    images = as_records(tiny.experiment(devices=devices[:1]).images)
+class Gone:
+    """Records that cannot be read any more."""
 
-    def refuse(self, index):
+    def __init__(self, records):
+        self.records = records
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
         raise OSError("it is gone")
 
-    whole = image_digest(images)
-    monkeypatch.setattr(type(images.train), "__getitem__", refuse)
-    assert image_digest(images) != whole
+
+def test_a_record_that_cannot_be_read_is_not_the_digests_to_judge():
+    images = tiny.run().data.as_records()
+    gone = dataclasses.replace(images, train=Gone(images.train))
+    assert gone.digest() != images.digest()
 
 
 @pytest.mark.parametrize(
@@ -94,15 +101,15 @@ def test_a_record_that_cannot_be_read_is_not_the_digests_to_judge(devices, monke
         (4, "b", ["data.source"], r"an epoch had 3 steps and would have 4"),
     ],
 )
-def test_what_a_record_goes_on_with(steps, digest, changes, message):
+def test_what_progress_goes_on_with(steps, digest, changes, message):
     how = {"epoch_steps": steps, "image_digest": digest, "changes": changes}
-    Record().require_same_images(**how)
-    record = Record(epoch_steps=3, image_digest="a")
+    RunProgress().require_same_images(**how)
+    progress = RunProgress(epoch_steps=3, image_digest="a")
     if message is None:
-        record.require_same_images(**how)
+        progress.require_same_images(**how)
         return
     with pytest.raises(UserError, match=message) as caught:
-        record.require_same_images(**how)
+        progress.require_same_images(**how)
     assert "\n" not in str(caught.value)
 
 

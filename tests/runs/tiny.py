@@ -23,8 +23,9 @@ SETTINGS = {
     "evaluation.knn_every_epochs": 2,
     "evaluation.knn_neighbours": 3,
 }
-# Mild temperatures: at the papers' own, differences in the last bit grow at every step.
+# Methods with a bank, which the settings name.
 METHODS = ("caco", "adco")
+# Mild temperatures: at the papers' own, differences in the last bit grow at every step.
 MILD = {"method__temperature": 0.5, "method__bank_temperature": 0.4}
 
 
@@ -59,8 +60,11 @@ class TinyEncoder(nn.Module):
 def recipe(method="caco", **changes):
     """The tiny recipe, as a ConfigDict; a double underscore stands for the dot."""
     config = default_config(method)
+    settings = dict(SETTINGS)
+    if method not in METHODS:
+        del settings["method.bank_size"]
     changes = {key.replace("__", "."): value for key, value in changes.items()}
-    config.update_from_flattened_dict({**SETTINGS, **changes})
+    config.update_from_flattened_dict({**settings, **changes})
     return config
 
 
@@ -71,9 +75,10 @@ def config(method="caco", **changes) -> ExperimentConfig:
 
 @functools.cache
 def run(method="caco", *, devices=1, **changes) -> Pretraining:
-    """The parts of a tiny run of a method with a bank, on so many devices."""
+    """The parts of a tiny run, mild if it has a bank, on so many devices."""
+    mild = MILD if method in METHODS else {}
     mesh = make_mesh(jax.devices()[:devices])
-    return build_run(config(method, **{**MILD, **changes}), mesh=mesh)
+    return build_run(config(method, **{**mild, **changes}), mesh=mesh)
 
 
 def train_examples(run):

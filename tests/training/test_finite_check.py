@@ -4,8 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from caco_jax.training.finite_check import all_finite, check_step
+from caco_jax.training.finite_check import (
+    NonFiniteError,
+    all_finite,
+    check_finite,
+    check_step,
+)
 from caco_jax.training.state import TrainState
 from tests.training.test_step import assert_trees_equal
 
@@ -68,3 +75,57 @@ def test_a_step_that_is_not_finite_is_undone_but_counted(spoilt):
 def test_what_has_no_arrays_is_finite():
     assert bool(all_finite({}))
     assert not bool(all_finite([jnp.ones(2), np.asarray([1.0, np.nan])]))
+
+
+def test_finite_metrics_pass():
+    check_finite(3, {"loss": np.asarray([1.0, 2.0]), "empty": np.zeros(0)})
+
+
+@settings(derandomize=True)
+@given(
+    first=st.integers(0, 1000),
+    offset=st.integers(0, 4),
+    value=st.sampled_from([np.nan, np.inf, -np.inf]),
+)
+def test_the_first_bad_step_and_its_metric_are_named(first, offset, value):
+    metrics = {name: np.ones(5, np.float32) for name in ("accuracy", "loss", "spread")}
+    metrics["loss"][offset:] = value
+    metrics["accuracy"][offset + 1 :] = np.nan
+    with pytest.raises(NonFiniteError) as caught:
+        check_finite(first, metrics)
+    error = caught.value
+    assert (error.step, error.metric) == (first + offset, "loss")
+    assert str(error) == (
+        f"step {first + offset}: loss is {value}; nothing was saved yet. "
+        "Lower the learning rate or raise the temperature"
+    )
+
+
+def test_of_two_bad_metrics_of_a_step_the_first_by_name_is_told():
+    bad = np.asarray([np.nan])
+    with pytest.raises(NonFiniteError, match=r"^step 0: accuracy is nan"):
+        check_finite(0, {"loss": bad, "accuracy": bad})
+
+
+def test_it_is_an_arithmetic_error_of_pythons_own():
+    with pytest.raises(FloatingPointError):
+        check_finite(0, {"loss": np.asarray([np.inf])})
+
+
+def test_players_are_named_with_the_metric_of_the_step_that_broke_them():
+    finite = {"encoder": np.array([True, False]), "bank": np.array([True, False])}
+    loss = np.array([0.5, np.nan])
+    with pytest.raises(NonFiniteError) as caught:
+        check_finite(7, {"loss": loss}, finite, phase="start-up step")
+    caught.value.kept_step = 4
+    assert str(caught.value) == (
+        "start-up step 8: loss is nan; bank, encoder no longer finite; the checkpoint "
+        "of step 4 is kept. Lower the learning rate or raise the temperature"
+    )
+
+
+def test_a_player_breaks_before_the_metrics_show_it():
+    finite = {"encoder": np.array([True, True]), "bank": np.array([False, False])}
+    with pytest.raises(NonFiniteError, match=r"^step 3: bank no longer finite; ") as c:
+        check_finite(3, {"loss": np.array([0.5, np.nan])}, finite)
+    assert (c.value.step, c.value.metric, c.value.players) == (3, None, ("bank",))
