@@ -7,21 +7,25 @@ import ast
 import contextlib
 import dataclasses
 import html
-import importlib
+import inspect
 import io
 import os
 import pathlib
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest import mock
 
-from caco_jax.config import sections, recipe
 from caco_jax import schema
+from caco_jax.config.recipe import recipes
+from caco_jax.config.sections import ExperimentConfig, default_config
+from caco_jax.data.views import VIEWS
 from caco_jax.methods.registry import METHODS
+from caco_jax.optim.settings import OptimizerConfig
 from caco_jax.programs import cli
+from caco_jax.programs.flags import parser_of
 
 MARKER = re.compile(r"<!-- generated: ([\w. -]+?) -->")
 FORMULA = re.compile(
@@ -76,60 +80,134 @@ def generated(name: str) -> str:
 # The configuration.
 
 
-def sections() -> Iterator[tuple[str, type, str]]:
-    """(title, dataclass, dotted prefix) of every section of a configuration."""
-    for name, (config_class, _) in METHODS.items():
-        yield f"method: {name}", config_class, "method."
-    hints = typing.get_type_hints(config.ExperimentConfig)
-    for field in dataclasses.fields(config.ExperimentConfig):
-        arms = [hints[field.name], *typing.get_args(hints[field.name])]
-        found = [arm for arm in arms if dataclasses.is_dataclass(arm)]
-        if found:
-            yield field.name, typing.cast(type, found[0]), f"{field.name}."
-    yield "The rest", config.ExperimentConfig, ""
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A table of the reference.
+
+    Attributes:
+        title: its heading, which also begins the anchors of its rows.
+        what: a line about it.
+        fields: the dataclass that checks its values.
+        prefix: what its keys begin with, dot included.
+        defaults: by dotted key, those that are not the dataclass's own.
+    """
+
+    title: str
+    what: str
+    fields: type
+    prefix: str
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def config_reference() -> str:
     """Every field with its type, range, default and meaning, a table a section."""
     return "\n\n".join(
-        f"## {title}\n\n{_summary(section)}\n\n{_table(section, prefix, title)}"
-        for title, section, prefix in sections()
+        f"## {section.title}\n\n{section.what}\n\n{_table(section)}"
+        for section in sections()
     )
 
 
-def _summary(section: type) -> str:
-    if section is config.ExperimentConfig:
-        return "Keys without a section."
-    return (section.__doc__ or "").splitlines()[0]
+def sections() -> Iterator[Section]:
+    """Every section of a configuration."""
+    for name, (settings, _) in METHODS.items():
+        yield Section(f"method: {name}", _first_line(settings), settings, "method.")
+    hints = typing.get_type_hints(ExperimentConfig)
+    for field in dataclasses.fields(ExperimentConfig):
+        fields = hints[field.name]
+        if not dataclasses.is_dataclass(fields):
+            continue
+        yield Section(field.name, _first_line(fields), fields, f"{field.name}.")
+        if field.name == "data":
+            yield from view_sections()
+        if field.name == "optimizer":
+            yield from player_sections()
+    yield Section("The rest", "Keys without a section.", ExperimentConfig, "")
 
 
-def _table(section: type, prefix: str, title: str) -> str:
-    hints = typing.get_type_hints(section)
+def view_sections() -> Iterator[Section]:
+    """The fields of each kind of view: keys of the open section ``data.view``."""
+    names: dict[type, list[str]] = {}
+    for name, make in VIEWS.items():
+        for kind in {type(view) for view in make().views}:
+            names.setdefault(kind, []).append(name)
+    for kind, found in sorted(names.items(), key=lambda pair: pair[0].__name__):
+        if dataclasses.fields(kind):
+            what = (
+                f"{_first_line(kind)} Of `data.views` {_codes(found)}, which may "
+                "have other defaults. `data.view.2.KEY` is of the second view alone."
+            )
+            what += "".join(
+                f" `{name}` also takes {_codes(own)}."
+                for name in found
+                if (own := _own_arguments(name, kind))
+            )
+            yield Section(f"data.view: {kind.__name__}", what, kind, "data.view.")
+
+
+def _own_arguments(name: str, kind: type) -> list[str]:
+    """What views of a name take beside the fields of their kind."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    return [
+        parameter.name
+        for parameter in inspect.signature(VIEWS[name]).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in fields
+    ]
+
+
+def player_sections() -> Iterator[Section]:
+    """The optimisers of the players beside the encoder, by whose they are."""
+    owners: dict[str, list[str]] = {}
+    defaults: dict[str, dict[str, Any]] = {}
+    for name in METHODS:
+        for key, values in default_config(name).to_dict().items():
+            if key.endswith("_optimizer"):
+                owners.setdefault(key, []).append(name)
+                if defaults.setdefault(key, values) != values:
+                    raise ValueError(f"{key}: {owners[key]} have several defaults")
+    for key, methods in owners.items():
+        what = f"{_first_line(OptimizerConfig)} Of {_codes(methods)} alone."
+        flat = schema.flatten(defaults[key], key)
+        yield Section(key, what, OptimizerConfig, f"{key}.", flat)
+
+
+def _codes(words: list[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _first_line(described: type) -> str:
+    return (described.__doc__ or "").splitlines()[0]
+
+
+def _table(section: Section) -> str:
+    hints = typing.get_type_hints(section.fields)
     lines = ["| key | type | range | default | meaning |", "|---|---|---|---|---|"]
-    for field in dataclasses.fields(section):
+    for field in dataclasses.fields(section.fields):
         if "doc" not in field.metadata:
             continue  # a section of its own
-        anchor = f"{title.replace(': ', '-').replace(' ', '-').lower()}.{field.name}"
-        default = _defaults(title, prefix, field)
+        key = f"{section.prefix}{field.name}"
+        anchor = f"{section.title.replace(': ', '-').replace(' ', '-').lower()}"
         cells = [
-            f'<span id="{anchor}"></span>`{prefix}{field.name}`',
+            f'<span id="{anchor}.{field.name}"></span>`{key}`',
             _type(hints[field.name]),
             _range(field.metadata["allowed"]),
-            f"`{default!r}`",
+            f"`{section.defaults.get(key, _default(field))!r}`",
             _plain(field.metadata["doc"]),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _defaults(title: str, prefix: str, field: dataclasses.Field) -> Any:
-    """The default that a recipe starts from: the bank's optimiser has its own."""
-    method = title.removeprefix("method: ") if prefix == "method." else "caco"
-    start = config.flatten(config.default_config(method).to_dict())
-    return start[prefix + field.name]
+def _default(field: dataclasses.Field) -> Any:
+    """The default of a field, which may be one that is made anew."""
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    assert field.default_factory is not dataclasses.MISSING
+    return field.default_factory()
 
 
 def _type(hint: Any) -> str:
+    if typing.get_origin(hint) is Mapping:
+        return "a section"
     name = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else ""
     return (name or str(hint)).replace(" | ", " or ")
 
@@ -140,7 +218,9 @@ def _range(allowed: Any) -> str:
     if isinstance(allowed, schema.Range):
         interval = str(allowed).removeprefix("a number in ")
         return f"`{interval.replace(f'{allowed.high:g}', f'{allowed.high:.15g}')}`"
-    return ", ".join(f"`{value}`" for value in allowed)
+    if isinstance(allowed, schema.OneOf):
+        return f"{_codes(list(allowed.table))} or an import path"
+    return _codes([str(value) for value in allowed])
 
 
 def _plain(text: str) -> str:
@@ -182,7 +262,6 @@ def _command(words: tuple[str, ...], program: str) -> str:
 
 def help_of(program: str, *words: str) -> str:
     """What a program prints for ``--help``."""
-    main = importlib.import_module(f"caco_jax.programs.{program}").main
     name = f"python -m experiments.{program}"
     out = io.StringIO()
     with (
@@ -191,7 +270,7 @@ def help_of(program: str, *words: str) -> str:
         contextlib.redirect_stdout(out),
         contextlib.suppress(SystemExit),
     ):
-        main()
+        parser_of(program).parse_args()
     return out.getvalue()
 
 
@@ -201,7 +280,7 @@ def help_of(program: str, *words: str) -> str:
 def recipe_reference() -> str:
     """Every recipe with what its first lines say."""
     lines = ["| recipe | what | expected | variants |", "|---|---|---|---|"]
-    for name, file in recipe.recipes().items():
+    for name, file in recipes().items():
         text = ast.get_docstring(ast.parse(file.read_text())) or ""
         what = f"{text.splitlines()[0]} {_entry(text, 'Paper')}"
         cells = [f"`{name}`", what, _entry(text, "Expected"), _entry(text, "Variants")]

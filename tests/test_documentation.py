@@ -1,28 +1,30 @@
 """What README and docs say: commands parse, snippets run, links lead somewhere."""
 
-import argparse
+import dataclasses
 import functools
-import importlib
 import importlib.util
+import inspect
 import pathlib
 import pkgutil
 import re
 import shlex
-import sys
-from unittest import mock
 
 import jax
 import pytest
 
 import caco_jax
-from caco_jax.config.recipe import load_recipe, recipes
-from caco_jax.config.sections import default_config, experiment_config, flatten
+from caco_jax.config.recipe import recipes
+from caco_jax.config.sections import default_config
+from caco_jax.data.view_kinds import DigitView, PhotoView
+from caco_jax.data.views import VIEWS
 from caco_jax.losses import l2_normalize
 from caco_jax.methods.registry import METHODS
-from caco_jax.programs import cli
+from caco_jax.programs import cli, pretrain
 from caco_jax.programs.command import read_config
-from caco_jax.programs.parser import PREFIX, Parser
-from caco_jax.runs.fit import pretrain
+from caco_jax.programs.flags import parser_of
+from caco_jax.programs.parser import parse
+from caco_jax.schema import flatten
+from tests.experiments.commands import CONFIG, TINY, call, succeeded
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -57,7 +59,7 @@ def prose(page):
 @functools.cache
 def known_keys():
     """Every dotted key that some method's configuration has, and its default."""
-    keys = {}
+    keys = {"data.view": {}, "encoder.options": {}}  # open: empty by default
     for name in METHODS:
         keys |= flatten(default_config(name).to_dict())
     return keys
@@ -76,26 +78,6 @@ def command_lines(page):
     for code in INLINE.findall(prose(page)):
         if COMMAND.match(code) and "experiments.NAME" not in code:
             yield code
-
-
-class ParsedError(Exception):
-    """The flags are good; nothing was run."""
-
-
-def parse_flags(program, words):
-    """The flags of a program, by its own parser."""
-
-    def stop(self, *args, **options):
-        raise ParsedError(argparse.ArgumentParser.parse_args(self, *args, **options))
-
-    main = importlib.import_module(f"caco_jax.programs.{program}").main
-    with (
-        mock.patch.object(Parser, "parse_args", stop),
-        mock.patch.object(sys, "argv", [program, *words]),
-        pytest.raises(ParsedError) as parsed,
-    ):
-        main()
-    return parsed.value.args[0]
 
 
 def program_of(words):
@@ -143,8 +125,7 @@ def check_module(module, words, written):
 def check_program(program, words, written):
     if words in ([], ["--help"]):
         return  # the program is there
-    flags = parse_flags(program, [w for w in words if not w.startswith(PREFIX)])
-    changes = [w.removeprefix(PREFIX) for w in words if w.startswith(PREFIX)]
+    flags, changes = parse(parser_of(program), words)
     recipe = getattr(flags, "config", None)
     if recipe is None:
         assert not changes
@@ -250,8 +231,8 @@ def test_every_page_has_its_place_in_the_site():
 def run(tmp_path_factory):
     """A directory in which the pages' runs are one."""
     folder = tmp_path_factory.mktemp("docs")
-    config = experiment_config(load_recipe("caco_digits:smoke"))
-    pretrain(config, folder / "runs" / "mine")
+    flags = [CONFIG, f"--workdir={folder / 'runs' / 'mine'}", *TINY]
+    succeeded(call(pretrain.main, *flags))
     (folder / "runs" / "tutorial").symlink_to("mine")
     return folder
 
@@ -279,7 +260,21 @@ def test_the_reference_has_every_field_of_every_configuration():
     reference = hooks().generated("configuration")
     rows = [line.split(" | ") for line in reference.splitlines() if "| <span" in line]
     found = {re.search(r"`(.+)`", row[0])[1]: row for row in rows}
-    assert found.keys() == known_keys().keys() - {"method.name"}
+    of_views = {
+        f"data.view.{field.name}"
+        for kind in (DigitView, PhotoView)
+        for field in dataclasses.fields(kind)
+    }
+    known = known_keys().keys() | of_views
+    assert found.keys() == known - {"method.name"}
+    arguments = {
+        argument.name
+        for make in VIEWS.values()
+        for argument in inspect.signature(make).parameters.values()
+        if argument.kind is argument.KEYWORD_ONLY
+    }
+    for name in {*VIEWS, *arguments} - {"size_pixels"}:
+        assert f"`{name}`" in reference
     for name in METHODS:
         _, _, table = reference.partition(f"## method: {name}\n")
         table, _, _ = table.partition("\n## ")
@@ -295,6 +290,8 @@ def test_the_reference_has_every_field_of_every_configuration():
         ("bank_optimizer.learning_rate", "float", "`(0, inf)`", "`3.0`", "warm-up"),
         ("encoder.stem", "str", "`imagenet`, `small`", "`'imagenet'`", "64 px"),
         ("data.workers", "int or None", "`[0, inf)`", "`None`", "processes"),
+        ("data.view.hue_turns", "float", "`[0, 0.5]`", "`0.1`", "colour circle"),
+        ("encoder.options", "a section", "", "`{}`", "import path"),
         ("seed", "int", "`[0, 4294967295]`", "`0`", "random draw"),
     ],
 )
