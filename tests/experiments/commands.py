@@ -22,7 +22,7 @@ class Backbone(nn.Module):
     """Dense, BatchNorm, ReLU: it compiles in no time."""
 
     def setup(self):
-        self.hidden = nn.Dense(8)
+        self.hidden = nn.Dense(8, use_bias=False)  # the norm has one
         self.norm = nn.BatchNorm(momentum=0.9)
 
     def __call__(self, images, *, train):

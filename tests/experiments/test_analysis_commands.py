@@ -1,80 +1,51 @@
 """The analysis commands: their files, their claims as printed, and each mistake."""
 
+import functools
 import json
-import pathlib
 import re
-import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from caco_jax.config.sections import default_config, experiment_config
 from caco_jax.programs import (
     alpha_gradients,
     bank_dynamics,
-    command,
     deep_linear_pca,
     relu_fixed_points,
 )
-from caco_jax.runs.checkpoints import Checkpoints, Workdir
-from caco_jax.runs.fit import config_values
-from caco_jax.runs.pretraining import assemble, initial_state
-from tests.runs import tiny
+from tests.experiments.commands import call as call_main
+from tests.experiments.commands import one_line, save_run
 
-pytestmark = pytest.mark.xdist_group("analysis")
+pytestmark = pytest.mark.xdist_group("commands")
 
-ROOT = pathlib.Path(__file__).parents[2]
 MAINS = {
     module.__name__.rpartition(".")[2]: module.main
     for module in (alpha_gradients, bank_dynamics, deep_linear_pca, relu_fixed_points)
 }
 SIZES = {  # of each method's own
-    "caco": {"method.bank_size": 40},
-    "adco": {"method.bank_size": 40},
-    "moco": {"method.queue_size": 40},
-    "simclr": {},
+    "caco": ["method.bank_size=40"],
+    "adco": ["method.bank_size=40"],
+    "moco": ["method.queue_size=40"],
+    "simclr": [],
 }
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs a command in this process: its status, what it printed, what on stderr."""
-
-    def call(name, *flags):
-        monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *map(str, flags)])
-        try:
-            command.run(MAINS[name])
-        except SystemExit as stopped:
-            return stopped.code, *capsys.readouterr()
-        return 0, *capsys.readouterr()
-
-    return call
+def call(name, *flags):
+    return call_main(MAINS[name], *flags)
 
 
 @pytest.fixture(scope="module")
-def workdirs(tmp_path_factory):
-    """A directory for each method, with two checkpoints of a new network."""
+def workdir_of(tmp_path_factory):
+    """The directory of a method's run, with two checkpoints of a new network."""
     folder = tmp_path_factory.mktemp("runs")
-    return {name: make_workdir(folder / name, name, steps=(3, 6)) for name in SIZES}
 
+    @functools.cache
+    def make(name):
+        return save_run(folder / name, *SIZES[name], method=name, steps=(3, 6))
 
-def make_workdir(path, name, *, steps):
-    """A new network's checkpoints under these steps."""
-    recipe = default_config(name)
-    settings = {k: v for k, v in tiny.SETTINGS.items() if not k.startswith("method.")}
-    recipe.update_from_flattened_dict({**settings, **SIZES[name]})
-    experiment = assemble(experiment_config(recipe))
-    files = Workdir(path)
-    files.claim(config_values(experiment))
-    state = initial_state(experiment)
-    with Checkpoints(files) as checkpoints:
-        for step in steps:
-            checkpoints.save(state._replace(step=jnp.asarray(step, jnp.int32)))
-    return path
+    return make
 
 
 def read(path):
@@ -95,17 +66,18 @@ def check_figures(folder, *names):
 
 
 @pytest.mark.slow
-def test_alpha_gradients_of_a_run(call, workdirs):
+def test_alpha_gradients_of_a_run(workdir_of):
+    workdir = workdir_of("caco")
     flags = ["--batch_size=12", "--steps=2", "--turns", 1]
     status, out, err = call(
         "alpha_gradients",
-        f"--workdir={workdirs['caco']}",
+        f"--workdir={workdir}",
         "--temperatures",
         *(0.1, 0.5),
         *flags,
     )
     assert (status, err) == (0, "")
-    folder = workdirs["caco"] / "analysis"
+    folder = workdir / "analysis"
     found = read(folder / "alpha_gradients.json")
     assert (found["step"], found["batch_size"], found["x64"]) == (6, 12, False)
     identity = found["identity"]
@@ -130,14 +102,14 @@ def test_alpha_gradients_of_a_run(call, workdirs):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["caco", "adco", "moco"])
-def test_bank_dynamics_of_a_run(call, workdirs, name):
+def test_bank_dynamics_of_a_run(workdir_of, name):
+    workdir = workdir_of(name)
     status, out, err = call(
-        "bank_dynamics", f"--workdir={workdirs[name]}", "--entries=2", "--images=3"
+        "bank_dynamics", f"--workdir={workdir}", "--entries=2", "--images=3"
     )
     assert (status, err) == (0, "")
-    folder = workdirs[name] / "analysis"
+    folder = workdir / "analysis"
     found = read(folder / "bank_dynamics.json")
     assert found["memory"] == ("queue" if name == "moco" else "bank")
     assert [row["step"] for row in found["checkpoints"]] == [3, 6]
@@ -155,15 +127,15 @@ def test_bank_dynamics_of_a_run(call, workdirs, name):
         assert (folder / f"{figure}.png").stat().st_size > 2000
 
 
-def test_one_checkpoint_is_said_to_be_one(call, tmp_path):
-    make_workdir(tmp_path, "caco", steps=(3,))
+def test_one_checkpoint_is_said_to_be_one(tmp_path):
+    save_run(tmp_path, *SIZES["caco"], steps=(3,))
     status, out, _ = call("bank_dynamics", f"--workdir={tmp_path}")
     assert status == 0
     assert "one checkpoint only: nothing to compare it with" in out
 
 
 @pytest.mark.slow
-def test_deep_linear_pca_keeps_its_claims_and_shows_the_violations(call, tmp_path):
+def test_deep_linear_pca_keeps_its_claims_and_shows_the_violations(tmp_path):
     status, out, err = call(
         "deep_linear_pca",
         f"--out={tmp_path}",
@@ -192,7 +164,7 @@ def test_deep_linear_pca_keeps_its_claims_and_shows_the_violations(call, tmp_pat
 
 
 @pytest.mark.slow
-def test_relu_fixed_points_of_a_small_study(call, tmp_path):
+def test_relu_fixed_points_of_a_small_study(tmp_path):
     status, out, err = call(
         "relu_fixed_points",
         f"--out={tmp_path}",
@@ -222,21 +194,12 @@ def test_relu_fixed_points_of_a_small_study(call, tmp_path):
 
 
 @pytest.mark.parametrize("name", MAINS)
-def test_help_is_given(call, name):
+def test_help_is_given(name):
     status, out, err = call(name, "--help")
     assert (status, err) == (0, "")
     assert "usage: " in out
     said = " ".join(MAINS[name].__globals__["__doc__"].split())
     assert said[:60] in " ".join(out.split())
-
-
-def refused(call, name, *flags):
-    """The one line on stderr of a command that must fail."""
-    status, out, err = call(name, *flags)
-    assert (status, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
 
 
 @pytest.mark.parametrize(
@@ -258,7 +221,7 @@ def refused(call, name, *flags):
             "alpha_gradients",
             "caco",
             ["--batch_size=1"],
-            r"--batch_size: want 2 to 48 images .one image has no negatives., got 1",
+            r"--batch_size: want 2 to 64 images .one image has no negatives., got 1",
         ),
         (
             "alpha_gradients",
@@ -299,12 +262,12 @@ def refused(call, name, *flags):
         ),
     ],
 )
-def test_mistakes_are_one_line(call, workdirs, tmp_path, name, run, flags, message):
+def test_mistakes_are_one_line(workdir_of, tmp_path, name, run, flags, message):
     if run is None:
         place = f"--out={tmp_path}"
     else:
-        place = f"--workdir={workdirs.get(run, tmp_path / run)}"
-    assert re.search(message, refused(call, name, place, *flags))
+        place = f"--workdir={workdir_of(run) if run in SIZES else tmp_path / run}"
+    assert re.search(message, one_line(call(name, place, *flags)))
 
 
 def save_pairs(path, **arrays):
@@ -343,15 +306,15 @@ FAR = 100 * np.random.default_rng(1).standard_normal((6, 3))
     ],
 )
 def test_pairs_that_the_theorem_does_not_speak_of_are_one_line(
-    call, tmp_path, arrays, message
+    tmp_path, arrays, message
 ):
     flag = save_pairs(tmp_path / "pairs.npz", **arrays)
-    err = refused(call, "deep_linear_pca", f"--out={tmp_path / 'out'}", flag)
+    err = one_line(call("deep_linear_pca", f"--out={tmp_path / 'out'}", flag))
     assert re.search(message, err)
     assert not (tmp_path / "out").exists()
 
 
-def test_pairs_of_ones_own_are_climbed(call, tmp_path):
+def test_pairs_of_ones_own_are_climbed(tmp_path):
     flag = save_pairs(tmp_path / "pairs.npz", alpha=ALPHA)
     few = ["--starts=4", "--depths=2", "--widths=3"]
     status, _, err = call("deep_linear_pca", f"--out={tmp_path}", flag, *few)

@@ -1,37 +1,22 @@
 """The conversion command: its lines, its flags, and that other commands accept it."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
 from caco_jax.interop.files import read_weights
-from caco_jax.programs import command, convert, knn
-from caco_jax.training.sharding import make_mesh
-from tests.experiments.test_commands import CONFIG, ROOT, TINY, one_line
+from caco_jax.programs import convert, knn
+from tests.experiments.commands import CONFIG, TINY, call, one_line
 from tests.interop import torch_oracle
 
-# The tiny digits network, whose images are there: evaluation needs them.
-RECIPE = [CONFIG, *TINY]
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, devices):
-    """Runs a command in this process: its status, what it printed, what on stderr."""
-    monkeypatch.setattr(assemble, "make_mesh", lambda: make_mesh(devices[:1]))
-
-    def call(main, *flags):
-        monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, "argv", ["experiments", *map(str, flags)])
-        status = 0
-        try:
-            command.run(main)
-        except SystemExit as ended:
-            status = ended.code
-        return status, *capsys.readouterr()
-
-    return call
+# The tiny digits network, of made-up images: evaluation needs them.
+RECIPE = [
+    CONFIG,
+    *TINY,
+    "--config.encoder.backbone=resnet_tiny",
+    "--config.encoder.width=4",
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +38,7 @@ def released(tmp_path_factory):
     return path, online.state_dict()
 
 
-def imported(call, released, workdir, *flags):
+def imported(released, workdir, *flags):
     return call(
         convert.main,
         "import",
@@ -64,10 +49,10 @@ def imported(call, released, workdir, *flags):
     )
 
 
-def test_there_and_back_through_the_commands(call, released, tmp_path):
+def test_there_and_back_through_the_commands(released, tmp_path):
     file, state = released
     workdir = tmp_path / "run"
-    status, out, err = imported(call, released, workdir)
+    status, out, err = imported(released, workdir)
     assert (status, err) == (0, "")
     assert out == (
         f"The run in {workdir} has from {file}: backbone, projector, target encoder, "
@@ -81,7 +66,7 @@ def test_there_and_back_through_the_commands(call, released, tmp_path):
 
     status, out, _ = call(knn.main, f"--workdir={workdir}")
     assert status == 0
-    assert "of 40 held-out images" in out
+    assert "of 16 held-out images" in out
     assert json.loads((workdir / "knn.json").read_text())["step"] == 0
 
     flags = ["export", f"--workdir={workdir}", f"--file={tmp_path / 'w.pth'}"]
@@ -105,17 +90,17 @@ def test_there_and_back_through_the_commands(call, released, tmp_path):
     assert set(read_weights(tmp_path / "w.pth")) == {n for n in state if n[:2] != "fc"}
 
 
-def test_mistakes_are_one_line_and_touch_nothing(call, released, tmp_path):
+def test_mistakes_are_one_line_and_touch_nothing(released, tmp_path):
     workdir = tmp_path / "run"
-    wide = imported(call, released, workdir, "--config.encoder.width=8")
+    wide = imported(released, workdir, "--config.encoder.width=8")
     assert one_line(wide) == (
         f"--file: {released[0]}: conv1.weight: the network has (8, 1, 3, 3), the state "
         "dict (4, 1, 3, 3); 44 more differ; name the recipe of this network, or change "
         "--config.encoder"
     )
-    typo = imported(call, released, workdir, "--config.encoder.widht=8")
+    typo = imported(released, workdir, "--config.encoder.widht=8")
     assert one_line(typo) == ("config.encoder.widht: no such key; did you mean width?")
-    message = one_line(imported(call, released, workdir, "--parts", "head"))
+    message = one_line(imported(released, workdir, "--parts", "head"))
     assert message.startswith("argument --parts: invalid choice: 'head'")
     assert not workdir.exists()
 
@@ -141,12 +126,12 @@ def test_mistakes_are_one_line_and_touch_nothing(call, released, tmp_path):
         ),
     ],
 )
-def test_wrong_flags(call, flags, message):
+def test_wrong_flags(flags, message):
     assert one_line(call(convert.main, *flags)).startswith(message)
 
 
 @pytest.mark.parametrize("action", [[], ["import"], ["export"]])
-def test_help_is_given(call, action):
+def test_help_is_given(action):
     status, out, err = call(convert.main, *action, "--help")
     assert (status, err) == (0, "")
     assert out.startswith("usage: ")

@@ -2,28 +2,18 @@
 
 import json
 import re
-import sys
 
 import cv2
 import jax
 import numpy as np
 import pytest
 
-from caco_jax.data.sources import ArrayDataset, make_fake_set
-from caco_jax.programs import (
-    command,
-    evaluating,
-    few_shot,
-    fine_tune,
-    health,
-    knn,
-    linear_probe,
-)
-from caco_jax.runs.checkpoints import Checkpoints, Workdir
-from caco_jax.runs.fit import config_values
-from caco_jax.training.sharding import make_mesh
+from caco_jax.data.dataset import ArrayDataset
+from caco_jax.data.sources import make_fake_set
+from caco_jax.programs import few_shot, fine_tune, health, knn, linear_probe
 from tests.data.tfds_files import write_set
-from tests.runs import tiny
+from tests.experiments.commands import call as call_main
+from tests.experiments.commands import one_line, save_run, succeeded
 
 # One worker runs them all: they share a run and what they compile.
 pytestmark = pytest.mark.xdist_group("commands")
@@ -35,77 +25,33 @@ MAINS = {
     "fine_tune": fine_tune.main,
     "health": health.main,
 }
-INTERVAL = r"[\d.]+% of 12 held-out images \(95% interval [\d.]+% to [\d.]+%\), top-5 "
+INTERVAL = r"[\d.]+% of 16 held-out images \(95% interval [\d.]+% to [\d.]+%\), top-5 "
+
+
+def call(name, *flags):
+    return call_main(MAINS[name], *flags)
 
 
 @pytest.fixture(scope="module")
-def parts(devices):
-    """The tiny encoder on two devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assemble, "make_encoder", lambda *_, **__: tiny.TinyEncoder())
-        patch.setattr(assemble, "make_mesh", lambda: make_mesh(devices[:2]))
-        yield
-
-
-def save_run(path, change=lambda state: state, **changes):
-    files = Workdir(path)
-    experiment = assemble.assemble(tiny.config(**changes))
-    files.claim(config_values(experiment))
-    with Checkpoints(files) as checkpoints:
-        checkpoints.save(change(assemble.initial_state(experiment)))
-    return path
-
-
-@pytest.fixture(scope="module")
-def workdir(parts, tmp_path_factory):
-    return save_run(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs a command: its status, what it printed, what on stderr."""
-
-    def call(name, *flags):
-        monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *flags])
-        status = 0
-        try:
-            command.run(MAINS[name])
-        except SystemExit as left:
-            status = left.code
-        return status, *capsys.readouterr()
-
-    return call
-
-
-def succeeded(result):
-    status, out, err = result
-    assert status == 0, err
-    return out
-
-
-def one_line(result):
-    status, out, err = result
-    assert (status, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err.removeprefix("error: ").rstrip("\n")
+def workdir(trained):
+    return trained.workdir
 
 
 def read(workdir, name):
     return json.loads((workdir / f"{name}.json").read_text())
 
 
-def test_knn_tries_every_k_with_every_temperature(call, workdir):
+def test_knn_tries_every_k_with_every_temperature(workdir):
     flags = ["--k", "1", "5", "--temperature", "0.1", "0.2"]
     out = succeeded(call("knn", f"--workdir={workdir}", *flags))
     found = read(workdir, "knn")
-    assert found["images"] == "fake:8x8x1x48"
+    assert found["images"] == "fake:8x8x1x64"
     pairs = [(row["k"], row["temperature"]) for row in found["results"]]
     assert pairs == [(1, 0.1), (1, 0.2), (5, 0.1), (5, 0.2)]
     assert len(out.splitlines()) == 4
 
 
-def test_the_probe_chooses_its_penalty(call, workdir):
+def test_the_probe_chooses_its_penalty(workdir):
     out = succeeded(call("linear_probe", f"--workdir={workdir}"))
     found = read(workdir, "linear_probe")
     assert set(found["held_out"]) == {"1e-05", "0.0001", "0.001", "0.01", "0.1"}
@@ -122,7 +68,7 @@ def test_the_probe_chooses_its_penalty(call, workdir):
     assert set(found["by_class"]) == {f"class {c}" for c in range(10)}
 
 
-def test_a_sweep_names_the_chosen_head(call, workdir):
+def test_a_sweep_names_the_chosen_head(workdir):
     out = succeeded(
         call(
             "linear_probe",
@@ -157,37 +103,37 @@ def test_a_sweep_names_the_chosen_head(call, workdir):
     )
 
 
-def test_one_published_setting_needs_no_choice(call, workdir):
+def test_one_published_setting_needs_no_choice(workdir):
     flags = ["--protocol=imagenet", "--epochs=1"]
     out = succeeded(call("linear_probe", f"--workdir={workdir}", *flags))
     found = read(workdir, "linear_probe_imagenet")
     (head,) = found["heads"]
     assert head["held_out"] is None
-    # CaCo's 0.4 for 4096 images, for the 48 there are.
-    assert head["learning_rate"] == pytest.approx(0.4 * 48 / 4096)
+    # CaCo's 0.4 for 4096 images, for the 64 there are.
+    assert head["learning_rate"] == pytest.approx(0.4 * 64 / 4096)
     assert len(out.splitlines()) == 1
 
 
-def test_few_shot_draws_and_says_how_far_apart_they_are(call, workdir):
+def test_few_shot_draws_and_says_how_far_apart_they_are(workdir):
     flags = ["--shots", "1", "--seeds", "3"]
     out = succeeded(call("few_shot", f"--workdir={workdir}", *flags))
     (row,) = read(workdir, "few_shot")["results"]
     assert len(row["each"]) == 3
     assert row["mean"] == pytest.approx(np.mean(row["each"]))
     assert out == (
-        f"Few-shot, 1 label a class: {row['mean']:.2%} ± {row['std']:.2%} of 12 "
+        f"Few-shot, 1 label a class: {row['mean']:.2%} ± {row['std']:.2%} of 16 "
         "held-out images, 3 draws\n"
     )
 
 
-def test_fine_tuning_takes_shares_of_the_labels(call, workdir):
+def test_fine_tuning_takes_shares_of_the_labels(workdir):
     flags = ["--labels", "0.3", "1", "--epochs=2", "--frozen", "norm"]
     out = succeeded(call("fine_tune", f"--workdir={workdir}", *flags))
     found = read(workdir, "fine_tune")
     assert found["plan"]["frozen"] == ["norm"]
     shares = [(row["share"], row["images"]) for row in found["results"]]
-    assert shares[1] == (1.0, 48)
-    assert 10 <= shares[0][1] < 20
+    assert shares[1] == (1.0, 64)
+    assert 10 <= shares[0][1] < 26
     for line, (share, images) in zip(out.splitlines(), shares, strict=True):
         assert re.fullmatch(
             rf"Fine-tuned on {share:g} of the labels \({images} images\): "
@@ -196,7 +142,7 @@ def test_fine_tuning_takes_shares_of_the_labels(call, workdir):
         )
 
 
-def test_health_measures_features_and_bank(call, workdir):
+def test_health_measures_features_and_bank(workdir):
     out = succeeded(call("health", f"--workdir={workdir}"))
     found = read(workdir, "health")
     assert 1 <= found["effective_rank"] <= 8
@@ -208,24 +154,24 @@ def test_health_measures_features_and_bank(call, workdir):
     assert len(out.splitlines()) == 7
 
 
-def test_other_images_are_judged_by_the_same_network(call, workdir):
+def test_other_images_are_judged_by_the_same_network(workdir):
     succeeded(call("knn", f"--workdir={workdir}", "--k", "3"))
-    flags = ["--k", "3", "--source=fake:8x8x1x64"]
+    flags = ["--k", "3", "--source=fake:8x8x1x96"]
     out = succeeded(call("knn", f"--workdir={workdir}", *flags))
-    assert "of 16 held-out images" in out
-    assert read(workdir, "knn_fake_8x8x1x64")["images"] == "fake:8x8x1x64"
-    assert read(workdir, "knn")["images"] == "fake:8x8x1x48"
+    assert "of 24 held-out images" in out
+    assert read(workdir, "knn_fake_8x8x1x96")["images"] == "fake:8x8x1x96"
+    assert read(workdir, "knn")["images"] == "fake:8x8x1x64"
 
 
 @pytest.fixture(scope="module")
-def photos(parts, tmp_path_factory):
+def photos(tmp_path_factory):
     """A run on photographs, and where two small TFDS sets are."""
     workdir = save_run(
         tmp_path_factory.mktemp("photos"),
-        data__source="fake:8x8x3x48",
-        data__views="moco_v2",
-        data__view_size=8,
-        data__workers=0,
+        "data.source=fake:8x8x3x48",
+        "data.views=moco_v2",
+        "data.view_size=8",
+        "data.workers=0",
     )
     data_dir = tmp_path_factory.mktemp("tfds")
     rng = np.random.default_rng(0)
@@ -247,7 +193,7 @@ def photos(parts, tmp_path_factory):
     return workdir, [f"--workdir={workdir}", f"--data_dir={data_dir}"]
 
 
-def test_images_of_several_classes_are_judged_by_precision(call, photos):
+def test_images_of_several_classes_are_judged_by_precision(photos):
     workdir, flags = photos
     flags = [*flags, "--source=tfds:several", "--label_feature=labels"]
     out = succeeded(call("linear_probe", *flags))
@@ -263,7 +209,8 @@ def test_images_of_several_classes_are_judged_by_precision(call, photos):
     )
 
 
-def test_streamed_photographs_go_through_every_evaluation(call, photos):
+@pytest.mark.slow
+def test_streamed_photographs_go_through_every_evaluation(photos):
     _, flags = photos
     flags = [*flags, "--source=tfds:single"]
     sweep = ["--protocol=imagenet", "--preset=adco", "--epochs=1"]
@@ -282,7 +229,7 @@ def test_streamed_photographs_go_through_every_evaluation(call, photos):
         (None, "labels", "images of several sizes, with a part held out, got fake:8x8"),
     ],
 )
-def test_a_feature_that_lists_no_classes(call, photos, source, feature, message):
+def test_a_feature_that_lists_no_classes(photos, source, feature, message):
     _, flags = photos
     if source:
         flags = [*flags, f"--source=tfds:{source}"]
@@ -293,7 +240,7 @@ def test_a_feature_that_lists_no_classes(call, photos, source, feature, message)
 
 
 @pytest.mark.parametrize("name", list(MAINS))
-def test_help_is_given(call, name):
+def test_help_is_given(name):
     status, out, _ = call(name, "--help")
     assert status == 0
     assert "--workdir" in out
@@ -312,41 +259,44 @@ def of_classes(count):
     )  # fmt: skip
 
 
+WITHOUT_LABELS, OF_ONE_CLASS = of_classes(0), of_classes(1)
+
+
 @pytest.mark.parametrize("name", list(MAINS))
-def test_images_without_labels_cannot_be_judged(call, workdir, monkeypatch, name):
-    monkeypatch.setattr(evaluating, "load_images", lambda _: of_classes(0))
-    message = one_line(call(name, f"--workdir={workdir}", "--source=made"))
+def test_images_without_labels_cannot_be_judged(workdir, name):
+    source = f"--source={__name__}:WITHOUT_LABELS"
+    message = one_line(call(name, f"--workdir={workdir}", source))
     assert message.endswith("made has no labels: there is nothing to evaluate")
 
 
 @pytest.mark.parametrize("name", list(MAINS))
-def test_one_class_is_nothing_to_tell_apart(call, workdir, monkeypatch, name):
-    monkeypatch.setattr(evaluating, "load_images", lambda _: of_classes(1))
-    assert one_line(call(name, f"--workdir={workdir}", "--source=made")) == (
+def test_one_class_is_nothing_to_tell_apart(workdir, name):
+    source = f"--source={__name__}:OF_ONE_CLASS"
+    assert one_line(call(name, f"--workdir={workdir}", source)) == (
         "--source: want images of two classes or more, made has 1"
     )
 
 
 @pytest.fixture(scope="module")
-def broken(parts, tmp_path_factory):
+def broken(tmp_path_factory):
     """A run whose network became NaN."""
 
     def spoil(state):
         encoder = jax.tree.map(lambda leaf: leaf * np.nan, state.players["encoder"])
         return state._replace(players=state.players | {"encoder": encoder})
 
-    return save_run(tmp_path_factory.mktemp("broken"), spoil)
+    return save_run(tmp_path_factory.mktemp("broken"), change=spoil)
 
 
 @pytest.mark.parametrize("name", ["knn", "linear_probe", "few_shot", "health"])
-def test_features_with_nan_are_named(call, broken, name):
+def test_features_with_nan_are_named(broken, name):
     assert one_line(call(name, f"--workdir={broken}")) == (
-        "--workdir: of fake:8x8x1x48: features: want finite numbers, got NaN or "
+        "--workdir: of fake:8x8x1x64: features: want finite numbers, got NaN or "
         "infinity"
     )
 
 
-def test_heads_on_features_with_nan_stop_with_status_1(call, broken):
+def test_heads_on_features_with_nan_stop_with_status_1(broken):
     flags = ["--protocol=imagenet", "--learning_rates", "1", "2", "--epochs=1"]
     status, out, err = call("linear_probe", f"--workdir={broken}", *flags)
     assert (status, out) == (1, "")
@@ -401,7 +351,7 @@ IMAGENET = "--protocol=imagenet"
         ("knn", ["--config.seed=1"], "unrecognized arguments: --config.seed=1; see"),
     ],
 )
-def test_mistakes_are_one_line_and_write_nothing(call, workdir, name, flags, message):
+def test_mistakes_are_one_line_and_write_nothing(workdir, name, flags, message):
     before = {path.name: path.stat().st_mtime_ns for path in workdir.iterdir()}
     assert one_line(call(name, f"--workdir={workdir}", *flags)).startswith(message)
     after = {path.name: path.stat().st_mtime_ns for path in workdir.iterdir()}

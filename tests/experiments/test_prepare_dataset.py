@@ -2,28 +2,17 @@
 
 import pytest
 
-from caco_jax.programs import command, prepare_dataset
+from caco_jax.programs import prepare_dataset
 from tests.data.miniature_imagenet import picture
 from tests.data.tfds_files import write_set
+from tests.experiments.commands import call as call_main
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs the command with flags; returns its status, output and errors."""
-
-    def with_flags(*flags):
-        monkeypatch.setattr("sys.argv", ["prepare_dataset", *flags])
-        status = 0
-        try:
-            command.run(prepare_dataset.main)
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    return with_flags
+def call(*flags):
+    return call_main(prepare_dataset.main, *flags)
 
 
-def test_a_prepared_set_is_summed_up(call, tmp_path):
+def test_a_prepared_set_is_summed_up(tmp_path):
     splits = {"train": [(picture(seed), seed % 2) for seed in range(3)]}
     write_set(tmp_path, "own", splits, class_names=["a", "b"])
     status, printed, errors = call("--dataset=tfds:own", f"--data_dir={tmp_path}")
@@ -40,14 +29,14 @@ def test_a_prepared_set_is_summed_up(call, tmp_path):
         ((), "error: the following arguments are required: --dataset"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(call, tmp_path, flags, message):
+def test_a_mistake_is_one_line_and_status_2(tmp_path, flags, message):
     status, printed, errors = call(*flags, f"--data_dir={tmp_path}")
     assert (status, printed) == (2, "")
     assert errors.startswith(message)
     assert errors.count("\n") == 1
 
 
-def test_help_names_every_flag(call):
+def test_help_names_every_flag():
     status, printed, _ = call("--help")
     assert status == 0
     for flag in ("--dataset", "--data_dir", "--manual_dir", "python -m"):
