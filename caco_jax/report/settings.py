@@ -1,6 +1,7 @@
 """A run's configuration beside the defaults of its method."""
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from caco_jax.config.sections import (
 )
 from caco_jax.methods.registry import METHODS
 from caco_jax.optim.settings import OptimizerConfig
-from caco_jax.runs.pretraining import BUILT_OF, OBJECTS
+from caco_jax.runs.pretraining import BUILT_OF, OBJECTS, Pretraining
 from caco_jax.schema import flatten
 
 
@@ -51,6 +52,9 @@ def _known(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     )
     full = default_config(name if ours else next(iter(METHODS))).to_dict()
     usual = {key: full[key] for key in ("target", "training", "evaluation", "seed")}
+    arguments = inspect.signature(Pretraining).parameters
+    for name in usual["training"].keys() & arguments.keys():
+        usual["training"][name] = arguments[name].default
     if ours:
         usual["method"] = full["method"]
         usual["optimizers"] = {

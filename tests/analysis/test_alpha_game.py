@@ -1,5 +1,6 @@
 """The identity of the gradients, layer by layer, and the game in turns."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +10,27 @@ from caco_jax import losses
 from caco_jax.analysis import alpha_game, importance, snapshots
 from tests.runs import tiny
 
+
+class Deep(nn.Module):
+    """Small layers of each kind, in seven steps."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        for width in (3, 4):
+            images = nn.Conv(width, (3, 3), strides=2, use_bias=False)(images)
+            norm = nn.BatchNorm(use_running_average=not train)
+            images = nn.relu(norm(images))
+        hidden = nn.relu(nn.Dense(6)(images.reshape(len(images), -1)))
+        return nn.Dense(4)(nn.relu(nn.Dense(5)(hidden)))
+
+
 FAMILIES = {name: make() for name, make in losses.FAMILIES.items()}
 TOLERANCES = {jnp.float32: 1e-4, jnp.float64: 1e-9}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=["float32", "float64"])
 def test_each_loss_descends_where_its_energy_ascends_in_every_layer(dtype):
-    run = tiny.run()
+    run = tiny.run().replace(encoder=Deep())
     with jax.enable_x64(dtype == jnp.float64):
         network = snapshots.cast(run.new_network(), dtype)
         encode = snapshots.make_embed(run.encoder, network.stats, dtype=dtype)

@@ -76,9 +76,7 @@ def test_batches_are_sorted_by_class_and_follow_the_seed(saved):
     again = snapshots.draw_batch(run, size=20, seed=1)
     other = snapshots.draw_batch(run, size=20, seed=2)
     assert np.all(np.diff(batch.labels) >= 0)
-    np.testing.assert_array_equal(
-        batch.labels, run.data.train_labels[batch.rows]
-    )
+    np.testing.assert_array_equal(batch.labels, run.data.train_labels[batch.rows])
     assert len(set(batch.rows.tolist())) == 20
     assert [view.shape for view in batch.views] == [(20, 8, 8, 1)] * 2
     np.testing.assert_array_equal(batch.views[0], again.views[0])
@@ -112,7 +110,7 @@ def test_a_bank_a_queue_or_one_line(saved):
     others = {"encoder": state.players["encoder"]}
     queue = l2_normalize(jnp.asarray(np.random.default_rng(0).normal(size=(40, 4))))
     extra = {"queue": queue, "next_row": jnp.asarray(8)}
-    of_queue = run.replace(method=methods.moco(queue_size=40))
+    of_queue = run.replace(method=methods.moco(queue_size=40), optimizers=None)
     found = snapshots.memory(
         of_queue, state._replace(players=others, extra=extra, step=jnp.asarray(9))
     )
@@ -120,7 +118,7 @@ def test_a_bank_a_queue_or_one_line(saved):
     np.testing.assert_array_equal(found.rows, queue)
     assert found.ages[7] == 0
     assert found.ages[8] == found.ages.max() == 2  # 39 rows ago, 16 rows a step
-    neither = run.replace(method=methods.simclr())
+    neither = run.replace(method=methods.simclr(), optimizers=None)
     with pytest.raises(UserError, match="want a run with a bank or a queue, got simc"):
         snapshots.memory(neither, state._replace(players=others, extra={}))
 

@@ -11,6 +11,7 @@ from caco_jax.data.view_kinds import PlainView, Views
 from caco_jax.data.views import make_views
 from caco_jax.evaluation.features import make_features, make_view_features
 from caco_jax.evaluation.sweep import Frozen
+from caco_jax.nets.functions import as_encoder
 from tests.runs.tiny import TinyEncoder
 
 _RANDOM = np.random.default_rng(0)
@@ -27,17 +28,14 @@ def part():
 
 
 @functools.cache
-def variables():
-    example = jnp.zeros((2, 4, 4, 1))
-    return ENCODER.init(jax.random.key(0), example, train=True)
+def network():
+    return as_encoder(ENCODER).init(jax.random.key(0), jnp.zeros((2, 4, 4, 1)))
 
 
 @functools.cache
 def frozen_network():
-    found = variables()
     return Frozen(
-        found["params"],
-        found["batch_stats"],
+        network(),
         make_view_features(ENCODER, VIEWS),
         make_features(ENCODER, lambda images: VIEWS(jax.random.key(0), images)[0]),
     )

@@ -14,21 +14,19 @@ from tests.evaluation.frozen import (
     LABELS,
     VIEWS,
     frozen_network,
+    network,
     part,
-    variables,
 )
 
 PLAN = fine_tune.FineTuning(0.05, 0.5, batch_size=16, epochs=6)
 
 
 def tune(plan=PLAN, rows=None, **options):
-    found = variables()
     rows = np.arange(len(LABELS)) if rows is None else rows
     return fine_tune.fine_tune(
         ENCODER,
         VIEWS,
-        found["params"],
-        found["batch_stats"],
+        network(),
         part(),
         rows,
         plan,
@@ -59,16 +57,16 @@ def tuned():
 def test_it_learns_the_set_and_all_of_the_backbone_moves(tuned):
     assert tuned.losses.shape == (18,)
     assert tuned.losses[0] == pytest.approx(np.log(3), abs=0.1)
-    network = frozen_network()._replace(params=tuned.params, stats=tuned.stats)
-    ((features, labels),) = sweep.part_features(network, part())
+    frozen = frozen_network()._replace(network=tuned.network)
+    ((features, labels),) = sweep.part_features(frozen, part())
     scores = np.asarray(head_scores(tuned.head, features))[:, 0]
     assert (scores.argmax(axis=1) == labels).mean() > 0.95
-    assert moved(variables()["params"], tuned.params) == {"hidden", "norm"}
-    assert moved(variables()["batch_stats"], tuned.stats) == {"norm"}
+    assert moved(network().params, tuned.network.params) == {"hidden", "norm"}
+    assert moved(network().stats, tuned.network.stats) == {"norm"}
 
 
 def test_the_callers_network_is_still_there(tuned):
-    assert np.isfinite(variables()["params"]["hidden"]["kernel"]).all()
+    assert np.isfinite(network().params["hidden"]["kernel"]).all()
     np.testing.assert_array_equal(tuned.losses, tune().losses)
 
 
@@ -77,14 +75,14 @@ def test_frozen_layers_and_statistics_stay():
         PLAN, frozen=("hidden",), frozen_statistics=True, weight_decay=0.1
     )
     after = tune(plan)
-    assert moved(variables()["params"], after.params) == {"norm"}
-    assert moved(variables()["batch_stats"], after.stats) == set()
+    assert moved(network().params, after.network.params) == {"norm"}
+    assert moved(network().stats, after.network.stats) == set()
 
 
 def test_a_backbone_without_a_rate_is_a_linear_probe():
     plan = dataclasses.replace(PLAN, backbone_rate=0.0, frozen_statistics=True)
     after = tune(plan)
-    assert moved(variables()["params"], after.params) == set()
+    assert moved(network().params, after.network.params) == set()
     assert after.losses[-1] < after.losses[0]
 
 

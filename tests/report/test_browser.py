@@ -9,7 +9,7 @@ import pytest
 from caco_jax.report.page import render
 from tests.report.conftest import HOSTILE
 
-pytestmark = pytest.mark.xdist_group("report")
+pytestmark = [pytest.mark.xdist_group("report"), pytest.mark.slow]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 

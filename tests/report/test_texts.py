@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from caco_jax.config.sections import default_config, flatten
+from caco_jax.config.sections import default_config
 from caco_jax.methods.registry import METHODS
 from caco_jax.report import measures
 from caco_jax.report.settings import setting_docs, setting_rows
 from caco_jax.report.verdicts import HEALTH, METRICS, run_verdicts
+from caco_jax.runs import monitor
+from caco_jax.schema import flatten
 
 
 @pytest.mark.parametrize("method", list(METHODS))
@@ -120,6 +123,32 @@ def test_lights_of_the_metrics(row, what, light):
     found = lights(row)[what]
     assert found.light == light
     assert bool(found.advice) == (light != "good")
+
+
+ALARMS = {
+    "collapsed": ("embedding_std", "The embeddings are spread out"),
+    "at_chance": ("cross_entropy", "The encoder learns"),
+    "bank_unused": ("bank_used_ever", "The bank's entries serve"),
+}
+
+
+@pytest.mark.parametrize("epoch", [1, monitor.PATIENCE_EPOCHS - 1, 20])
+@pytest.mark.parametrize("name", ALARMS)
+def test_a_light_says_act_where_the_alarm_sounds(name, epoch):
+    metric, what = ALARMS[name]
+    top = np.log(100) if metric == "cross_entropy" else 1.0
+    heard = set()
+    for value in np.linspace(0, top, 201):
+        row = {"epoch": epoch, metric: float(value)}
+        alarm = name in monitor.find_alarms(epoch, row, candidates=100)
+        (light,) = [
+            verdict.light
+            for verdict in run_verdicts([row], None, epochs=20, candidates=100)
+            if verdict.what == what
+        ]
+        assert (light == "act") == alarm, value
+        heard.add(alarm)
+    assert heard == ({True, False} if epoch == 20 or name == "collapsed" else {False})
 
 
 def test_lights_of_the_features():
