@@ -2,9 +2,9 @@
 
     python learned_temperature.py
 
-The whole player is this file; nothing of the library knows of it. With ``move="ascend"``
-the temperature is an adversary that makes the contrast as hard as it can, with
-``"descend"`` it helps. A penalty keeps it near where it started.
+The whole player is this file; nothing of the library knows of it. With
+``move="ascend"`` the temperature is an adversary that makes the contrast as hard as it
+can, with ``"descend"`` it helps. A penalty keeps it near where it started.
 """
 
 import dataclasses

@@ -87,7 +87,13 @@ def _game_backward(plan: Plan, residuals: tuple, cotangents: tuple) -> tuple:
     move = _spread(local, plan.mesh, in_specs, P(axes))
     ascent = move(queries, bank, positives, shift, temperature, scale)
     descent = (upstream * descent).astype(queries.dtype)
-    return _sent_home(descent, queries), _sent_home(ascent, bank), None, None, None
+    return (
+        _psum_over_unshared_axes(descent, queries),
+        _psum_over_unshared_axes(ascent, bank),
+        None,
+        None,
+        None,
+    )
 
 
 play.defvjp(_game_forward, _game_backward)
@@ -125,9 +131,9 @@ def _first_walk(
             )
         )
     whole = _merge(local[-1], temperatures, axes)
-    keys_mass = _stream.faded(local[len(tables) - 1], whole.top, temperatures).masses[
-        -1
-    ]
+    keys_mass = _stream.rescaled(
+        local[len(tables) - 1], whole.top, temperatures
+    ).masses[-1]
 
     behind = positive - whole.top
     probabilities = [
@@ -177,7 +183,7 @@ def _merge(state: Softmax, temperatures: Temperatures, axes: Axes) -> Softmax:
     """The softmax over all devices' candidates; `pull` stays this device's share."""
     if not axes:
         return state
-    state = _stream.faded(state, lax.pmax(state.top, axes), temperatures)
+    state = _stream.rescaled(state, lax.pmax(state.top, axes), temperatures)
     masses, above = lax.psum((state.masses, state.above), axes)
     return state._replace(masses=masses, above=above)
 
@@ -241,7 +247,7 @@ def _spread(
     return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
 
 
-def _sent_home(gradient: jax.Array, array: jax.Array) -> jax.Array:
+def _psum_over_unshared_axes(gradient: jax.Array, array: jax.Array) -> jax.Array:
     """In a caller's `shard_map`: the sum over the devices that share the array."""
     shared = tuple(_stream.axes_of(gradient) - _stream.axes_of(array))
     return lax.psum(gradient, shared) if shared else gradient

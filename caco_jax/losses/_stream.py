@@ -71,7 +71,7 @@ def empty_softmax(queries: Float[Array, "n d"], count: int) -> Softmax:
     )
 
 
-def faded(
+def rescaled(
     state: Softmax, top: Float[Array, " n"], temperatures: Temperatures
 ) -> Softmax:
     """The same softmax, with its sums relative to a larger `top`."""
@@ -108,7 +108,7 @@ def extend(
         scores = _dot(candidates, queries, (1, 1))  # [block, N]
         # A shift: the softmax does not depend on it, and neither do gradients.
         top = jnp.maximum(state.top, lax.stop_gradient(jnp.max(scores, axis=0)))
-        before = faded(state, top, temperatures)
+        before = rescaled(state, top, temperatures)
         weights = [jnp.exp((scores - top[None, :]) / t) for t in temperatures]
         masses = tuple(
             mass + jnp.sum(weight, axis=0)

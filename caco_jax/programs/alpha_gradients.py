@@ -19,7 +19,7 @@ from caco_jax.analysis.importance import ImportanceSummary, Weighing
 from caco_jax.analysis.plots_alpha import ShapeCurves
 from caco_jax.losses import checks
 from caco_jax.methods.caco import CacoConfig
-from caco_jax.programs.command import blame
+from caco_jax.programs.command import as_user_error
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.schema import UserError
@@ -40,7 +40,7 @@ class Subject:
                 f"--player: want a run with a bank, {self.pretraining.method.name} has "
                 f"only: {', '.join(self.state.players)}; try AdCo or CaCo"
             )
-        with blame("--batch_size"):
+        with as_user_error("--batch_size"):
             self.batch = snapshots.draw_batch(
                 self.pretraining,
                 size=flags.batch_size,
@@ -238,7 +238,7 @@ def bank_as_pairs(subject: Subject, z1: jax.Array, z2: jax.Array) -> dict[str, A
 
 def check_flags(flags: Any) -> None:
     """One line for numbers that make no sense, before anything is compiled."""
-    with blame("--temperatures"):
+    with as_user_error("--temperatures"):
         for temperature in flags.temperatures:
             checks.check_positive(temperature=temperature)
     for name in ("steps", "turns"):
@@ -254,7 +254,7 @@ def main() -> None:
     with jax.enable_x64(flags.x64):
         subject = Subject(flags)
         (subject.files.path / "analysis").mkdir(exist_ok=True)
-        with blame("--batch_size"):  # groups of BatchNorm may not divide it
+        with as_user_error("--batch_size"):  # groups of BatchNorm may not divide it
             z1, z2 = jax.jit(subject.embed)(subject.params)
         result: dict[str, Any] = {
             "step": int(subject.state.step),

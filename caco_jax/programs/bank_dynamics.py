@@ -13,7 +13,7 @@ import numpy as np
 from caco_jax.analysis import bank_history, plots_bank, snapshots
 from caco_jax.analysis.bank_history import Moment
 from caco_jax.analysis.plots_bank import History
-from caco_jax.programs.command import blame
+from caco_jax.programs.command import as_user_error
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.runs.pretraining import Pretraining
@@ -82,7 +82,7 @@ def focus(pretraining: Pretraining, state: Any, flags: Any, folder: Any) -> dict
     queries, keys = snapshots.encode_pairs(pretraining, state, batch)
     memory = snapshots.memory(pretraining, state)
     temperature = getattr(settings, "bank_temperature", settings.temperature)
-    with blame("--bandwidth"):
+    with as_user_error("--bandwidth"):
         found = bank_history.focus_on_density(
             queries[order],
             keys[order],
@@ -127,6 +127,6 @@ def main() -> None:
     result = dynamics(moments, pretraining.steps_per_epoch, folder)
     state = snapshots.read_state(files, pretraining, step=moments[-1].step)
     result["density"] = focus(pretraining, state, flags, folder)
-    with blame("--entries, --images"):
+    with as_user_error("--entries, --images"):
         gallery(pretraining, moments[-1], flags, folder)
     write_json(folder / "bank_dynamics.json", result)

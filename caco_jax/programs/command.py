@@ -106,7 +106,7 @@ def _spare_writers() -> None:
 
 
 @contextlib.contextmanager
-def blame(flag: str) -> Iterator[None]:
+def as_user_error(flag: str) -> Iterator[None]:
     """Makes a ValueError within the fault of this flag's value."""
     try:
         yield

@@ -17,7 +17,7 @@ from caco_jax.analysis import pairs as inputs
 from caco_jax.analysis.deep_linear import Ascent, Verdict
 from caco_jax.analysis.pairs import Pairs
 from caco_jax.analysis.plots_networks import AscentCurves
-from caco_jax.programs.command import blame
+from caco_jax.programs.command import as_user_error
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.schema import UserError
@@ -36,7 +36,7 @@ def read_pairs(path: str) -> Pairs:
         raise UserError(
             f"--pairs: want arrays x1, x2 and perhaps alpha, got {sorted(given)}"
         )
-    with blame("--pairs"):
+    with as_user_error("--pairs"):
         return inputs.given_pairs(**given)
 
 
@@ -169,7 +169,7 @@ def main() -> None:
             result = study(flags)
         else:
             pairs = read_pairs(flags.pairs)
-            with blame("--pairs"):
+            with as_user_error("--pairs"):
                 deep_linear.check_theorem(pairs.covariance, (pairs.x1.shape[1], 1))
             out.mkdir(parents=True, exist_ok=True)
             result = {"networks": table({"given": pairs}, flags)[0]}

@@ -16,7 +16,7 @@ from caco_jax.evaluation import checks
 from caco_jax.evaluation.features import make_features, make_view_features
 from caco_jax.evaluation.scores import LEVEL, Accuracies
 from caco_jax.evaluation.sweep import Frozen
-from caco_jax.programs.command import blame
+from caco_jax.programs.command import as_user_error
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.runs.run import Run, Split
 from caco_jax.schema import UserError, require
@@ -53,7 +53,7 @@ def run_features(run: Run) -> tuple[Split, Split]:
     """
     parts = run.features()
     for part in parts:
-        with blame(f"--workdir: of {run.data.name}"):
+        with as_user_error(f"--workdir: of {run.data.name}"):
             checks.require_finite(np.isfinite(np.asarray(part.features)).all())
     return parts
 
@@ -65,7 +65,7 @@ def run_parts(run: Run) -> tuple[Part, Part]:
         UserError: there are no labels.
     """
     size_pixels = max(run.pretraining.views.photo_sizes, default=0)
-    with blame("--source"):
+    with as_user_error("--source"):
         return labelled_parts(run.data, size_pixels=size_pixels)
 
 

@@ -4,7 +4,7 @@ The linear probe fitted to some labelled images of each class, drawn anew by eac
 """
 
 from caco_jax.evaluation.few_shot import few_shot_accuracy, spread
-from caco_jax.programs.command import blame
+from caco_jax.programs.command import as_user_error
 from caco_jax.programs.evaluating import open_run, run_features, save
 from caco_jax.programs.flags import parser_of
 
@@ -16,7 +16,7 @@ def main() -> None:
     train, test = run_features(loaded)
     rows = []
     for shots in flags.shots:
-        with blame("--shots, --seeds, --l2"):
+        with as_user_error("--shots, --seeds, --l2"):
             found = few_shot_accuracy(
                 *train,
                 *test,

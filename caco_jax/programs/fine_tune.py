@@ -36,9 +36,9 @@ def tune(loaded: Run, plan: FineTuning, share: float, seed: int) -> dict[str, An
     """Trains on a share of the labels, judges, and says so."""
     train, test = evaluating.run_parts(loaded)
     pretraining = loaded.pretraining
-    with evaluating.blame("--labels"):
+    with evaluating.as_user_error("--labels"):
         rows = choose_rows(train, share=share, seed=seed)
-    with evaluating.blame("--frozen"), jax.set_mesh(pretraining.mesh):
+    with evaluating.as_user_error("--frozen"), jax.set_mesh(pretraining.mesh):
         tuned = fine_tune(
             pretraining.encoder,
             evaluating.training_views(loaded),

@@ -12,7 +12,7 @@ import numpy as np
 
 from caco_jax.data.views import make_views
 from caco_jax.evaluation import health
-from caco_jax.programs.command import blame
+from caco_jax.programs.command import as_user_error
 from caco_jax.programs.evaluating import open_run, run_parts, save
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.run import Run
@@ -49,7 +49,7 @@ def measure(loaded: Run, *, rows: int, seed: int) -> dict[str, float]:
     one, other, embeddings = (
         jnp.concatenate(part) for part in zip(*found, strict=True)
     )
-    with blame(f"--workdir: of {loaded.data.name}"):
+    with as_user_error(f"--workdir: of {loaded.data.name}"):
         figures = {
             "images": len(one),
             "features": one.shape[1],

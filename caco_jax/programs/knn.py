@@ -3,7 +3,7 @@
 import jax
 
 from caco_jax.evaluation.knn import knn_accuracy
-from caco_jax.programs.command import blame
+from caco_jax.programs.command import as_user_error
 from caco_jax.programs.evaluating import open_run, run_features, save
 from caco_jax.programs.flags import parser_of
 
@@ -14,7 +14,7 @@ def main() -> None:
     loaded = open_run(flags)
     train, test = run_features(loaded)
     settings = [(k, t) for k in flags.k for t in flags.temperature]
-    with blame("--k, --temperature"), jax.set_mesh(loaded.pretraining.mesh):
+    with as_user_error("--k, --temperature"), jax.set_mesh(loaded.pretraining.mesh):
         accuracies = knn_accuracy(
             *test,
             *train,

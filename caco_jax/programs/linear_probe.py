@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from caco_jax.evaluation import linear, multilabel, sweep
-from caco_jax.evaluation.listed import listed_set
 from caco_jax.evaluation.plans import HELD_OUT, PRESETS, Protocol
 from caco_jax.evaluation.scores import (
     LEVEL,
@@ -52,7 +51,7 @@ def by_lbfgs(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
     train, test = evaluating.run_features(loaded)
     num_classes = loaded.data.num_classes
     l2, choice = flags.l2, None
-    with evaluating.blame("--l2"):
+    with evaluating.as_user_error("--l2"):
         if l2 is None:
             choice = linear.choose_l2(*train, num_classes=num_classes, seed=flags.seed)
             l2 = choice.l2
@@ -71,12 +70,12 @@ def by_lbfgs(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
 
 def by_precision(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
     """One logistic regression a class, for images that show several."""
-    with evaluating.blame("--label_feature"):
-        images = listed_set(loaded.data, flags.label_feature)
+    with evaluating.as_user_error("--label_feature"):
+        images = multilabel.multilabel_set(loaded.data, flags.label_feature)
     loaded = loaded._replace(data=images)
     train, test = evaluating.run_features(loaded)
     l2, choice = flags.l2, None
-    with evaluating.blame("--l2"):
+    with evaluating.as_user_error("--l2"):
         if l2 is None:
             choice = multilabel.choose_l2(*train, seed=flags.seed)
             l2 = choice.l2
@@ -136,7 +135,7 @@ def by_sweep(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
     protocol = read_protocol(flags)
     train, test = evaluating.run_parts(loaded)
     frozen = evaluating.frozen_network(loaded)
-    with evaluating.blame("--held_out"), jax.set_mesh(loaded.pretraining.mesh):
+    with evaluating.as_user_error("--held_out"), jax.set_mesh(loaded.pretraining.mesh):
         swept = sweep.sweep_heads(
             frozen,
             train,

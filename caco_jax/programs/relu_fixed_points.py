@@ -18,7 +18,7 @@ from caco_jax.analysis.pairs import mixture_views, weighted_pairs
 from caco_jax.analysis.plots_networks import Spread
 from caco_jax.analysis.relu_training import Setting, Trained
 from caco_jax.analysis.two_layer_relu import FIXED, FixedPoints
-from caco_jax.programs.command import blame
+from caco_jax.programs.command import as_user_error
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.schema import UserError
@@ -81,7 +81,7 @@ def train(flags: Any, settings: dict[str, list[Setting]]) -> dict[str, list[Trai
     trained: dict[str, list[Trained]] = {}
     for name, by_size in settings.items():
         for setting in by_size:
-            with blame("--steps"):
+            with as_user_error("--steps"):
                 done = relu_training.train(keys(flags, 1), setting, steps=flags.steps)
             trained.setdefault(name, []).append(done)
             columns = "".join(
@@ -140,7 +140,7 @@ def main() -> None:
     flags = parser_of("relu_fixed_points").parse_args()
     if flags.seeds < 1:
         raise UserError(f"--seeds: want at least 1, got {flags.seeds}")
-    with blame("--hidden, --batch_size, --temperature"):
+    with as_user_error("--hidden, --batch_size, --temperature"):
         settings = setups(flags)
     out = pathlib.Path(flags.out)
     out.mkdir(parents=True, exist_ok=True)

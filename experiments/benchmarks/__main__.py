@@ -23,8 +23,8 @@ from typing import Any
 
 from caco_jax.data.sources import make_fake_set
 from caco_jax.data.views import VIEWS
-from experiments.benchmarks import beside, data, growth, startup, summary, timing
-from experiments.benchmarks.beside import OURS, TORCH, Row
+from experiments.benchmarks import comparison, data, growth, startup, summary, timing
+from experiments.benchmarks.comparison import OURS, TORCH, Row
 from experiments.benchmarks.workers import Candidate, Crew
 
 VERSIONS = ("jax", "jaxlib", "numpy", "torch", "pillow", "opencv-python-headless")
@@ -115,7 +115,7 @@ def bank(sizes: Mapping[str, Any]) -> Row:
     """The bank game, ours beside both of PyTorch's ways."""
     shape = {**sizes["bank"], **sizes["temperatures"]}
     sides = _compare({"ours": Candidate(f"{OURS}:bank", shape)}, "bank", shape, sizes)
-    return beside.with_ratios(sides)
+    return comparison.with_ratios(sides)
 
 
 def encoder(sizes: Mapping[str, Any]) -> Row:
@@ -123,8 +123,8 @@ def encoder(sizes: Mapping[str, Any]) -> Row:
     shape = sizes["encoder"]
     ours = Candidate(f"{OURS}:caco", {**shape, "dtype": "float32"})
     sides = _compare({"ours": ours}, "caco", shape, sizes)
-    row = beside.with_images(beside.with_ratios(sides), shape["batch"])
-    beside.print_images(row)
+    row = comparison.with_images(comparison.with_ratios(sides), shape["batch"])
+    comparison.print_images(row)
     return row
 
 
@@ -137,8 +137,8 @@ def cifar(sizes: Mapping[str, Any]) -> Row:
         "tuned": Candidate(f"{TORCH}:simclr", {**shape, **loader}),
     }
     sides = _timed(candidates, sizes["runs"])
-    row = beside.with_images(beside.with_ratios(sides), shape["batch"])
-    beside.print_images(row)
+    row = comparison.with_images(comparison.with_ratios(sides), shape["batch"])
+    comparison.print_images(row)
     return row
 
 
@@ -148,10 +148,10 @@ def _compare(
     shape: Mapping[str, Any],
     sizes: Mapping[str, Any],
 ) -> dict[str, Row]:
-    candidates = {**ours, **beside.torch_ways(function, shape, compiled=False)}
+    candidates = {**ours, **comparison.torch_ways(function, shape, compiled=False)}
     runs = sizes["bank_runs" if function == "bank" else "runs"]
     sides = _timed(candidates, runs)
-    ratios = beside.with_ratios(sides)
+    ratios = comparison.with_ratios(sides)
     for name in sides:
         if f"{name}_over_ours" in ratios:
             print(f"{name} / ours, medians: {ratios[f'{name}_over_ours']:.2f}")
@@ -163,11 +163,11 @@ def _timed(candidates: Mapping[str, Candidate], runs: int) -> dict[str, Row]:
     with Crew(limit_seconds=300) as crew:
         sides = crew.compare(candidates, runs=runs)
     able = [name for name, side in sides.items() if "seconds" in side]
-    print(beside.line("", *candidates))
-    print(beside.line("ms", *beside.cells(sides, *candidates)))
+    print(comparison.line("", *candidates))
+    print(comparison.line("ms", *comparison.cells(sides, *candidates)))
     if timing.cores() == 1:
-        busy = beside.cells(sides, *able, measure="processor_seconds")
-        print(beside.line("processor's ms", *busy), flush=True)
+        busy = comparison.cells(sides, *able, measure="processor_seconds")
+        print(comparison.line("processor's ms", *busy), flush=True)
     return sides
 
 

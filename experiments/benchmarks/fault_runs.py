@@ -80,10 +80,10 @@ class Runs:
 
     @contextlib.contextmanager
     def started(
-        self, method: str, workdir: pathlib.Path, *flags: str, announced: bool = True
+        self, method: str, workdir: pathlib.Path, *flags: str, traced: bool = True
     ) -> Iterator["Process"]:
         """A process that trains, or goes on; it does not outlive the block."""
-        module = f"experiments.{'benchmarks.announced' if announced else 'pretrain'}"
+        module = f"experiments.{'benchmarks.traced' if traced else 'pretrain'}"
         command = [sys.executable, "-m", module, *self.flags(method)]
         process = Process([*command, f"--workdir={workdir}", *flags], self._environment)
         try:
@@ -93,7 +93,7 @@ class Runs:
 
     def finish(self, method: str, workdir: pathlib.Path, *flags: str) -> "Ended":
         """Trains to the end, or goes on to it."""
-        with self.started(method, workdir, *flags, announced=False) as process:
+        with self.started(method, workdir, *flags, traced=False) as process:
             return process.wait()
 
     def reference(self, method: str) -> pathlib.Path:

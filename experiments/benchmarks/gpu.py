@@ -22,8 +22,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.benchmarks import beside, timing
-from experiments.benchmarks.beside import OURS, TORCH, Row
+from experiments.benchmarks import comparison, timing
+from experiments.benchmarks.comparison import OURS, TORCH, Row
 from experiments.benchmarks.workers import Candidate, Crew, Failed
 
 FULL: dict[str, Any] = {
@@ -196,7 +196,7 @@ def bank(session: Session) -> Iterator[tuple[str, Row]]:
     """The game at all sizes, four ways: ours also as if its products were bfloat16."""
     sizes = session.sizes["bank"]
     heads = ("limit", "ours", "bfloat16", "tuned", "original", "ours/limit")
-    print(beside.line("N, K, D", *heads))
+    print(comparison.line("N, K, D", *heads))
     for dim, entries, queries in itertools.product(
         sizes["dim"], sizes["entries"], sizes["queries"]
     ):
@@ -211,23 +211,25 @@ def bank(session: Session) -> Iterator[tuple[str, Row]]:
                 "bfloat16": Candidate(
                     f"{OURS}:bank", {**shape, "products": "bfloat16"}
                 ),
-                **beside.torch_ways("bank", shape, compiled=session.sizes["compiled"]),
+                **comparison.torch_ways(
+                    "bank", shape, compiled=session.sizes["compiled"]
+                ),
             }
         )
         limit = _bank_limit(session, queries, entries, dim)
-        row = beside.with_ratios(sides) | {"limit_seconds": limit}
+        row = comparison.with_ratios(sides) | {"limit_seconds": limit}
         if limit and "seconds" in sides["ours"]:
             row["ours_over_limit"] = sides["ours"]["seconds"].median / limit
         print(
-            beside.line(
+            comparison.line(
                 case,
                 f"{1e3 * limit:.2f}" if limit else "-",
-                *beside.cells(sides, "ours", "bfloat16", "tuned", "original"),
+                *comparison.cells(sides, "ours", "bfloat16", "tuned", "original"),
                 f"{row.get('ours_over_limit', float('nan')):.1f}",
             ),
             flush=True,
         )
-        beside.print_memory(sides)
+        comparison.print_memory(sides)
         yield case, row
 
 
@@ -243,12 +245,16 @@ def _bank_limit(session: Session, queries: int, entries: int, dim: int) -> float
 def step(session: Session) -> Iterator[tuple[str, Row]]:
     """The step at the batch that all can hold, then each at its largest."""
     batch = session.sizes["batch"]
-    print(beside.line("batch", "ours", "tuned", "original", "  (ms)"))
+    print(comparison.line("batch", "ours", "tuned", "original", "  (ms)"))
     sides, at_once = _beside(session, batch)
-    row = beside.with_images(beside.with_ratios(sides), batch) | at_once
-    print(beside.line(str(batch), *beside.cells(sides, "ours", "tuned", "original")))
-    beside.print_images(row)
-    beside.print_memory(sides)
+    row = comparison.with_images(comparison.with_ratios(sides), batch) | at_once
+    print(
+        comparison.line(
+            str(batch), *comparison.cells(sides, "ours", "tuned", "original")
+        )
+    )
+    comparison.print_images(row)
+    comparison.print_memory(sides)
     yield f"batch {batch}", row
     extras: dict[str, Callable[[], Row | None]] = {
         "profile": lambda: _profile(session, batch),
@@ -285,7 +291,7 @@ def _step_candidates(session: Session, batch: int) -> dict[str, Candidate]:
     dtype = session.sizes["dtype"]
     return {
         "ours": Candidate(f"{OURS}:caco", {**shape, "dtype": dtype}),
-        **beside.torch_ways("caco", shape, compiled=session.sizes["compiled"]),
+        **comparison.torch_ways("caco", shape, compiled=session.sizes["compiled"]),
     }
 
 
@@ -321,7 +327,7 @@ def _recolored(session: Session, batch: int) -> Row:
         names = ["ours", "recolored"]
         turns = session.crew.alternate(names, runs=session.sizes["runs"])
         sides = {name: sides.get(name, {}) | turns[name] for name in names}
-    print(beside.line("", *beside.cells(sides, *sides), "(with augmentation)"))
+    print(comparison.line("", *comparison.cells(sides, *sides), "(with augmentation)"))
     return sides
 
 
@@ -369,10 +375,12 @@ def cifar(session: Session) -> Iterator[tuple[str, Row]]:
             "tuned": Candidate(f"{TORCH}:simclr", {**shape, **more}),
         }
     )
-    print(beside.line("batch", "ours", "tuned", "  (ms)"))
-    print(beside.line(str(shape["batch"]), *beside.cells(sides, "ours", "tuned")))
-    row = beside.with_images(beside.with_ratios(sides), shape["batch"])
-    beside.print_images(row)
+    print(comparison.line("batch", "ours", "tuned", "  (ms)"))
+    print(
+        comparison.line(str(shape["batch"]), *comparison.cells(sides, "ours", "tuned"))
+    )
+    row = comparison.with_images(comparison.with_ratios(sides), shape["batch"])
+    comparison.print_images(row)
     yield case, row
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from caco_jax.analysis.plots import COLOURS, save
-from experiments.benchmarks.beside import OURS, Row
+from experiments.benchmarks.comparison import OURS, Row
 from experiments.benchmarks.workers import Candidate, Crew
 
 GAME = {

@@ -9,7 +9,7 @@ import tempfile
 import time
 from typing import Any
 
-from experiments.benchmarks.beside import Row
+from experiments.benchmarks.comparison import Row
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # A dispatch begins when the one before the last has given its metrics: at the third
@@ -23,7 +23,7 @@ def first_step(recipe: str, workdir: str, environment: dict[str, str]) -> float:
     Raises:
         RuntimeError: it ended before.
     """
-    module = "experiments.benchmarks.announced"  # pretrain, which says what it does
+    module = "experiments.benchmarks.traced"  # pretrain, which says what it does
     command = [sys.executable, "-m", module, f"--config={recipe}"]
     begun = time.perf_counter()
     with (

@@ -19,30 +19,30 @@ from caco_jax.runs.monitor import Monitor
 from caco_jax.runs.pretraining import Pretraining
 
 
-def _announced(phase: str, inner: Callable[..., Any]) -> Callable[..., Any]:
-    def announced(*args: Any, **options: Any) -> Any:
+def _traced(phase: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def traced(*args: Any, **options: Any) -> Any:
         print(phase, flush=True)
         return inner(*args, **options)
 
-    return announced
+    return traced
 
 
-def announce() -> None:
+def trace() -> None:
     """From now on each phase is said as it begins: a line "step", "save" and so on."""
     make = Pretraining.dispatch
 
-    def make_announced(*args: Any, **options: Any) -> Any:
-        return _announced("step", make(*args, **options))
+    def make_traced(*args: Any, **options: Any) -> Any:
+        return _traced("step", make(*args, **options))
 
-    Pretraining.dispatch = make_announced  # type: ignore[method-assign]
-    fit.start_up = _announced("start-up", fit.start_up)
+    Pretraining.dispatch = make_traced  # type: ignore[method-assign]
+    fit.start_up = _traced("start-up", fit.start_up)
     for owner, name, phase in (
         (Checkpoints, "save", "save"),
         (Monitor, "row", "evaluation"),
     ):
-        setattr(owner, name, _announced(phase, getattr(owner, name)))
+        setattr(owner, name, _traced(phase, getattr(owner, name)))
 
 
 if __name__ == "__main__":
-    announce()
+    trace()
     command.run(functools.partial(pretrain.main, STOP))
