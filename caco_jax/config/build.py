@@ -21,11 +21,11 @@ from caco_jax.config.sections import (
 )
 from caco_jax.data import sources
 from caco_jax.data.dataset import ArrayDataset, Dataset, as_dataset
-from caco_jax.data.view_kinds import PlainView, Views, as_views
+from caco_jax.data.view_kinds import PlainView, Views, as_views, without_key
 from caco_jax.data.views import VIEWS, make_evaluation_view
 from caco_jax.methods.adversarial import adversarial
 from caco_jax.methods.method import Method
-from caco_jax.nets.encoder import Encoder
+from caco_jax.nets.encoder import Encoder, with_projector
 from caco_jax.nets.functions import EncoderFunctions, Network, as_encoder
 from caco_jax.nets.heads import caco_projector, mlp_projector
 from caco_jax.nets.norm import BatchNorm
@@ -36,8 +36,6 @@ from caco_jax.runs.distributed import all_or_none
 from caco_jax.runs.pretraining import (
     Description,
     Pretraining,
-    with_projector,
-    without_key,
 )
 from caco_jax.runs.run import Embedder, Run, read_run, require_checkpoints
 from caco_jax.runs.workdir import BUILT_OF, OBJECTS, Workdir

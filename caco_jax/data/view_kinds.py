@@ -5,6 +5,8 @@ the method gets them.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -287,3 +289,14 @@ def as_views(views: Any) -> Views:
             f"{views!r}; write views=(my_view, my_view)"
         )
     return Views(tuple(views), mean=(0.0,), std=(1.0,))
+
+
+def without_key(view: Callable[[Array], Array]) -> View:
+    """A function of an example as a view, which takes a key, too."""
+
+    @functools.wraps(view)
+    def keyless(key: PRNGKeyArray, example: Array, /) -> Array:
+        del key
+        return view(example)
+
+    return keyless

@@ -1,10 +1,20 @@
 """The encoder that the methods train: a backbone and a projector."""
 
+from typing import Any
+
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from caco_jax.nets.functions import mode_arguments, takes_branch
+from caco_jax.nets.functions import (
+    EncoderFunctions,
+    as_encoder,
+    mode_arguments,
+    name_of,
+    takes_branch,
+)
+from caco_jax.nets.heads import mlp_projector
 from caco_jax.nets.norm import CLEAN
+from caco_jax.schema import require
 
 
 class Encoder(nn.Module):
@@ -48,3 +58,20 @@ def _call(module: nn.Module, x: Array, train: bool, branch: str) -> Array:
     if takes_branch(module):
         arguments["branch"] = branch
     return module(x, **arguments)
+
+
+def with_projector(
+    encoder: Any, projector: nn.Module | tuple[int, ...] | None
+) -> EncoderFunctions:
+    """An encoder as `Pretraining` takes it, with its projector, as pure functions."""
+    if projector is None:
+        return as_encoder(encoder)
+    require(
+        isinstance(encoder, nn.Module),
+        "projector: expected an encoder that is a flax.linen module, got "
+        f"{type(encoder).__name__}; put the projector into its functions",
+    )
+    if not isinstance(projector, nn.Module):
+        projector = mlp_projector(*projector)
+    whole = as_encoder(Encoder(encoder, projector))
+    return whole._replace(name=name_of(type(encoder)))

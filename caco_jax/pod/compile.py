@@ -3,7 +3,7 @@
 import contextlib
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -55,10 +55,23 @@ def compile_step(
         ConfigError: the configuration does not fit the slice, or itself.
     """
     run = build_run(config, mesh=make_mesh(where.devices), data=stand_in(config.data))
+    return compile_lowered(run.lower_step, where, quick=quick)
+
+
+def compile_lowered(
+    lower: Callable[[], jax.stages.Lowered], where: Slice, *, quick: bool = False
+) -> Compiled:
+    """Compiles what was traced for a slice.
+
+    Args:
+        lower: traces it.
+        where: the slice.
+        quick: as of `compile_step`.
+    """
     begun = time.perf_counter()
     try:
         with _compiler_settings(where, quick=quick):
-            compiled = run.lower_step().compile()
+            compiled = lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

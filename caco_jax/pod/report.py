@@ -36,7 +36,13 @@ def make_report(
     Raises:
         ConfigError: the configuration does not fit the slice, or itself.
     """
-    compiled = compile_step(config, where, quick=quick)
+    return describe(compile_step(config, where, quick=quick), config, where, quick)
+
+
+def describe(
+    compiled: Compiled, config: ExperimentConfig, where: Slice, quick: bool = False
+) -> Report:
+    """The report of a compiled step, see `make_report`."""
     chip = where.chip._asdict()
     report: Report = {
         "topology": where.name,

@@ -15,17 +15,16 @@ from jaxtyping import Array, PRNGKeyArray
 
 from caco_jax.data.dataset import Dataset, as_dataset
 from caco_jax.data.pipeline import BadImages
-from caco_jax.data.view_kinds import View, as_views
+from caco_jax.data.view_kinds import as_views, without_key
 from caco_jax.data.views import make_evaluation_view, make_views
 from caco_jax.methods.method import Encode, Method, Network
-from caco_jax.nets.encoder import Encoder
-from caco_jax.nets.functions import EncoderFunctions, as_encoder, embedding_dim
-from caco_jax.nets.heads import mlp_projector
+from caco_jax.nets.encoder import with_projector
+from caco_jax.nets.functions import embedding_dim
 from caco_jax.optim.settings import OptimizerConfig, TargetConfig
+from caco_jax.runs.checks import check_method, check_sizes, view_shapes
 from caco_jax.runs.describe import describe
 from caco_jax.runs.settings import EvaluationConfig, TrainingConfig
 from caco_jax.runs.workdir import BUILT_OF, OBJECTS
-from caco_jax.schema import ConfigError, require
 from caco_jax.training.encode import make_encode, microbatched
 from caco_jax.training.feeds import (
     Layout,
@@ -33,7 +32,6 @@ from caco_jax.training.feeds import (
     dispatch_shapes,
     layout_of,
     open_feeds,
-    step_examples,
 )
 from caco_jax.training.loop import DispatchFn, make_dispatch
 from caco_jax.training.sharding import (
@@ -154,8 +152,8 @@ class Pretraining:
             self.views = dataclasses.replace(
                 self.views, evaluation=without_key(evaluation_view)
             )
-        self._check_sizes()
-        self.view_shapes = self._view_shapes()
+        check_sizes(self)
+        self.view_shapes = view_shapes(self)
         self.encoder = with_projector(encoder, projector)
         view = self.view_shapes[0]
         dim = embedding_dim(self.encoder, view.shape[1:], view.dtype)
@@ -167,7 +165,7 @@ class Pretraining:
             for name, move in method.moves.items()
             if move != "hold"
         }
-        self._check_method(optimizers or {})
+        check_method(self, optimizers or ())
         self.training_optimizer()  # refuses what does not fit, before anything runs
         self.description = description or Description(_described(self))
 
@@ -195,75 +193,6 @@ class Pretraining:
             return phase.epochs * self.steps_per_epoch
         to_fill = -(-phase.examples // self.training.batch_size)
         return min(to_fill, self.steps_per_epoch)
-
-    # What it is checked for
-
-    def _check_sizes(self) -> None:
-        batch_size, devices = self.training.batch_size, self.mesh.size
-        count = self.data.train_count
-        require(
-            batch_size <= count,
-            f"batch_size: want at most {count}, the training images of "
-            f"{self.data.name}, got {batch_size}",
-        )
-        require(
-            batch_size % devices == 0,
-            f"batch_size: want a multiple of the {devices} devices, got {batch_size}",
-        )
-        parts = self.training.microbatches
-        require(
-            batch_size % parts == 0 and batch_size // parts % devices == 0,
-            f"microbatches: want parts of the batch that the {devices} devices share "
-            f"evenly, got {parts} parts of {batch_size // parts} images",
-        )
-        require(
-            self.data.in_memory or self.views.are_photos,
-            f"views: want views of photographs, {self.data.name} is streamed",
-        )
-
-    def _view_shapes(self) -> list[jax.ShapeDtypeStruct]:
-        """The shape and dtype of each view of a batch of one example."""
-        examples = step_examples(self.data, self.views, 1)
-        make = make_views(self.views)
-        try:
-            return list(jax.eval_shape(make, jax.random.key(0), examples))
-        except ConfigError:
-            raise
-        # A view is the user's own code, which may fail in any way.
-        except Exception as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise ConfigError(
-                "views: expected functions (key, example) -> example for examples of "
-                f"{self.data.name}, {examples}; they raise {type(error).__name__}: "
-                f"{reason}"
-            ) from error
-
-    def _check_method(self, optimizers: Mapping[str, Optimizer]) -> None:
-        check_views(self.method, [view.shape[1:] for view in self.view_shapes])
-        unknown = optimizers.keys() - self.optimizers.keys()
-        require(
-            not unknown,
-            f"optimizers: expected some of {', '.join(sorted(self.optimizers))}, the "
-            f"players of {self.method.name} that move; got {sorted(unknown)}",
-        )
-        shapes = jax.eval_shape(self.method.init, self.keys.players)
-        for tree in shapes:
-            for name in tree.keys() & self.method.row_sharded.keys():
-                require(
-                    len(tree[name].shape) > 0
-                    and tree[name].shape[0] % self.mesh.size == 0,
-                    f"method.{self.method.row_sharded[name]}: want a multiple of the "
-                    f"{self.mesh.size} devices, got {tree[name].shape[0]}",
-                )
-        if self.method.twin and not self.encoder.has_twin:
-            stats = jax.eval_shape(self.new_network).stats
-            require(
-                not jax.tree.leaves(stats),
-                f"encoder: {self.encoder.name} has BatchNorm and takes no `branch`; an "
-                "input adversary (CLAE) needs BatchNorm with an adversarial twin, such "
-                "as caco_jax.nets.BatchNorm(adversarial_branch=True), and a network "
-                "that hands `branch` on to it; or a network without BatchNorm",
-            )
 
     # Its state
 
@@ -455,56 +384,6 @@ _ARGUMENTS = {
     *("epochs", "seed", "evaluation_view", "target", "evaluation", "batchnorm_group"),
     *("mesh", "description"),
 }
-
-
-def check_views(method: Method, shapes: list[tuple[int, ...]]) -> None:
-    """Checks that a method can play with these views.
-
-    Args:
-        method: the method.
-        shapes: of each view of one example.
-
-    Raises:
-        ConfigError: a number of views that the method does not take, or a small crop
-            before or larger than a large one.
-    """
-    want = "two views or more" if method.multicrop else "two views"
-    require(
-        len(shapes) == 2 or (method.multicrop and len(shapes) > 2),
-        f"views: {method.name} wants {want}, got {len(shapes)}",
-    )
-    lengths = [shape[0] for shape in shapes if shape]
-    require(
-        lengths == sorted(lengths, reverse=True),
-        f"views: want no crop larger than those before it, got heights {lengths}",
-    )
-
-
-def with_projector(
-    encoder: Any, projector: nn.Module | tuple[int, ...] | None
-) -> EncoderFunctions:
-    """An encoder as `Pretraining` takes it, with its projector, as pure functions."""
-    if projector is None:
-        return as_encoder(encoder)
-    require(
-        isinstance(encoder, nn.Module),
-        "projector: expected an encoder that is a flax.linen module, got "
-        f"{type(encoder).__name__}; put the projector into its functions",
-    )
-    if not isinstance(projector, nn.Module):
-        projector = mlp_projector(*projector)
-    return as_encoder(Encoder(encoder, projector))
-
-
-def without_key(view: Callable[[Array], Array]) -> View:
-    """A function of an example as a view, which takes a key, too."""
-
-    @functools.wraps(view)
-    def keyless(key: PRNGKeyArray, example: Array, /) -> Array:
-        del key
-        return view(example)
-
-    return keyless
 
 
 def _described(run: Pretraining) -> dict[str, Any]:

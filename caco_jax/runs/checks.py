@@ -1,0 +1,123 @@
+"""Whether the parts of a run fit each other and the devices, by shapes alone."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import jax
+
+from caco_jax.data.views import make_views
+from caco_jax.methods.method import Method
+from caco_jax.schema import ConfigError, require
+from caco_jax.training.feeds import step_examples
+
+if TYPE_CHECKING:
+    from caco_jax.runs.pretraining import Pretraining
+
+
+def check_sizes(run: "Pretraining") -> None:
+    """Checks the batch against the data and the devices.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    batch_size, devices = run.training.batch_size, run.mesh.size
+    count = run.data.train_count
+    require(
+        batch_size <= count,
+        f"batch_size: want at most {count}, the training images of {run.data.name}, "
+        f"got {batch_size}",
+    )
+    require(
+        batch_size % devices == 0,
+        f"batch_size: want a multiple of the {devices} devices, got {batch_size}",
+    )
+    parts = run.training.microbatches
+    require(
+        batch_size % parts == 0 and batch_size // parts % devices == 0,
+        f"microbatches: want parts of the batch that the {devices} devices share "
+        f"evenly, got {parts} parts of {batch_size // parts} images",
+    )
+    require(
+        run.data.in_memory or run.views.are_photos,
+        f"views: want views of photographs, {run.data.name} is streamed",
+    )
+
+
+def view_shapes(run: "Pretraining") -> list[jax.ShapeDtypeStruct]:
+    """The shape and dtype of each view of a batch of one example.
+
+    Raises:
+        ConfigError: a view cannot be made of these examples.
+    """
+    examples = step_examples(run.data, run.views, 1)
+    make = make_views(run.views)
+    try:
+        return list(jax.eval_shape(make, jax.random.key(0), examples))
+    except ConfigError:
+        raise
+    # A view is the user's own code, which may fail in any way.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigError(
+            "views: expected functions (key, example) -> example for examples of "
+            f"{run.data.name}, {examples}; they raise {type(error).__name__}: {reason}"
+        ) from error
+
+
+def check_method(run: "Pretraining", optimizers: Collection[str]) -> None:
+    """Checks the method against views, optimisers, devices and encoder.
+
+    Args:
+        run: the run.
+        optimizers: players for which one was given.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    method, devices = run.method, run.mesh.size
+    check_views(method, [view.shape[1:] for view in run.view_shapes])
+    unknown = set(optimizers) - run.optimizers.keys()
+    require(
+        not unknown,
+        f"optimizers: expected some of {', '.join(sorted(run.optimizers))}, the "
+        f"players of {method.name} that move; got {sorted(unknown)}",
+    )
+    for tree in jax.eval_shape(method.init, run.keys.players):
+        for name in tree.keys() & method.row_sharded.keys():
+            rows = tree[name].shape[:1]
+            require(
+                rows != () and rows[0] % devices == 0,
+                f"method.{method.row_sharded[name]}: want a multiple of the "
+                f"{devices} devices, got {rows[0] if rows else 'a scalar'}",
+            )
+    if method.twin and not run.encoder.has_twin:
+        require(
+            not jax.tree.leaves(jax.eval_shape(run.new_network).stats),
+            f"encoder: {run.encoder.name} has BatchNorm and takes no `branch`; an "
+            "input adversary (CLAE) needs BatchNorm with an adversarial twin, such as "
+            "caco_jax.nets.BatchNorm(adversarial_branch=True), and a network that "
+            "hands `branch` on to it; or a network without BatchNorm",
+        )
+
+
+def check_views(method: Method, shapes: list[tuple[int, ...]]) -> None:
+    """Checks that a method can play with these views.
+
+    Args:
+        method: the method.
+        shapes: of each view of one example.
+
+    Raises:
+        ConfigError: a number of views that the method does not take, or a small crop
+            before or larger than a large one.
+    """
+    want = "two views or more" if method.multicrop else "two views"
+    require(
+        len(shapes) == 2 or (method.multicrop and len(shapes) > 2),
+        f"views: {method.name} wants {want}, got {len(shapes)}",
+    )
+    lengths = [shape[0] for shape in shapes if shape]
+    require(
+        lengths == sorted(lengths, reverse=True),
+        f"views: want no crop larger than those before it, got heights {lengths}",
+    )
