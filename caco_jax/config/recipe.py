@@ -172,6 +172,10 @@ def override(config: ConfigDict, assignments: Sequence[str]) -> ConfigDict:
             section = section.get(name)
             if not isinstance(section, ConfigDict):
                 raise ConfigError(f"--config.{path}: there is no section {name!r}")
+        # Types and keys are the schema's to judge: a field that is there would make a
+        # float of a truth value.
+        if key in section:
+            del section[key]
         section[key] = _literal(text)
     return config
 

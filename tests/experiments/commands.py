@@ -6,8 +6,6 @@ import pathlib
 import sys
 from unittest import mock
 
-import flax.linen as nn
-
 from caco_jax.config.build import build_run
 from caco_jax.config.recipe import override
 from caco_jax.config.sections import default_config, experiment_config
@@ -18,21 +16,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "--config=configs/caco_digits.py"
 
 
-class Backbone(nn.Module):
-    """Dense, BatchNorm, ReLU: it compiles in no time."""
-
-    def setup(self):
-        self.hidden = nn.Dense(8, use_bias=False)  # the norm has one
-        self.norm = nn.BatchNorm(momentum=0.9)
-
-    def __call__(self, images, *, train):
-        hidden = self.hidden(images.reshape(len(images), -1))
-        return nn.relu(self.norm(hidden, use_running_average=not train))
-
-
 # Of every method: 64 images to train on and 16 held out, four steps an epoch.
 SMALL = [
-    f"encoder.backbone={__name__}:Backbone",
+    "encoder.backbone=tests.runs.tiny:Backbone",
     "encoder.projector_widths=(8, 8, 4)",
     "data.source=fake:8x8x1x64",
     "training.batch_size=16",

@@ -66,8 +66,9 @@ def check_figures(folder, *names):
 
 
 @pytest.mark.slow
-def test_alpha_gradients_of_a_run(workdir_of):
-    workdir = workdir_of("caco")
+def test_alpha_gradients_of_a_run(tmp_path):
+    network = ["encoder.backbone=resnet_tiny", "encoder.width=4", "encoder.stem=small"]
+    workdir = save_run(tmp_path, *SIZES["caco"], *network, steps=(3, 6))
     flags = ["--batch_size=12", "--steps=2", "--turns", 1]
     status, out, err = call(
         "alpha_gradients",

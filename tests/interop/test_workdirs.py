@@ -7,17 +7,16 @@ import jax
 import numpy as np
 import pytest
 
+from caco_jax.config.build import build_run, load_run
 from caco_jax.config.recipe import smoke
 from caco_jax.config.sections import default_config, experiment_config
 from caco_jax.interop import from_torch
 from caco_jax.interop.files import read_weights, write_weights
 from caco_jax.interop.workdirs import export_run, import_run
-from caco_jax.runs.checkpoints import Checkpoints, Workdir
-from caco_jax.runs.fit import config_values, pretrain
-from caco_jax.runs.pretraining import assemble, initial_state
-from caco_jax.runs.run import load_run
+from caco_jax.runs.checkpoints import Checkpoints
+from caco_jax.runs.fit import Reporter
+from caco_jax.runs.workdir import Workdir
 from caco_jax.schema import UserError
-from caco_jax.training import loop
 from caco_jax.training.sharding import make_mesh
 from tests import test_goldens
 from tests.goldens.nets import make_state_dict
@@ -28,7 +27,7 @@ DIM, ENTRIES = 6, 32
 HEADS = {"caco": (8, 8, DIM), "adco": (8, DIM), "moco": (8, DIM), "simclr": (8, DIM)}
 
 
-def config(method, *, adversary=0.0, widths=None, seed=0, **encoder):
+def config(method, *, adversary=0.0, widths=None, seed=0, source=None, **encoder):
     """A run of tiny photographs with a head as the method's released code has it."""
     values = default_config(method)
     values.data.views = "moco_v2"
@@ -38,6 +37,7 @@ def config(method, *, adversary=0.0, widths=None, seed=0, **encoder):
     values.encoder.projector_widths = widths or HEADS[method]
     values.adversarial.epsilon = adversary
     values.seed = seed
+    values.data.source = source or values.data.source
     values.encoder.update(encoder)
     return experiment_config(values)
 
@@ -83,16 +83,11 @@ def saved(torch, tmp_path, content, name="checkpoint.pth.tar"):
     return tmp_path / name
 
 
-@functools.cache
-def forward(experiment_encoder):
-    return jax.jit(functools.partial(experiment_encoder.apply, train=False))
-
-
 def agree(run, network, module, torch):
     """The run's network computes what the PyTorch module does."""
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
-    variables = {"params": network.params, "batch_stats": network.stats}
-    got = forward(run.experiment.encoder)(variables, images)
+    embed = jax.jit(functools.partial(run.pretraining.encoder.embed, train=False))
+    got, _ = embed(network, images)
     with torch.no_grad():
         want = module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
@@ -111,7 +106,7 @@ def test_a_released_checkpoint_becomes_a_run(tmp_path, method):
         "fresh": [],
     }
     run = load_run(workdir)
-    assert run.experiment.config == config(method)
+    assert run.pretraining.description.values == config(method).values()
     assert int(run.state.step) == 0
     agree(run, run.network, online, torch)
     agree(run, run.state.target, target, torch)
@@ -158,12 +153,11 @@ def fresh_runs(tmp_path_factory):
     @functools.cache
     def make(method, adversary=0.0):
         files = Workdir(root / f"{method}{adversary}")
-        experiment = assemble(
-            config(method, adversary=adversary, seed=1), mesh=one_device()
-        )
-        files.claim(config_values(experiment))
+        values = config(method, adversary=adversary, seed=1)
+        fresh = build_run(values, mesh=one_device())
+        files.claim(fresh.description.values)
         with Checkpoints(files) as checkpoints:
-            checkpoints.save(initial_state(experiment))
+            checkpoints.save(fresh.initial_state())
         return files.path
 
     return make
@@ -247,23 +241,27 @@ def test_adversarial_twins(tmp_path, fresh_runs, backbone):
 
 
 class Reached(Exception):
-    """Training would begin."""
+    """A phase of training would begin."""
 
 
-def test_training_starts_from_an_imported_run(tmp_path, monkeypatch):
+class Until(Reporter):
+    """Ends a run where its first step would be compiled."""
+
+    def phase_begun(self, phase, done, steps):
+        raise Reached(phase, done, steps)
+
+
+def test_training_starts_from_an_imported_run(tmp_path):
     torch = torch_oracle.require_torch()
     file = saved(torch, tmp_path, released(torch, "caco")[0])
     import_run(file, config("caco"), tmp_path / "run")
-
-    def begin(experiment, state, *rest, **options):
-        raise Reached(state)
-
-    monkeypatch.setattr(loop, "train_epochs", begin)
-    monkeypatch.setattr(loop, "start_up", None)  # which would replace the bank
-    monkeypatch.setattr("caco_jax.runs.pretraining.make_mesh", one_device)
+    run = build_run(config("caco"), mesh=one_device())
+    assert run.start_up_steps > 0  # which would replace the bank
+    before = load_run(tmp_path / "run").state
     with pytest.raises(Reached) as caught:
-        pretrain(config("caco"), tmp_path / "run")
-    same(caught.value.args[0], load_run(tmp_path / "run").state)
+        run.fit(tmp_path / "run", reporter=Until())
+    assert caught.value.args == ("step", 0, run.total_steps)
+    same(load_run(tmp_path / "run").state, before)
 
 
 @pytest.mark.skipif(not test_goldens.FILES, reason="no goldens: set CACO_GOLDENS")
@@ -413,7 +411,7 @@ def test_no_run_no_file(tmp_path):
         f"--workdir: want the directory of a run, got {tmp_path}: it has no config.json"
     )
     files = Workdir(tmp_path / "begun")
-    files.claim(config_values(assemble(config("simclr"), mesh=one_device())))
+    files.claim(config("simclr").values())
     assert refused(export_run, files.path, out) == (
         f"--workdir: {files.path} has no checkpoint yet; let experiments.pretrain run "
         "to its first one"
@@ -421,10 +419,7 @@ def test_no_run_no_file(tmp_path):
     assert not out.exists()
 
 
-def test_photographs_need_not_be_there(tmp_path, backbone, monkeypatch):
-    def unreachable(*args, **kwargs):
-        raise AssertionError("the images were asked for")
-
-    monkeypatch.setattr("caco_jax.runs.pretraining.load_images", unreachable)
-    import_run(backbone, config("simclr"), tmp_path / "run")
+def test_photographs_need_not_be_there(tmp_path, backbone):
+    values = config("simclr", source="folder:nowhere")
+    import_run(backbone, values, tmp_path / "run")
     assert export_run(tmp_path / "run", tmp_path / "w.pkl")["step"] == 0

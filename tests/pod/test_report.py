@@ -3,19 +3,36 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
+import flax.linen as nn
 import jax
 import pytest
 
-from caco_jax.config.sections import default_config, experiment_config
+from caco_jax.config.build import build_run
 from caco_jax.pod import compile, report
 from caco_jax.pod.topology import CHIPS, Slice
-from caco_jax.runs.pretraining import assemble, new_network
 from caco_jax.schema import ConfigError
 from tests.runs import tiny
 
 N, D = 16, 4  # of the tiny run
 BANKS = (40, 80)
+
+
+class Backbone(nn.Module):
+    """A convolution and the library's BatchNorm."""
+
+    norm: Any
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        maps = nn.Conv(6, (3, 3), use_bias=False)(images)
+        maps = nn.relu(self.norm(name="bn1")(maps, train=train))
+        return maps.mean(axis=(1, 2))
+
+
+def config(**changes):
+    return tiny.config(encoder__backbone=f"{__name__}:Backbone", **changes)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +45,7 @@ def reports(where):
     """Of two sizes of the bank."""
     with jax.numpy_rank_promotion("raise"):
         return [
-            report.make_report(tiny.config(method__bank_size=size), where)
-            for size in BANKS
+            report.make_report(config(method__bank_size=size), where) for size in BANKS
         ]
 
 
@@ -54,8 +70,7 @@ def test_the_games_traffic_grows_with_the_batch_alone(reports):
 
 
 def test_the_encoders_gradient_is_all_weights(reports):
-    experiment = assemble(tiny.config())
-    parameters = jax.eval_shape(lambda: new_network(experiment).params)
+    parameters = jax.eval_shape(lambda: build_run(config()).new_network().params)
     weights = {leaf.size for leaf in jax.tree.leaves(parameters) if leaf.ndim > 1}
     rows = [r for r in reports[0]["collectives"] if r["part"] == "encoder gradient"]
     assert {math.prod(row["shape"]) for row in rows} == weights
@@ -88,7 +103,7 @@ def test_work_is_of_all_parts_and_grows_with_the_bank(reports):
 def test_figures_agree_with_one_another(reports, where):
     one = reports[0]
     assert one["chips"] == 8
-    assert (one["batch_size"], one["bank_size"], one["embedding_dim"]) == (N, 40, D)
+    assert (one["batch_size"], one["memory_rows"], one["embedding_dim"]) == (N, 40, D)
     assert one["fits"]
     memory = one["memory_bytes"]
     assert memory["total"] == sum(v for use, v in memory.items() if use != "total")
@@ -102,7 +117,7 @@ def test_figures_agree_with_one_another(reports, where):
 def test_text_for_people(reports):
     text = report.as_text(reports[0])
     first, second, *_ = text.splitlines()
-    assert first == "caco on v5e:2x4, 8 chips: batch 16, bank 40 x 4, float32"
+    assert first == "caco on v5e:2x4, 8 chips: batch 16, memory 40 x 4, float32"
     assert second.startswith("fits: 0.00 of 16 GiB a chip (arguments 0.00, outputs 0")
     for part in ("game", "batchnorm", "encoder gradient", "total"):
         assert f"\n{part} " in text
@@ -136,20 +151,20 @@ def test_a_curve_for_people(reports):
         ("RESOURCE_EXHAUSTED: no room.", 0),
     ],
 )
-def test_what_does_not_fit_is_said(where, monkeypatch, message, gib):
+def test_what_does_not_fit_is_said(where, message, gib):
     class Refused:
         def compile(self):
             raise jax.errors.JaxRuntimeError(message)
 
-    monkeypatch.setattr(compile, "lower_step", lambda _: Refused())
-    one = report.make_report(tiny.config(), where)
+    compiled = compile.compile_lowered(Refused, where)
+    one = report.describe(compiled, config(), where)
     assert not one["fits"]
     assert one["memory_bytes"]["total"] == pytest.approx(gib * 2**30)
     needs = f": it needs {gib:.2f} or more" if gib else ""
     assert report.as_text(one).endswith(f"\ndoes not fit in 16 GiB a chip{needs}")
 
 
-def test_a_quick_compile_is_told_so(where, monkeypatch):
+def test_a_quick_compile_is_told_so(where):
     efforts = []
 
     class Lowered:
@@ -157,21 +172,20 @@ def test_a_quick_compile_is_told_so(where, monkeypatch):
             efforts.append(jax.config.jax_exec_time_optimization_effort)
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room.")
 
-    monkeypatch.setattr(compile, "lower_step", lambda _: Lowered())
     for quick in (True, False):
-        one = report.make_report(tiny.config(), where, quick=quick)
+        compiled = compile.compile_lowered(Lowered, where, quick=quick)
+        one = report.describe(compiled, config(), where, quick=quick)
         assert one["quick"] == quick
         assert report.as_text(one).splitlines()[0].endswith("quickly") == quick
     assert efforts == [-1.0, 0.0]
 
 
-def test_other_refusals_are_not_hidden(where, monkeypatch):
-    def fail(_):
+def test_other_refusals_are_not_hidden(where):
+    def fail():
         raise jax.errors.JaxRuntimeError("INTERNAL: the compiler is broken")
 
-    monkeypatch.setattr(compile, "lower_step", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="the compiler is broken"):
-        report.make_report(tiny.config(), where)
+        compile.compile_lowered(fail, where)
     assert jax.config.jax_enable_compilation_cache
 
 
@@ -190,7 +204,7 @@ def test_other_refusals_are_not_hidden(where, monkeypatch):
 )
 def test_sizes_that_the_slice_does_not_divide(where, changes, message):
     with pytest.raises(ConfigError) as caught:
-        report.make_report(tiny.config(**changes), where)
+        report.make_report(config(**changes), where)
     assert str(caught.value) == message
 
 
@@ -198,22 +212,17 @@ def test_sizes_that_the_slice_does_not_divide(where, changes, message):
     ("source", "streamed"), [("tfds:imagenet2012", True), ("tfds:cifar10", False)]
 )
 def test_no_data_set_need_be_there(source, streamed, devices):
-    config = default_config("caco")
-    config.data.source = source
-    config.data.views = "cifar"
-    config.encoder.backbone = "resnet_tiny"
-    frozen = experiment_config(config)
+    frozen = tiny.config(data__source=source, data__views="cifar")
     images = compile.stand_in(frozen.data)
-    experiment = assemble(frozen, images=images)
+    run = build_run(frozen, data=images)
     assert hasattr(images, "train") == streamed
     count = 1_281_167 if streamed else 50_000
-    assert experiment.steps_per_epoch == count // frozen.training.batch_size
+    assert run.steps_per_epoch == count // frozen.training.batch_size
     digits = dataclasses.replace(frozen.data, source="digits")
     assert compile.stand_in(digits) is None
 
 
 def test_a_resident_set_is_an_argument(devices):
-    config = tiny.config(data__source="tfds:cifar10", data__views="cifar")
-    experiment = assemble(config, images=compile.stand_in(config.data))
-    lowered = compile.lower_step(experiment)
-    assert "tensor<50000x32x32x3xui8>" in lowered.as_text()
+    resident = tiny.config(data__source="tfds:cifar10", data__views="cifar")
+    run = build_run(resident, data=compile.stand_in(resident.data))
+    assert "tensor<50000x32x32x3xui8>" in run.lower_step().as_text()
