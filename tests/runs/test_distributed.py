@@ -1,99 +1,117 @@
 """Many processes are one run: equal results, shared checkpoints, and how they stop."""
 
 import functools
-import itertools
 import json
 import shutil
 import socket
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
+from caco_jax.config.build import load_run
 from caco_jax.runs import distributed
-from caco_jax.runs.checkpoints import Workdir
-from caco_jax.runs.run import load_run
+from caco_jax.runs.workdir import Workdir
 from caco_jax.schema import UserError
 from tests.runs import processes
 
-# One worker runs them all: they share what the fixture trained.
-pytestmark = [pytest.mark.xdist_group("distributed"), pytest.mark.slow]
+# One worker runs them all: they share what the fixtures trained.
+pytestmark = pytest.mark.xdist_group("distributed")
 
+# Processes, and devices of each.
 LAYOUTS = {"2x4": (2, 4), "4x2": (4, 2)}
 CONTINUED = "caco/continued"
+FIRST = ("caco", "simclr")
+OTHERS = tuple(processes.METHODS.keys() - FIRST)
 
 
-def run_layout(folder, name, *more):
-    """All methods in the processes of a layout; (what became of them)."""
-    count, devices = LAYOUTS[name]
-    command = ["tests.runs.processes", str(folder), *processes.METHODS, *more]
+def run_layout(folder, layout, names):
+    """The named runs in the processes of a layout; (what became of them)."""
+    count, devices = LAYOUTS[layout]
+    command = ["tests.runs.processes", str(folder), *names]
     return processes.launched(
         [command] * count, devices=devices, environments=processes.slurm(count)
     )
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, devices):
-    """By layout: the folder of its runs; and what each process of it wrote."""
-    root = tmp_path_factory.mktemp("layouts")
-    folders = {name: root / name for name in ("1x8", *LAYOUTS)}
-    outputs = {}
-    with run_layout(folders["2x4"], "2x4") as running:
-        processes.train(folders["1x8"], list(processes.METHODS))
-        outputs["2x4"] = processes.ended(running, timeout_s=400)
-    # What one process began, cut off after an epoch, goes on in four.
-    begun = folders["4x2"] / CONTINUED.replace("/", "_")
-    shutil.copytree(folders["1x8"] / "caco", begun)
-    shutil.rmtree(begun / "checkpoints" / "4")
-    with run_layout(folders["4x2"], "4x2", CONTINUED) as running:
-        outputs["4x2"] = processes.ended(running, timeout_s=400)
-    for ended in itertools.chain(*outputs.values()):
+def alone(tmp_path_factory, devices):
+    """Trains methods in this process, on eight devices: the folder of their runs."""
+    folder = tmp_path_factory.mktemp("alone")
+
+    def train(names):
+        processes.train(folder, [name for name in names if name in processes.METHODS])
+        return folder
+
+    return train
+
+
+class Trained(NamedTuple):
+    """What the processes of a layout trained; what each wrote; one process's runs."""
+
+    folder: object
+    names: tuple
+    outputs: list
+    alone: object
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(("2x4", FIRST), id="2x4"),
+        pytest.param(("2x4", OTHERS), id="2x4-others", marks=pytest.mark.slow),
+        pytest.param(
+            ("4x2", (*processes.METHODS, CONTINUED)), id="4x2", marks=pytest.mark.slow
+        ),
+    ],
+)
+def trained(request, tmp_path_factory, alone):
+    layout, names = request.param
+    folder = tmp_path_factory.mktemp(layout)
+    if CONTINUED in names:
+        # What one process began, cut off after an epoch, goes on in many.
+        begun = folder / CONTINUED.replace("/", "_")
+        shutil.copytree(alone(["caco"]) / "caco", begun)
+        shutil.rmtree(begun / "checkpoints" / "4")
+    with run_layout(folder, layout, names) as running:
+        expected = alone(names)
+        outputs = processes.ended(running, timeout_s=400)
+    for ended in outputs:
         assert ended.status == 0, ended.err
-    return folders, outputs
-
-
-def last_state(folder):
-    """The last checkpoint of a run, read by this one process on its eight devices."""
-    with processes.small_parts():
-        return load_run(folder).state
+    return Trained(folder, names, outputs, expected)
 
 
 def assert_same_run(found, expected):
+    """Metric lines, and the last state as this process reads it on its devices."""
     rows, wanted = (Workdir(folder).read_metrics() for folder in (found, expected))
     assert [row.keys() for row in rows] == [row.keys() for row in wanted]
     for row, want in zip(rows, wanted, strict=True):
         for key in row:
             np.testing.assert_allclose(row[key], want[key], rtol=1e-5, atol=1e-5)
-    state, want = last_state(found), last_state(expected)
+    state, want = load_run(found).state, load_run(expected).state
     assert int(state.step) == 4
     assert jax.tree.structure(state) == jax.tree.structure(want)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
     jax.tree.map(close, state, want)
 
 
-@pytest.mark.parametrize("method", processes.METHODS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_many_processes_are_one_run(trained, layout, method):
-    folders, _ = trained
-    assert_same_run(folders[layout] / method, folders["1x8"] / method)
+def test_many_processes_are_one_run(trained):
+    for name in trained.names:
+        method, _, _ = name.partition("/")
+        folder = trained.folder / name.replace("/", "_")
+        assert_same_run(folder, trained.alone / method)
+        steps = {path.name for path in (folder / "checkpoints").iterdir()}
+        assert {"2", "4"} <= steps
 
 
-def test_four_processes_go_on_with_what_one_began(trained):
-    folders, _ = trained
-    continued = folders["4x2"] / CONTINUED.replace("/", "_")
-    assert_same_run(continued, folders["1x8"] / "caco")
-    steps = {path.name for path in (continued / "checkpoints").iterdir()}
-    assert {"2", "4"} <= steps
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_first_process_alone_writes_and_logs(trained, layout):
-    folders, outputs = trained
-    rows = Workdir(folders[layout] / "simclr").read_metrics()
-    assert [row["epoch"] for row in rows] == [1, 2]
-    first, *others = outputs[layout]
-    assert "INFO:caco_jax:SimCLR" in first.err
+def test_the_first_process_alone_writes_and_logs(trained):
+    for name in trained.names:
+        rows = Workdir(trained.folder / name.replace("/", "_")).read_metrics()
+        assert [row["epoch"] for row in rows] == [1, 2]
+    first, *others = trained.outputs
+    assert first.err.count("INFO:caco_jax:all is kept in") == len(trained.names)
     assert [ended.err for ended in others] == [""] * len(others)
 
 
@@ -121,6 +139,7 @@ def refused(commands, *, devices=1):
     return "".join(ended.err for ended in found).splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_meeting_that_does_not_happen_is_one_line_in_time(tmp_path, index):
     port, begun = processes.free_port(), time.monotonic()
@@ -135,6 +154,7 @@ def test_a_meeting_that_does_not_happen_is_one_line_in_time(tmp_path, index):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_processes_of_different_runs_stop_with_one_line(tmp_path):
     port = processes.free_port()
     commands = [
@@ -148,6 +168,7 @@ def test_processes_of_different_runs_stop_with_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_mistake_of_all_is_one_line(tmp_path):
     port = processes.free_port()
     flags = ["--config.training.batch_size=6"]
@@ -160,6 +181,7 @@ def test_a_mistake_of_all_is_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_without_a_cluster_the_flags_are_asked_for(tmp_path):
     command = pretrain_command(tmp_path, 1, 0)
     (line,) = refused([[flag for flag in command if "127." not in flag]])
