@@ -218,7 +218,12 @@ def as_dataset(
     examples, labels = (
         data if isinstance(data, tuple) and len(data) == 2 else (data, None)
     )
-    examples = np.asarray(examples)
+    try:
+        examples = np.asarray(examples)
+    except ValueError:
+        raise ConfigError(
+            "data: expected examples of one shape, got some of several; pad or crop them"
+        ) from None
     require(
         examples.ndim >= 2 and len(examples) > 1 and examples.dtype.kind not in "OSUMm",
         "data: expected numbers, examples [M, ...] of one shape, M at least 2, got "

@@ -32,6 +32,9 @@ from caco_jax.methods.method import (
 from caco_jax.methods.start_up import BANK_OPTIMIZER, fill_bank
 from caco_jax.schema import FRACTION, NON_NEGATIVE, POSITIVE, Range, setting, validate
 
+# In multi-crop as without: the small crops give no keys, at the start-up neither.
+LARGE_VIEWS = slice(0, 2)
+
 
 @dataclasses.dataclass(frozen=True)
 class CacoConfig:
@@ -147,5 +150,7 @@ def make(config: CacoConfig, *, embedding_dim: int) -> Method:
             temperature=config.start_up_temperature,
             target_momentum=config.start_up_momentum,
             epochs=config.start_up_epochs,
+            query_views=LARGE_VIEWS,
+            key_views=LARGE_VIEWS,
         ),
     )

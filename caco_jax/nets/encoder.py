@@ -72,6 +72,11 @@ def with_projector(
         f"{type(encoder).__name__}; put the projector into its functions",
     )
     if not isinstance(projector, nn.Module):
+        require(
+            isinstance(projector, tuple | list) and len(projector) > 0,
+            "projector: expected a flax.linen module or the widths of layers, such as "
+            f"(128, 64), got {projector!r}",
+        )
         projector = mlp_projector(*projector)
     whole = as_encoder(Encoder(encoder, projector))
     return whole._replace(name=name_of(type(encoder)))

@@ -6,7 +6,7 @@ nothing else.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -202,38 +202,43 @@ def name_of(thing: Any) -> str:
     return getattr(thing, "__qualname__", type(thing).__qualname__)
 
 
-def embedding_dim(encoder: EncoderFunctions, shape: tuple[int, ...], dtype: Any) -> int:
+def embedding_dim(
+    encoder: EncoderFunctions, views: Sequence[jax.ShapeDtypeStruct]
+) -> int:
     """The width D of an encoder's embeddings, found without computing any.
 
     Args:
         encoder: the encoder.
-        shape: of one view of one example.
-        dtype: of its entries.
+        views: shape and dtype of a batch of each view; the first makes the parameters.
 
     Raises:
-        ConfigError: the encoder cannot take such views, or gives no rows [N, D].
+        ConfigError: the encoder cannot take such views in train mode, or gives no rows
+            [N, D] of one width.
     """
+    batches = {(view.shape[1:], view.dtype): view for view in views}
+    examples = [jax.ShapeDtypeStruct((2, *shape), dtype) for shape, dtype in batches]
 
-    def embed(key: PRNGKeyArray, examples: Array) -> Array:
-        network = encoder.init(key, examples)
-        return encoder.embed(network, examples, train=False)[0]
+    def embed(key: PRNGKeyArray, *examples: Array) -> list[Array]:
+        network = encoder.init(key, examples[0])
+        return [encoder.embed(network, one, train=True)[0] for one in examples]
 
-    examples = jax.ShapeDtypeStruct((2, *shape), dtype)
     try:
-        rows = jax.eval_shape(embed, jax.random.key(0), examples)
+        found = jax.eval_shape(embed, jax.random.key(0), *examples)
     except ConfigError:
         raise
     # Flax and JAX say "does not fit" in a dozen ways.
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
+        said = ", ".join(f"{shape} ({dtype})" for shape, dtype in batches)
         raise ConfigError(
-            f"encoder: expected a network for views of shape {shape} ({dtype}), "
-            f"{encoder.name} raises {type(error).__name__}: {reason}"
+            f"encoder: expected a network for views of shape {said}, {encoder.name} "
+            f"raises {type(error).__name__}: {reason}"
         ) from error
-    if getattr(rows, "ndim", 0) != 2 or rows.shape[0] != 2:
-        got = getattr(rows, "shape", type(rows).__name__)
+    shapes = {getattr(rows, "shape", type(rows).__name__) for rows in found}
+    (shape, *others) = shapes
+    if others or len(shape) != 2 or shape[0] != 2:
         raise ConfigError(
-            f"encoder: expected embeddings [N, D], {encoder.name} gives {got} for 2 "
-            "views"
+            f"encoder: expected embeddings [N, D], {encoder.name} gives "
+            f"{', '.join(map(str, shapes))} for 2 views"
         )
-    return rows.shape[1]
+    return int(shape[1])

@@ -1,17 +1,53 @@
 """Whether the parts of a run fit each other and the devices, by shapes alone."""
 
+import dataclasses
+import difflib
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
+import optax
 
 from caco_jax.data.views import make_views
 from caco_jax.methods.method import Method
+from caco_jax.optim.settings import OptimizerConfig
+from caco_jax.runs.settings import TrainingConfig
 from caco_jax.schema import ConfigError, require
 from caco_jax.training.feeds import step_examples
 
 if TYPE_CHECKING:
     from caco_jax.runs.pretraining import Pretraining
+
+
+def check_names(training: Collection[str]) -> None:
+    """Checks that arguments of `Pretraining` which it does not name are settings.
+
+    Raises:
+        TypeError: there is no such argument; the nearest one is offered.
+    """
+    known = [field.name for field in dataclasses.fields(TrainingConfig)]
+    known += ["method", "encoder", "views", "data", "projector", "optimizers", "seed"]
+    for name in training:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise TypeError(f"Pretraining has no argument {name!r}{hint}")
+
+
+def as_method(method: Any, embedding_dim: int) -> Method:
+    """A method, or what makes it of the embedding's width.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(method, Method) and callable(method):
+        method = method(embedding_dim)
+    require(
+        isinstance(method, Method),
+        "method: expected caco_jax.methods.caco(...) or its like, a Method, or a "
+        f"function embedding_dim -> Method, got {method!r}",
+    )
+    return method
 
 
 def check_sizes(run: "Pretraining") -> None:
@@ -82,6 +118,12 @@ def check_method(run: "Pretraining", optimizers: Collection[str]) -> None:
         f"optimizers: expected some of {', '.join(sorted(run.optimizers))}, the "
         f"players of {method.name} that move; got {sorted(unknown)}",
     )
+    for name, part in run.optimizers.items():
+        require(
+            isinstance(part, OptimizerConfig | optax.GradientTransformation),
+            f"optimizers: expected an optax transformation or an OptimizerConfig for "
+            f"{name}, got {part!r}",
+        )
     for tree in jax.eval_shape(method.init, run.keys.players):
         for name in tree.keys() & method.row_sharded.keys():
             rows = tree[name].shape[:1]

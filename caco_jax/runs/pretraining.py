@@ -21,7 +21,13 @@ from caco_jax.methods.method import Encode, Method, Network
 from caco_jax.nets.encoder import with_projector
 from caco_jax.nets.functions import embedding_dim
 from caco_jax.optim.settings import OptimizerConfig, TargetConfig
-from caco_jax.runs.checks import check_method, check_sizes, view_shapes
+from caco_jax.runs.checks import (
+    as_method,
+    check_method,
+    check_names,
+    check_sizes,
+    view_shapes,
+)
 from caco_jax.runs.describe import describe
 from caco_jax.runs.settings import EvaluationConfig, TrainingConfig
 from caco_jax.runs.workdir import BUILT_OF, OBJECTS
@@ -140,6 +146,7 @@ class Pretraining:
             **{name: value for name, value in locals().items() if name in _ARGUMENTS},
             **training,
         }
+        check_names(training)
         self.training = TrainingConfig(batch_size=batch_size, epochs=epochs, **training)
         self.target = target or TargetConfig()
         self.evaluation = evaluation or EvaluationConfig()
@@ -155,9 +162,8 @@ class Pretraining:
         check_sizes(self)
         self.view_shapes = view_shapes(self)
         self.encoder = with_projector(encoder, projector)
-        view = self.view_shapes[0]
-        dim = embedding_dim(self.encoder, view.shape[1:], view.dtype)
-        method = method if isinstance(method, Method) else method(dim)
+        dim = embedding_dim(self.encoder, self.view_shapes)
+        method = as_method(method, dim)
         self.method: Method = method
         self.optimizers = {
             name: (optimizers or {}).get(name)
