@@ -27,7 +27,7 @@ from caco_jax.methods.adversarial import adversarial
 from caco_jax.methods.method import Method
 from caco_jax.nets.encoder import Encoder, with_projector
 from caco_jax.nets.functions import EncoderFunctions, Network, as_encoder
-from caco_jax.nets.heads import caco_projector, mlp_projector
+from caco_jax.nets.heads import alpha_cl_projector, caco_projector, mlp_projector
 from caco_jax.nets.norm import BatchNorm
 from caco_jax.nets.resnet import BACKBONES
 from caco_jax.runs.checkpoints import Checkpoints
@@ -405,6 +405,8 @@ def build_encoder(
             f"projector, got {config.projector_widths}",
         )
         projector = caco_projector(hidden[0], dim, **parts)
+    elif config.projector == "alpha_cl":
+        projector = alpha_cl_projector(*config.projector_widths, **parts)
     else:
         projector = mlp_projector(*config.projector_widths, dtype=parts["dtype"])
     return as_encoder(Encoder(backbone, projector))._replace(name=config.backbone)

@@ -33,7 +33,7 @@ from caco_jax.schema import (
     validate,
 )
 
-PROJECTORS = ("caco", "mlp")
+PROJECTORS = ("caco", "mlp", "alpha_cl")
 # The encoder's section has no prefix: the other players' are <player>_optimizer.
 _OPTIMIZER = "optimizer"
 
@@ -53,7 +53,10 @@ class EncoderConfig:
         "imagenet", allowed=tuple(STEMS), doc="small for images up to 64 px"
     )
     projector: str = setting(
-        "caco", allowed=PROJECTORS, doc="caco: BatchNorm, no biases; mlp: the reverse"
+        "caco",
+        allowed=PROJECTORS,
+        doc="caco: BatchNorm, no biases; mlp: the reverse; alpha_cl: biases, and "
+        "BatchNorm without scale and bias",
     )
     projector_widths: tuple[int, ...] = setting(
         (2048, 2048, 256), allowed=COUNT, doc="outputs of each layer; last: embedding"

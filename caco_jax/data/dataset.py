@@ -222,7 +222,7 @@ def as_dataset(
         examples = np.asarray(examples)
     except ValueError:
         raise ConfigError(
-            "data: expected examples of one shape, got some of several; pad or crop them"
+            "data: expected examples of one shape, got several; pad or crop them"
         ) from None
     require(
         examples.ndim >= 2 and len(examples) > 1 and examples.dtype.kind not in "OSUMm",

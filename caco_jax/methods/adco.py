@@ -122,7 +122,7 @@ def make(config: AdcoConfig, *, embedding_dim: int) -> Method:
         ),
         candidates=lambda batch_size: batch_size + config.bank_size,
         attack=attack_query,
-        optimizers={"bank": BANK_OPTIMIZER},
+        optimizers={"bank": dataclasses.replace(BANK_OPTIMIZER, weight_decay=1e-4)},
         row_sharded={"bank": "bank_size"},
         memory="bank",
         multicrop=True,

@@ -2,7 +2,12 @@
 
 from caco_jax.nets.encoder import Encoder
 from caco_jax.nets.functions import EncoderFunctions, Network, as_encoder
-from caco_jax.nets.heads import Projector, caco_projector, mlp_projector
+from caco_jax.nets.heads import (
+    Projector,
+    alpha_cl_projector,
+    caco_projector,
+    mlp_projector,
+)
 from caco_jax.nets.norm import ADVERSARIAL, CLEAN, BatchNorm
 from caco_jax.nets.resnet import (
     BACKBONES,
@@ -11,6 +16,8 @@ from caco_jax.nets.resnet import (
     resnet18,
     resnet34,
     resnet50,
+    resnet101,
+    resnet152,
     resnet_tiny,
 )
 
@@ -24,6 +31,7 @@ __all__ = [
     "Network",
     "Projector",
     "ResNet",
+    "alpha_cl_projector",
     "as_encoder",
     "caco_projector",
     "check_images",
@@ -31,5 +39,7 @@ __all__ = [
     "resnet18",
     "resnet34",
     "resnet50",
+    "resnet101",
+    "resnet152",
     "resnet_tiny",
 ]

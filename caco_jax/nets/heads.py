@@ -1,5 +1,6 @@
 """Projectors: the layers between the backbone's features and the contrastive loss."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +88,21 @@ def caco_projector(
         arXiv:2203.14370; its released code for the absence of a last norm.
     """
     return Projector((hidden, hidden, dim), norm, False, dtype, param_dtype)
+
+
+def alpha_cl_projector(
+    *widths: int,
+    norm: Callable[..., nn.Module] = BatchNorm,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+) -> Projector:
+    """α-CL's head: layers with biases, BatchNorm without scale and bias before ReLUs.
+
+    References:
+        arXiv:2201.12680; the widths of its released code are 512, 128.
+    """
+    plain = functools.partial(norm, affine=False)
+    return Projector(widths, plain, True, dtype, param_dtype)
 
 
 def mlp_projector(

@@ -43,6 +43,7 @@ class BatchNorm(nn.Module):
         adversarial_branch: whether the twin exists.
         adversarial_momentum: `momentum` of the twin.
         scale_init: initialiser of the scales, of both branches.
+        affine: whether there are scales and biases; else they are 1 and 0.
         dtype: of the output; None is the input's.
         param_dtype: of scale and bias; the running statistics are kept in it too,
             but at least in float32.
@@ -58,6 +59,7 @@ class BatchNorm(nn.Module):
     adversarial_branch: bool = False
     adversarial_momentum: float = 0.01
     scale_init: nn.initializers.Initializer = nn.initializers.ones
+    affine: bool = True
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -119,6 +121,8 @@ class BatchNorm(nn.Module):
             )
 
         def affine(name: str, init: nn.initializers.Initializer) -> jax.Array:
+            if not self.affine:
+                return jnp.full((channels,), float(name == "scale"), self.param_dtype)
             return self.param(prefix + name, init, (channels,), self.param_dtype)
 
         return _Branch(

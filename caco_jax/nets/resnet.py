@@ -1,7 +1,8 @@
 """Residual networks with torchvision's semantics, channels last.
 
-`resnet18`, `resnet34` and `resnet50` are the ImageNet networks; with ``stem="small"``
-they are the usual ones for 32x32 images. `resnet_tiny` is for 16x16 images on a CPU.
+`resnet18`, `resnet34`, `resnet50`, `resnet101` and `resnet152` are the ImageNet
+networks; with ``stem="small"`` they are the usual ones for 32x32 images. `resnet_tiny`
+is for 16x16 images on a CPU.
 
 On a CPU, keep the backward pass out of `jax.lax.scan` and `jax.lax.cond`: XLA brings
 only the convolutions of the outermost computation into the form that its fast kernels
@@ -240,6 +241,8 @@ def _choose(field: str, name: str, table: Mapping[str, T]) -> T:
 resnet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block="basic")
 resnet34 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block="basic")
 resnet50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block="bottleneck")
+resnet101 = functools.partial(ResNet, stage_sizes=(3, 4, 23, 3), block="bottleneck")
+resnet152 = functools.partial(ResNet, stage_sizes=(3, 8, 36, 3), block="bottleneck")
 resnet_tiny = functools.partial(
     ResNet, stage_sizes=(1, 1, 1), block="basic", width=16, stem="small"
 )
@@ -248,5 +251,7 @@ BACKBONES: dict[str, Callable[..., ResNet]] = {
     "resnet18": resnet18,
     "resnet34": resnet34,
     "resnet50": resnet50,
+    "resnet101": resnet101,
+    "resnet152": resnet152,
     "resnet_tiny": resnet_tiny,
 }

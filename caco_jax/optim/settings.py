@@ -32,8 +32,9 @@ class OptimizerConfig:
     )
     schedule: str = setting(
         "cosine",
-        allowed=("cosine", "constant", "steps"),
-        doc="after the warm-up; steps: by milestones and milestone_factors",
+        allowed=("cosine", "half_cosine", "constant", "steps"),
+        doc="after the warm-up; half_cosine: a quarter of a period, to 0, AdCo's "
+        "second; steps: by milestones and milestone_factors",
     )
     final_learning_rate: float = setting(
         0.0, allowed=NON_NEGATIVE, doc="cosine: approached at the end"
@@ -68,8 +69,15 @@ class OptimizerConfig:
             f"got {self.milestones}",
         )
         require(
-            self.schedule != "steps" or self.warmup_epochs == 0,
-            f"warmup_epochs: want 0 with schedule 'steps', got {self.warmup_epochs}",
+            self.schedule not in ("steps", "half_cosine") or self.warmup_epochs == 0,
+            f"warmup_epochs: want 0 with schedule {self.schedule!r}, got "
+            f"{self.warmup_epochs}",
+        )
+        require(
+            self.schedule != "cosine" or self.final_learning_rate <= self.learning_rate,
+            "final_learning_rate: want at most learning_rate "
+            f"({self.learning_rate:g}) with schedule 'cosine', got "
+            f"{self.final_learning_rate:g}; change both, or take schedule 'constant'",
         )
 
     def schedule_of(
@@ -86,6 +94,10 @@ class OptimizerConfig:
         if self.schedule == "steps":
             factors = dict(zip(self.milestones, self.milestone_factors, strict=True))
             return schedules.step_table(rate, factors, steps_per_epoch=steps_per_epoch)
+        if self.schedule == "half_cosine":
+            return schedules.half_cosine(
+                rate, epochs=epochs, steps_per_epoch=steps_per_epoch
+            )
         final = self.final_learning_rate * self._scale(batch_size)
         return schedules.warmup_cosine(
             rate,
