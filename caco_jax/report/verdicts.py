@@ -237,6 +237,6 @@ def _trend(accuracies: list[float]) -> Verdict:
         GOOD if fine else WATCH,
         f"{last:.1%}",
         f"good within {KNN_DROP:.0%} of it",
-        f"last kNN accuracy of held-out images; the best was {best:.1%}",
+        f"last kNN accuracy of what is held out; the best was {best:.1%}",
         "" if fine else "The checkpoint in best/ is better than the newest.",
     )

@@ -28,7 +28,9 @@ FAMILIES = {name: make() for name, make in losses.FAMILIES.items()}
 TOLERANCES = {jnp.float32: 1e-4, jnp.float64: 1e-9}
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.float64]
+)
 def test_each_loss_descends_where_its_energy_ascends_in_every_layer(dtype):
     run = tiny.run().replace(encoder=Deep())
     with jax.enable_x64(dtype == jnp.float64):

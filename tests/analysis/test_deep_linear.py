@@ -42,7 +42,9 @@ def climb(name, depth, width, **options):
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("width", [3, 8])
-@pytest.mark.parametrize("name", ["gaussian", "digits"])
+@pytest.mark.parametrize(
+    "name", ["gaussian", pytest.param("digits", marks=pytest.mark.slow)]
+)
 def test_every_start_ends_at_the_top_eigenvector(name, width, depth):
     ascent, verdict = climb(name, depth, width)
     assert deep_linear.failed_conditions(inputs(name).covariance) == []

@@ -35,6 +35,7 @@ def rest(activation):
     )
 
 
+@functools.partial(jax.jit, static_argnames="activation")
 def projected_gradient(network, activation):
     """By the definition of the energy, on the spheres that the weights live on."""
     x1, x2, alpha = game()
@@ -50,7 +51,7 @@ def projected_gradient(network, activation):
     g = jax.grad(energy)(network)
     rows = g.first - jnp.sum(g.first * network.first, 1, keepdims=True) * network.first
     whole = g.second - jnp.sum(g.second * network.second) * network.second
-    return float(jnp.sqrt(jnp.sum(rows**2) + jnp.sum(whole**2)))
+    return jnp.sqrt(jnp.sum(rows**2) + jnp.sum(whole**2))
 
 
 @pytest.mark.parametrize("activation", ["linear", "relu"])

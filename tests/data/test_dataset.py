@@ -81,6 +81,7 @@ def test_what_is_held_out_follows_the_seed_and_leaves_something_of_each_class():
     ("data", "message"),
     [
         (np.zeros(4), r"examples \[M, \.\.\.\] of one shape, .* got float64 \(4,\)"),
+        ([np.zeros(2), np.zeros(3)], "expected examples of one shape, got several"),
         (np.zeros((1, 4)), r"M at least 2, got float64 \(1, 4\)"),
         (np.zeros((0, 4)), r"got float64 \(0, 4\)"),
         (np.array([[1], ["a"]], object), r"got object \(2, 1\)"),

@@ -1,7 +1,10 @@
 """Tiny runs on disk, as pretraining leaves them, and what a report finds there."""
 
+import jax
+import numpy as np
 import pytest
 
+from caco_jax import Pretraining, methods
 from caco_jax.config.build import build_run
 from caco_jax.data.dataset import ArrayDataset
 from caco_jax.data.sources import make_fake_set
@@ -12,6 +15,8 @@ from caco_jax.training.sharding import make_mesh
 from tests.runs import tiny
 
 HOSTILE = "</script><script>alert(1)</script>"
+SIGNALS = np.random.default_rng(0).standard_normal((120, 16, 2)).astype(np.float32)
+LABELS = np.array(["calm", "wild", "odd"])[np.arange(120) % 3]
 
 
 def save_run(path, pretraining, change=lambda state: state, epochs=4):
@@ -71,3 +76,22 @@ def hostile_values(run):
     return collect(
         run._replace(pretraining=run.pretraining.replace(data=data), data=data)
     )
+
+
+def shifted(key, signal):
+    return np.float32(0.5) + signal + 0.1 * jax.random.normal(key, signal.shape)
+
+
+@pytest.fixture(scope="package")
+def signals(devices, tmp_path_factory):
+    """A run that was built in Python, of examples that are no images."""
+    parts = Pretraining(
+        method=methods.caco(bank_size=24, temperature=0.5, bank_temperature=0.4),
+        encoder=tiny.TinyEncoder(),
+        views=(shifted, shifted),
+        data=(SIGNALS, LABELS),
+        batch_size=18,
+        epochs=6,
+        mesh=make_mesh(devices[:1]),
+    )
+    return save_run(tmp_path_factory.mktemp("signals") / "run", parts)

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from caco_jax.report import write_report
 from caco_jax.report.page import render
 from tests.report.conftest import HOSTILE
 
@@ -52,7 +53,7 @@ def visit(browser, url):
     troubles = []
     with contextlib.ExitStack() as stack:
 
-        def visit(**options):
+        def visit(url=url, **options):
             page = browser.new_page(
                 **{"viewport": {"width": 1100, "height": 800}, **options}
             )
@@ -253,3 +254,20 @@ def test_tab_reaches_every_control(visit):
       .filter((node) => !node.ariaHidden)
       .filter((node) => !(node.getAttribute("aria-label") || node.textContent))""")
     assert names == []
+
+
+def test_examples_that_are_no_images_have_all_but_pictures(visit, signals, tmp_path):
+    page = visit(write_report(signals, tmp_path / "signals.html").as_uri())
+    assert page.locator("#nav a").all_inner_texts() == [
+        "Health", "Curves", "Evaluations", "Map", "Bank", "Pairs", "Settings",
+    ]  # fmt: skip
+    assert page.locator(".thumb").count() == 0
+    page.locator("#map canvas").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#said").inner_text().startswith("Example 0, ")
+    page.locator("#pairs canvas").hover(position={"x": 60, "y": 5})
+    assert "weight" in page.locator("#tip").inner_text()
+    page.locator("#bank [role=option]").nth(1).click()
+    assert "Examples that chose it" in page.locator("#entry").inner_text()
+    for section in ("curves", "evaluations", "map", "bank", "pairs"):
+        assert "image" not in page.locator(f"#{section}").inner_text()

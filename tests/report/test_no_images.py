@@ -3,40 +3,14 @@
 import json
 import re
 
-import jax
-import numpy as np
 import pytest
 
-from caco_jax import Pretraining, methods
 from caco_jax.report import write_report
 from caco_jax.report.collect import collect
 from caco_jax.report.settings import setting_rows
 from caco_jax.schema import UserError
-from caco_jax.training.sharding import make_mesh
-from tests.report.conftest import save_run
-from tests.runs.tiny import TinyEncoder
 
 pytestmark = pytest.mark.xdist_group("report")
-SIGNALS = np.random.default_rng(0).standard_normal((120, 16, 2)).astype(np.float32)
-LABELS = np.array(["calm", "wild", "odd"])[np.arange(120) % 3]
-
-
-def shifted(key, signal):
-    return np.float32(0.5) + signal + 0.1 * jax.random.normal(key, signal.shape)
-
-
-@pytest.fixture(scope="module")
-def signals(devices, tmp_path_factory):
-    parts = Pretraining(
-        method=methods.caco(bank_size=24, temperature=0.5, bank_temperature=0.4),
-        encoder=TinyEncoder(),
-        views=(shifted, shifted),
-        data=(SIGNALS, LABELS),
-        batch_size=18,
-        epochs=6,
-        mesh=make_mesh(devices[:1]),
-    )
-    return save_run(tmp_path_factory.mktemp("signals") / "run", parts)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 const METRICS = {
   loss: ["Loss", "nats"],
-  knn: ["kNN accuracy, held-out images", "%"],
+  knn: [`kNN accuracy, held-out ${MANY}`, "%"],
   cross_entropy: ["Cross entropy over the candidates", "nats"],
   positive_probability: ["Probability of the positive", ""],
   embedding_std: ["Spread of the embeddings", "1: whole sphere, 0: a point"],
