@@ -87,7 +87,7 @@ def test_linear_networks_keep_one_pattern_relu_networks_several():
 def test_no_fixed_point_is_no_example():
     with jax.enable_x64(True):
         short = two_layer_relu.ascend(
-            jax.random.split(jax.random.key(1), 2),
+            jax.random.split(jax.random.key(1), SEEDS),
             *game(),
             activation="relu",
             hidden=6,

@@ -93,7 +93,8 @@ def test_everything_is_float64_where_that_is_asked_for():
     with jax.enable_x64(True):
         sweep = heads.Sweep(heads.Protocol(), steps_per_epoch=1)
         state = sweep.init(jax.random.key(0), features=5, num_classes=3)
-        state, losses = sweep.step(state, jnp.asarray(FEATURES[0], float), LABELS[0])
+        features = jnp.asarray(FEATURES[0], float)
+        state, losses = jax.jit(sweep.step)(state, features, LABELS[0])
         dtypes = {leaf.dtype for leaf in jax.tree.leaves((state.groups, losses))}
     assert dtypes == {np.dtype(np.float64)}
 
