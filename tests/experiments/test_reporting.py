@@ -39,20 +39,41 @@ def clock(monkeypatch):
 def test_lines_come_once_a_minute_and_at_the_end(clock, capsys):
     lines = reporting.Lines()
     metrics = {"loss": np.array([3.0, 2.0])}
+    lines.phase_begun("start-up step", 0, 3216)
+    clock.seconds = 13.0
     lines.watch("start-up step", 16, metrics)
+    assert capsys.readouterr().err == "first start-up step done, 13 s with compiling\n"
     lines.epoch_done(1, 3, ROW, 640.4)
     assert capsys.readouterr().err == ""
-    clock.seconds = 61.0
-    lines.watch("start-up step", 1600, metrics)
+    clock.seconds = 173.0
     lines.watch("start-up step", 1616, metrics)
-    assert capsys.readouterr().err == "start-up step 1,600: loss 2.000\n"
-    clock.seconds = 122.0
+    lines.watch("start-up step", 1632, metrics)
+    assert capsys.readouterr().err == (
+        "start-up step 1,616 of 3,216: loss 2.000, about 3 min left\n"
+    )
+    clock.seconds = 234.0
     lines.epoch_done(2, 3, {"loss": 2.5, "knn": None}, 1640.4)
     lines.epoch_done(3, 3, ROW, 1640.4)
     assert capsys.readouterr().err == (
         "epoch 2 of 3: loss 2.500, 1,640 images/s\n"
         "epoch 3 of 3: loss 2.500, kNN 87.5%, 1,640 images/s\n"
     )
+
+
+def test_a_start_up_has_a_bar_of_its_own(clock, capsys):
+    bar = reporting.Bar()
+    bar.phase_begun("start-up step", 0, 4)
+    clock.seconds = 13.0
+    for step in (2, 4):
+        bar.watch("start-up step", step, {"loss": np.array([1.0])})
+    shown = capsys.readouterr().err
+    assert "first start-up step done, 13 s with compiling" in shown
+    assert "| 4/4 [" in shown
+    bar.phase_begun("step", 0, 4)
+    bar.watch("step", 1, {"loss": np.array([1.0])})
+    bar.epoch_done(1, 1, ROW, 640.4)
+    bar.close()
+    assert "| 1/1 [" in capsys.readouterr().err
 
 
 def test_the_bar_counts_the_time_before_its_first_epoch(capsys):
@@ -158,12 +179,17 @@ def test_weights_and_biases_gets_the_same_numbers(monkeypatch, tmp_path):
 def test_all_that_the_flags_name_are_told(monkeypatch, tmp_path, clock, capsys):
     flags = argparse.Namespace(no_tensorboard=False, wandb=None, workdir=str(tmp_path))
     reporter = reporting.make_reporter(flags)
+    reporter.phase_begun("step", 0, 3)
     clock.seconds = 61.0
+    reporter.watch("step", 1, {"loss": np.array([1.5])})
+    clock.seconds = 122.0
     reporter.watch("step", 3, {"loss": np.array([1.5])})
     reporter.epoch_done(1, 1, ROW, 640.0)
     reporter.close()
     assert capsys.readouterr().err == (
-        "step 3: loss 1.500\nepoch 1 of 1: loss 2.500, kNN 87.5%, 640 images/s\n"
+        "first step done, 61 s with compiling\n"
+        "step 3 of 3: loss 1.500, about 0 min left\n"
+        "epoch 1 of 1: loss 2.500, kNN 87.5%, 640 images/s\n"
     )
     assert len(events(tmp_path / "tensorboard")) == 4
     flags.no_tensorboard, flags.workdir = True, str(tmp_path / "other")

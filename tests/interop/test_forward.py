@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from caco_jax.interop import from_torch, to_torch
+from caco_jax.interop.torch_weights import from_torch, to_torch
 from caco_jax.nets import Encoder, ResNet, caco_projector, mlp_projector
 from tests.interop import torch_oracle
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caco_jax.interop import from_torch, to_torch
+from caco_jax.interop.torch_weights import from_torch, to_torch
 from caco_jax.nets import (
     BatchNorm,
     Encoder,

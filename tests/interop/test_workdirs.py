@@ -10,8 +10,8 @@ import pytest
 from caco_jax.config.build import build_run, load_run
 from caco_jax.config.recipe import smoke
 from caco_jax.config.sections import default_config, experiment_config
-from caco_jax.interop import from_torch
 from caco_jax.interop.files import read_weights, write_weights
+from caco_jax.interop.torch_weights import from_torch
 from caco_jax.interop.workdirs import export_run, import_run
 from caco_jax.runs.checkpoints import Checkpoints
 from caco_jax.runs.fit import Reporter
@@ -265,7 +265,9 @@ def test_training_starts_from_an_imported_run(tmp_path):
 
 
 @pytest.mark.skipif(not test_goldens.FILES, reason="no goldens: set CACO_GOLDENS")
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "suffix", [".pth", pytest.param(".safetensors", marks=pytest.mark.slow)]
+)
 def test_the_golden_network_survives_its_way_through_files(tmp_path, suffix):
     """`tests.test_goldens` says what it then computes."""
     need(suffix)

@@ -32,7 +32,13 @@ class Backbone(nn.Module):
 
 
 def config(**changes):
-    return tiny.config(encoder__backbone=f"{__name__}:Backbone", **changes)
+    """The tiny run with the library's norms and no biases."""
+    return tiny.config(
+        encoder__backbone=f"{__name__}:Backbone",
+        encoder__projector="caco",
+        encoder__projector_widths=(8, 8, D),
+        **changes,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +88,10 @@ def test_every_collective_has_its_part(reports):
         "game",
         "batchnorm",
         "encoder gradient",
+        "other",
     }
+    (check,) = [r for r in reports[0]["collectives"] if r["part"] == "other"]
+    assert (check["dtype"], check["shape"]) == ("pred", [])  # whether all is finite
     assert sum(sent.values()) == pytest.approx(
         sum(row["sent_bytes"] for row in reports[0]["collectives"])
     )
