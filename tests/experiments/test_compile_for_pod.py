@@ -2,13 +2,14 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+from caco_jax.programs import compile_for_pod
+from tests.experiments.commands import ROOT, call, one_line, succeeded
+
 RECIPE = "--config=configs/caco_imagenet.py"
 TPU_PYTHON = os.environ.get("CACO_TPU_PYTHON")
 
@@ -27,7 +28,7 @@ def tpu_python():
     return TPU_PYTHON
 
 
-def run(*flags, python=sys.executable):
+def run(*flags, python):
     """The command in a process of its own, on no TPU."""
     hidden = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR")
     return subprocess.run(
@@ -40,17 +41,13 @@ def run(*flags, python=sys.executable):
     )
 
 
-def refusal(*flags, python=sys.executable):
+def refusal(*flags, python):
     done = run(*flags, python=python)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
-    return done.stderr.strip()
+    return one_line((done.returncode, done.stdout, done.stderr))
 
 
 def test_help():
-    done = run("--help")
-    assert done.returncode == 0
-    assert "--sweep_topologies" in done.stdout
+    assert "--sweep_topologies" in succeeded(call(compile_for_pod.main, "--help"))
 
 
 @pytest.mark.parametrize(
@@ -58,35 +55,37 @@ def test_help():
     [
         (
             (RECIPE,),
-            "error: one of the arguments --topology --sweep_topologies is required; "
+            "one of the arguments --topology --sweep_topologies is required; "
             "see --help",
         ),
         (
             (RECIPE, "--topology=v5e:4x4", "--scale_batch"),
-            "error: --scale_batch: want --sweep_topologies, got --topology",
+            "--scale_batch: want --sweep_topologies, got --topology",
         ),
         (
             ("--config=configs/__init__.py", "--topology=v5e:4x4"),
-            "error: --config: configs/__init__.py defines no get_config()",
+            "--config: configs/__init__.py defines no get_config()",
         ),
     ],
 )
 def test_mistakes_are_one_line(flags, line):
-    assert refusal(*flags) == line
+    assert one_line(call(compile_for_pod.main, *flags)) == line
 
 
 @pytest.mark.skipif(sys.executable == TPU_PYTHON, reason="libtpu is here")
 def test_libtpu_missing():
-    assert refusal(RECIPE, "--topology=v5e:4x4") == (
-        "error: --topology: want libtpu, which compiles for TPUs, got an environment "
+    told = one_line(call(compile_for_pod.main, RECIPE, "--topology=v5e:4x4"))
+    assert told == (
+        "--topology: want libtpu, which compiles for TPUs, got an environment "
         "without it; pip install 'caco_jax[tpu]'"
     )
 
 
+@pytest.mark.slow
 def test_a_slice_that_libtpu_does_not_know(tpu_python):
     line = refusal(RECIPE, "--sweep_topologies=v5e:4x4,v5e:3x5", python=tpu_python)
     start, _, known = line.partition("one of ")
-    assert start == "error: --sweep_topologies: want CHIP:SHAPE, "
+    assert start == "--sweep_topologies: want CHIP:SHAPE, "
     known, _, got = known.partition("; ")
     assert got == "got 'v5e:3x5'"
     assert {"v4:4x4x4", "v5e:4x4", "v5e:16x16", "v5p:2x2x1", "v6e:8x8"} <= set(
@@ -94,10 +93,11 @@ def test_a_slice_that_libtpu_does_not_know(tpu_python):
     )
 
 
+@pytest.mark.slow
 def test_a_batch_that_the_slice_does_not_divide(tpu_python):
     flags = ("--topology=v5e:8x8", "--config.training.batch_size=100")
     assert refusal(RECIPE, *flags, python=tpu_python) == (
-        "error: config.training.batch_size: want a multiple of the 64 devices, got 100"
+        "config.training.batch_size: want a multiple of the 64 devices, got 100"
     )
 
 
