@@ -9,7 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from caco_jax import analysis, data, evaluation, losses, methods, nets, optim
+    from caco_jax import (
+        analysis,
+        data,
+        evaluation,
+        losses,
+        methods,
+        nets,
+        optim,
+        report,
+    )
     from caco_jax.config.build import load
     from caco_jax.data.dataset import ArrayDataset
     from caco_jax.data.view_kinds import Views
@@ -34,6 +43,7 @@ __all__ = [
     "methods",
     "nets",
     "optim",
+    "report",
 ]
 
 _HOMES = {
