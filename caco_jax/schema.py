@@ -123,11 +123,16 @@ def resolve(name: str, table: Mapping[str, T], key: str) -> T | Any:
             found = getattr(found, attribute)
     # Importing runs the user's own code, which may fail in any way.
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
         raise ConfigError(
-            f"{key}: cannot import {name!r}: {type(error).__name__}: {reason}"
+            f"{key}: cannot import {name!r}: {one_line(error)}"
         ) from error
     return found
+
+
+def one_line(error: Exception) -> str:
+    """An error of somebody else's code: its class, and the first line that it says."""
+    reason = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {reason}"
 
 
 def accepted(

@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from caco_jax.data.views import VIEWS, make_evaluation_view
 from caco_jax.methods.adversarial import adversarial
 from caco_jax.methods.method import Method
 from caco_jax.nets.encoder import Encoder, with_projector
-from caco_jax.nets.functions import EncoderFunctions, Network, as_encoder
+from caco_jax.nets.functions import EncoderFunctions, Network, as_encoder, name_of
 from caco_jax.nets.heads import alpha_cl_projector, caco_projector, mlp_projector
 from caco_jax.nets.norm import BatchNorm
 from caco_jax.nets.resnet import BACKBONES
@@ -44,9 +44,14 @@ from caco_jax.schema import (
     UserError,
     accepted,
     is_import_path,
+    one_line,
     require,
     resolve,
 )
+
+T = TypeVar("T")
+
+_VIEW = "config.data.view"
 
 # What an argument of `Pretraining` is called in a configuration.
 _KEYS = {
@@ -260,13 +265,27 @@ def _is_source(source: str) -> bool:
 
 
 def _imported_data(config: DataConfig) -> Dataset:
-    found = resolve(config.source, {}, "config.data.source")
+    key = "config.data.source"
+    found = resolve(config.source, {}, key)
     if callable(found):
-        found = found(**accepted(found, {"data_dir": config.data_dir}))
+        arguments = accepted(found, {"data_dir": config.data_dir})
+        found = _call(f"{key}: {config.source}", found, **arguments)
     try:
         return as_dataset(found, name=config.source, seed=config.split_seed)
     except (ConfigError, ValueError, TypeError) as error:
-        raise ConfigError(f"config.data.source: {config.source}: {error}") from None
+        reason = str(error).removeprefix("data: ").splitlines()[0]
+        raise ConfigError(f"{key}: {config.source}: {reason}") from None
+
+
+def _call(what: str, function: Callable[..., T], **arguments: Any) -> T:
+    """What a function of the user's returns; what it raises is said in one line."""
+    try:
+        return function(**arguments)
+    except ConfigError:
+        raise
+    # It is the user's own code, which may fail in any way.
+    except Exception as error:
+        raise ConfigError(f"{what} raises {one_line(error)}") from error
 
 
 def build_views(config: DataConfig) -> Views:
@@ -275,14 +294,10 @@ def build_views(config: DataConfig) -> Views:
     Raises:
         ConfigError: they cannot be imported, have no such field, or it is out of range.
     """
-    named = resolve(config.views, VIEWS, "config.data.views")
-    single = {key: value for key, value in config.view.items() if key.isdecimal()}
-    shared = {key: value for key, value in config.view.items() if key not in single}
-    try:
-        views = _named_views(config.views, named, shared)
-        views = _changed_views(views, single)
-    except ConfigError as error:
-        raise ConfigError(f"config.data.view.{error}") from None
+    fields = {str(key): value for key, value in config.view.items()}
+    single = {key: value for key, value in fields.items() if key.isdecimal()}
+    shared = {key: value for key, value in fields.items() if key not in single}
+    views = _changed_views(_named_views(config.views, shared), single)
     if config.view_size is not None:
         try:
             views = views.resized(config.view_size)
@@ -291,20 +306,37 @@ def build_views(config: DataConfig) -> Views:
     return views
 
 
-def _named_views(name: str, named: Any, shared: Mapping[str, Any]) -> Views:
-    if isinstance(named, Views | tuple | list):
-        views = as_views(named)
-        every = {str(number): shared for number in range(1, len(views.views) + 1)}
-        return _changed_views(views, every if shared else {})
+def _named_views(name: str, fields: Mapping[str, Any]) -> Views:
+    """What a name or an import path stands for, with fields for all views."""
+    key = "config.data.views"
+    named = resolve(name, VIEWS, key)
     if name in VIEWS:
-        known = _parameters(named)
-        _require_known(shared, known)
-        return named(**shared)
-    makes_views = not _takes_a_key(named)
-    if makes_views:
-        return as_views(named(**shared))
-    require(not shared, f"{next(iter(shared), '')}: {name} is one view, without fields")
-    return as_views((named, named))
+        return _views_of_table(name, fields)
+    if isinstance(named, type) or not callable(named):
+        made, own = named, {}
+    elif _takes_a_key(named):
+        made, own = (named, named), {}
+    else:
+        own = accepted(named, fields)
+        made = _call(f"{key}: {name}", named, **own)
+    try:
+        views = as_views(made)
+    except ConfigError as error:
+        reason = str(error).removeprefix("views: ")
+        raise ConfigError(f"{key}: {name}: {reason}") from None
+    fields = {key: value for key, value in fields.items() if key not in own}
+    changed = (_changed_view(view, fields, _VIEW) for view in views.views)
+    return dataclasses.replace(views, views=tuple(changed)) if fields else views
+
+
+def _views_of_table(name: str, arguments: Mapping[str, Any]) -> Views:
+    _require_known(arguments, _parameters(VIEWS[name]))
+    try:
+        return VIEWS[name](**arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{_VIEW}.{error}") from None
+    except (TypeError, ValueError, AttributeError) as error:  # of an argument's type
+        raise ConfigError(f"{_VIEW}: {name} raises {one_line(error)}") from None
 
 
 def _takes_a_key(function: Any) -> bool:
@@ -336,12 +368,14 @@ def _parameters(function: Any) -> list[str]:
     return list(dict.fromkeys([*own, *fields]))
 
 
-def _require_known(changes: Mapping[str, Any], known: list[str]) -> None:
+def _require_known(
+    changes: Mapping[str, Any], known: list[str], path: str = _VIEW
+) -> None:
     for key in changes:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"{key}: no such key; {hint}")
+            raise ConfigError(f"{path}.{key}: no such key; {hint}")
 
 
 def _changed_views(views: Views, changes: Mapping[str, Any]) -> Views:
@@ -351,19 +385,25 @@ def _changed_views(views: Views, changes: Mapping[str, Any]) -> Views:
         index = int(number) - 1
         require(
             0 <= index < len(made),
-            f"{number}: want the number of a view, 1 to {len(made)}",
+            f"{_VIEW}.{number}: want the number of a view, 1 to {len(made)}",
         )
-        view: Any = made[index]
-        require(
-            dataclasses.is_dataclass(view) and isinstance(fields, Mapping),
-            f"{number}: want fields of a view, {view!r} has none",
-        )
-        try:
-            _require_known(fields, [field.name for field in dataclasses.fields(view)])
-            made[index] = dataclasses.replace(view, **fields)
-        except ConfigError as error:
-            raise ConfigError(f"{number}.{error}") from None
+        made[index] = _changed_view(made[index], fields, f"{_VIEW}.{number}")
     return dataclasses.replace(views, views=tuple(made))
+
+
+def _changed_view(view: Any, fields: Any, path: str) -> Any:
+    require(
+        isinstance(fields, Mapping), f"{path}: want fields of a view, got {fields!r}"
+    )
+    require(
+        dataclasses.is_dataclass(view),
+        f"{path}: want no fields for {name_of(view)}, which is no dataclass",
+    )
+    _require_known(fields, [field.name for field in dataclasses.fields(view)], path)
+    try:
+        return dataclasses.replace(view, **fields)
+    except ConfigError as error:
+        raise ConfigError(f"{path}.{error}") from None
 
 
 def build_method(config: ExperimentConfig, views: Views) -> Method:
@@ -427,15 +467,11 @@ def _backbone(config: EncoderConfig, parts: dict[str, Any]) -> nn.Module:
             f"{dict(config.options)}",
         )
         return found(**arguments)
-    if not isinstance(found, nn.Module):
-        try:
-            found = found(**accepted(found, {**parts, **config.options}))
-        # It is the user's own code, which may fail in any way.
-        except Exception as error:
-            raise ConfigError(
-                f"config.encoder.backbone: {config.backbone} raises "
-                f"{type(error).__name__}: {error}"
-            ) from error
+    what = f"config.encoder.backbone: {config.backbone}"
+    if callable(found) and not isinstance(found, nn.Module):
+        # What it does not know of the parts it does without, but not of the options.
+        arguments = {**accepted(found, parts), **config.options}
+        found = _call(what, found, **arguments)
     require(
         isinstance(found, nn.Module),
         f"config.encoder.backbone: expected {config.backbone} to be or to return a "

@@ -27,6 +27,7 @@ from caco_jax.schema import (
     ConfigError,
     OneOf,
     build,
+    one_line,
     require,
     resolve,
     setting,
@@ -260,22 +261,31 @@ def method_entry(name: Any) -> tuple[type, Any]:
     entry = resolve(name, METHODS, "config.method.name")
     fits = isinstance(entry, tuple) and len(entry) == 2
     require(
-        fits and dataclasses.is_dataclass(entry[0]) and callable(entry[1]),
+        fits
+        and isinstance(entry[0], type)
+        and dataclasses.is_dataclass(entry[0])
+        and callable(entry[1]),
         f"config.method.name: want a pair (settings dataclass, make), {name!r} is "
         f"{entry!r}",
     )
     return entry
 
 
-def _players(method: MethodBuilder) -> Method:
+def _players(name: str, method: MethodBuilder) -> Method:
     """The method at any width, to ask it about its players."""
-    return method(embedding_dim=2)
+    try:
+        return method(embedding_dim=2)
+    # One that is named by import path is the user's own code, which may fail anyhow.
+    except Exception as error:
+        raise ConfigError(
+            f"config.method.name: {name} raises {one_line(error)}"
+        ) from error
 
 
 def method_of(config: ConfigDict) -> Method:
     """The method of a recipe, with its defaults, to ask about its players."""
     settings_class, make = method_entry(config.method.name)
-    return _players(MethodBuilder(settings_class(), make))
+    return _players(config.method.name, MethodBuilder(settings_class(), make))
 
 
 def optimizer_sections(config: ConfigDict) -> list[ConfigDict]:
@@ -295,7 +305,7 @@ def default_config(method: str) -> ConfigDict:
     """
     settings_class, make = method_entry(method)
     builder = MethodBuilder(settings_class(), make)
-    players = _players(builder)
+    players = _players(method, builder)
     config = ExperimentConfig(
         method=builder,
         method_name=method,
@@ -331,7 +341,7 @@ def experiment_config(config: ConfigDict | dict[str, Any]) -> ExperimentConfig:
     name = values.pop("name", None)
     settings_class, make = method_entry(name)
     method = MethodBuilder(build(settings_class, values, "config.method"), make)
-    optimizers = _player_optimizers(name, _players(method), sections)
+    optimizers = _player_optimizers(name, _players(name, method), sections)
     parts = {"method": method, "method_name": name, "player_optimizers": optimizers}
     return build(ExperimentConfig, {**sections, **parts})
 

@@ -29,8 +29,14 @@ class MethodBuilder(NamedTuple):
     make: Callable[..., Method]
 
     def __call__(self, embedding_dim: int) -> Method:
-        """The method for embeddings of this width."""
+        """The method for embeddings of this width.
+
+        Raises:
+            TypeError: what makes it makes something else.
+        """
         method = self.make(self.settings, embedding_dim=embedding_dim)
+        if not isinstance(method, Method):
+            raise TypeError(f"expected make() to return a Method, got {method!r}")
         return method._replace(settings=self.settings)
 
 

@@ -14,7 +14,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from caco_jax.nets.norm import CLEAN
-from caco_jax.schema import ConfigError
+from caco_jax.schema import ConfigError, one_line
 
 PyTree = Any
 # How modules call "these are training's statistics", and whether True means training.
@@ -228,11 +228,10 @@ def embedding_dim(
         raise
     # Flax and JAX say "does not fit" in a dozen ways.
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
         said = ", ".join(f"{shape} ({dtype})" for shape, dtype in batches)
         raise ConfigError(
             f"encoder: expected a network for views of shape {said}, {encoder.name} "
-            f"raises {type(error).__name__}: {reason}"
+            f"raises {one_line(error)}"
         ) from error
     shapes = {getattr(rows, "shape", type(rows).__name__) for rows in found}
     (shape, *others) = shapes

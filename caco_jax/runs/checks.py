@@ -12,7 +12,7 @@ from caco_jax.data.views import make_views
 from caco_jax.methods.method import Method
 from caco_jax.optim.settings import OptimizerConfig
 from caco_jax.runs.settings import TrainingConfig
-from caco_jax.schema import ConfigError, require
+from caco_jax.schema import ConfigError, one_line, require
 from caco_jax.training.feeds import step_examples
 
 if TYPE_CHECKING:
@@ -93,10 +93,9 @@ def view_shapes(run: "Pretraining") -> list[jax.ShapeDtypeStruct]:
         raise
     # A view is the user's own code, which may fail in any way.
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
         raise ConfigError(
             "views: expected functions (key, example) -> example for examples of "
-            f"{run.data.name}, {examples}; they raise {type(error).__name__}: {reason}"
+            f"{run.data.name}, {examples}; they raise {one_line(error)}"
         ) from error
 
 

@@ -1,5 +1,7 @@
 """Every recipe: its published numbers, and three steps of it on made-up images."""
 
+import collections
+import functools
 import importlib
 import pathlib
 import runpy
@@ -7,18 +9,18 @@ import runpy
 import jax
 import numpy as np
 import pytest
-from caco_jax.runs.inputs import view_recipe
 
+from caco_jax.config.build import build_run, build_views, pretrain
 from caco_jax.config.recipe import load_recipe, smoke, with_variant
-from caco_jax.config.sections import experiment_config, flatten
+from caco_jax.config.sections import experiment_config
 from caco_jax.methods.registry import METHODS
-from caco_jax.runs.fit import pretrain
-from caco_jax.schema import ConfigError
-from caco_jax.training import loop
-from caco_jax.training.feeds import experiment_feeds
+from caco_jax.runs.fit import start_up, train_epochs
+from caco_jax.schema import ConfigError, flatten
+from caco_jax.training.feeds import dispatch_shapes, layout_of
+from caco_jax.training.loop import Throughput
 from caco_jax.training.sharding import make_mesh
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = {
     file.stem: file
     for file in sorted((ROOT / "configs").glob("*.py"))
@@ -254,11 +256,17 @@ PUBLISHED = {
 }
 
 
-def read(recipe):
+@functools.cache
+def read_once(recipe):
     stem, _, variant = recipe.partition(":")
     return load_recipe(f"{FILES[stem]}:{variant}" if variant else str(FILES[stem]))
 
 
+def read(recipe):
+    return read_once(recipe).copy_and_resolve_references()
+
+
+@functools.cache
 def all_recipes():
     """Every recipe and every variant of it, as "stem" or "stem:variant"."""
     recipes = []
@@ -319,7 +327,7 @@ JITTER = ("brightness", "contrast", "saturation", "hue_turns")
 
 
 def photo_views(recipe):
-    return view_recipe(experiment_config(read(recipe)).data).views
+    return build_views(experiment_config(read(recipe)).data).views
 
 
 def test_cacos_views_are_unlike_each_other():
@@ -361,32 +369,60 @@ def test_multicrop_has_the_papers_sizes_and_scales(recipe, sizes, scales):
 
 def test_a_view_size_shrinks_all_views_alike():
     config = read("caco_imagenet_multicrop")
-    with config.ignore_type():
-        config.data.view_size = 112
-    views = view_recipe(experiment_config(config).data).views
+    config.data.view_size = 112
+    views = build_views(experiment_config(config).data).views
     assert [view.size_pixels for view in views] == [112] * 2 + [48] * 6
 
 
-def smoke_runs():
-    """One recipe for each smoke configuration: some variants come to the same."""
-    runs = {}
-    for recipe in all_recipes():
+def programs():
+    """Recipes by what their steps are made of, those with CLAE first.
+
+    Of the smoke configurations some come to the same: each is there once.
+    """
+    seen, programs = set(), collections.defaultdict(list)
+    for recipe in sorted(all_recipes(), key=lambda recipe: "clae" not in recipe):
         values = flatten(read(f"{recipe}:smoke").to_dict())
-        runs.setdefault(tuple(sorted(values.items(), key=str)), recipe)
-    return list(runs.values())
+        whole = tuple(sorted(values.items(), key=str))
+        if whole not in seen:
+            seen.add(whole)
+            parts = ("method.name", "data.views", "optimizer.name")
+            programs[tuple(values[key] for key in parts)].append(recipe)
+    return programs.values()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", smoke_runs())
+RUN = [recipe for recipe, *_ in programs()]
+ALIKE_RUNS = [recipe for _, *others in programs() for recipe in others]
+
+
+def made_up(recipe, devices):
+    config = experiment_config(read(f"{recipe}:smoke"))
+    return build_run(config, mesh=make_mesh(devices[:1]))
+
+
+@pytest.mark.parametrize("recipe", ALIKE_RUNS)
+def test_a_step_of_every_recipe_keeps_its_state(recipe, devices):
+    run = made_up(recipe, devices)
+    state = jax.eval_shape(run.initial_state)
+    dispatch = run.dispatch(run.training_step(), state, layout_of(run.data, run.mesh))
+    shapes = dispatch_shapes(run.data, run.views, run.training.batch_size)
+    with jax.set_mesh(run.mesh):
+        after, metrics = jax.eval_shape(dispatch, state, *shapes)
+    described = [
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+        for tree in (state, after)
+    ]
+    assert described[0] == described[1]
+    assert metrics["loss"].shape == (1,)
+
+
+@pytest.mark.parametrize(
+    "recipe", [*RUN, *(pytest.param(r, marks=pytest.mark.slow) for r in ALIKE_RUNS)]
+)
 def test_three_steps_of_every_recipe_run_on_made_up_images(recipe, devices):
-    experiment = assemble.assemble(experiment_config(read(f"{recipe}:smoke")))
-    experiment = experiment._replace(mesh=make_mesh(devices[:1]))
-    open_feed = experiment_feeds(experiment)
-    progress = loop.Progress()
-    with jax.set_mesh(experiment.mesh):
-        state = loop.start_up(experiment, open_feed, progress)
-        epochs = loop.train_epochs(experiment, state, open_feed, progress)
-        ((epoch, state, metrics),) = epochs
+    run = made_up(recipe, devices)
+    with jax.set_mesh(run.mesh):
+        state = start_up(run, run.feeds(), Throughput())
+        ((epoch, state, metrics),) = train_epochs(run, state, run.feeds(), Throughput())
     assert (epoch, int(state.step)) == (1, 3)
     for name, values in metrics.items():
         assert values.shape == (3,), name

@@ -13,10 +13,9 @@ from caco_jax.config.sections import (
     OptimizerConfig,
     default_config,
     experiment_config,
-    flatten,
 )
-from caco_jax.methods.caco import CacoConfig
-from caco_jax.schema import ConfigError
+from caco_jax.methods import caco
+from caco_jax.schema import ConfigError, flatten
 
 DIGITS = "configs/caco_digits.py"
 
@@ -26,25 +25,26 @@ def overridden(*assignments):
 
 
 def test_the_defaults_are_the_schemas():
-    bank = OptimizerConfig(learning_rate=3.0, final_learning_rate=3.0, weight_decay=0.0)
+    bank = OptimizerConfig(learning_rate=3.0, schedule="constant", weight_decay=0.0)
     assert experiment_config(default_config("caco")) == ExperimentConfig(
-        method=CacoConfig(), bank_optimizer=bank
+        method=caco(), method_name="caco", player_optimizers={"bank": bank}
     )
 
 
 def test_every_value_of_a_recipe_survives():
     recipe = load_recipe(DIGITS)
-    config = dataclasses.asdict(experiment_config(recipe))
-    written = flatten(recipe.to_dict())
-    assert written.pop("method.name") == "caco"
-    assert flatten(config) == written
+    config = experiment_config(recipe)
+    assert flatten(config.values()) == flatten(recipe.to_dict())
+    assert flatten(config.values())["method.name"] == "caco"
 
 
 def test_a_plain_dictionary_serves_as_well():
     recipe = default_config("caco")
     assert experiment_config(recipe.to_dict()) == experiment_config(recipe)
     partial = {"method": {"name": "caco"}, "seed": 3}
-    assert experiment_config(partial) == ExperimentConfig(method=CacoConfig(), seed=3)
+    assert experiment_config(partial) == dataclasses.replace(
+        experiment_config(recipe), seed=3
+    )
 
 
 def test_the_recipe_handed_over_is_not_changed():
@@ -77,11 +77,11 @@ def test_the_recipe_handed_over_is_not_changed():
 )
 def test_an_assignment_replaces_one_value(assignment, section, key, value):
     config = overridden(assignment)
-    found = getattr(getattr(config, section), key)
+    found = config.values()[section][key]
     assert found == value
     assert type(found) is type(value)
-    replaced = dataclasses.replace(getattr(overridden(), section), **{key: value})
-    assert config == dataclasses.replace(overridden(), **{section: replaced})
+    unchanged = flatten(overridden().values()) | {f"{section}.{key}": value}
+    assert flatten(config.values()) == unchanged
 
 
 def test_the_embedding_is_as_wide_as_the_last_projection():
@@ -151,7 +151,8 @@ def test_the_embedding_is_as_wide_as_the_last_projection():
         (
             "encoder.backbone=resnet19",
             "config.encoder.backbone: want one of resnet18, resnet34, resnet50, "
-            "resnet_tiny, got 'resnet19'",
+            "resnet101, resnet152, resnet_tiny, or an import path "
+            "package.module:name, got 'resnet19'",
         ),
         (
             "encoder.projector_widths=()",
@@ -252,8 +253,10 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(make, meant, key, 
         assert key.rpartition(".")[2] in str(error) or "warmup" in str(error)
         assert "\n" not in str(error)
     else:
-        kept = flatten(dataclasses.asdict(config))[key]
         value = meant(value)
+        kept = config.values()
+        for name in key.split("."):
+            kept = kept[name]
         assert kept == (tuple(value) if isinstance(value, list) else value)
 
 
