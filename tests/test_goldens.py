@@ -6,6 +6,7 @@ absent these tests skip, and the NumPy oracles of the other tests stand alone.
 """
 
 import importlib
+import itertools
 import os
 import pathlib
 import pkgutil
@@ -56,14 +57,15 @@ STACKED = re.compile(
 )
 
 
-def _cases():
-    cases = {}
+def _collect(table):
+    """The tables of one name that the modules of `tests.goldens` have, as one."""
+    found = {}
     for module in pkgutil.iter_modules(tests.goldens.__path__, "tests.goldens."):
-        cases |= getattr(importlib.import_module(module.name), "CASES", {})
-    return cases
+        found |= getattr(importlib.import_module(module.name), table, {})
+    return found
 
 
-CASES = _cases()
+CASES, WANTED = _collect("CASES"), _collect("WANTED")
 
 
 def _tolerance(case: str, array: str, dtype: type) -> float | None:
@@ -103,11 +105,27 @@ def test_goldens_are_there():
     assert not unknown, f"no function recomputes {sorted(unknown)}"
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+# In single precision whole steps and networks are what they are in double, rounded:
+# one of each kind is enough for every change.
+SLOW = re.compile(
+    r"resnet50-.*|(resnet18|clae_.*|adco.*|caco_(sym|multicrop)|bank_init.*|alpha_cl|"
+    r"knn)-float32"
+)
+DTYPES = {"float64": np.float64, "float32": np.float32}
+
+
+def _runs():
+    for file, (name, dtype) in itertools.product(FILES, DTYPES.items()):
+        run = f"{file.stem}-{name}"
+        marks = [pytest.mark.slow] if SLOW.fullmatch(run) else []
+        yield pytest.param(file, dtype, id=run, marks=marks)
+
+
+@pytest.mark.parametrize("file, dtype", list(_runs()))
 def test_golden(file, dtype):
     with np.load(file, allow_pickle=False) as arrays:
         case = dict(arrays)
+    case |= WANTED.get(file.stem, lambda case: {})(case)
     with jax.enable_x64(dtype is np.float64):
         results = CASES[file.stem](case, dtype)
     wanted = {name for name in case if EXPECTED.match(name)}

@@ -8,15 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from caco_jax import methods
 from caco_jax.interop.torch_weights import from_torch, to_torch
 from caco_jax.losses import adco_loss, caco_loss, l2_normalize, nearest_entries
-from caco_jax.methods import adco, caco
 from caco_jax.methods.method import Context, Encode, Network, View
 from caco_jax.nets import BatchNorm, Encoder, caco_projector, mlp_projector
 from caco_jax.optim import optimizers
+from caco_jax.training.encode import make_encode
 from caco_jax.training.loop import hand_over
 from caco_jax.training.state import TrainState, create_state
-from caco_jax.training.step import make_encode, make_optimizer, make_train_step
+from caco_jax.training.step import make_optimizer, make_train_step
+
+# Compiled whole: alone, each operation would be compiled by itself.
+caco_game, adco_game, unit = map(jax.jit, (caco_loss, adco_loss, l2_normalize))
+nearest = jax.jit(nearest_entries)
 
 KEY = jax.random.PRNGKey(0)  # of nothing: these steps draw no random numbers
 BATCH_COUNT = "num_batches_tracked"
@@ -102,15 +107,15 @@ def embedding_case(case, dtype, method, *, emb, keys, weight_decay, momentum):
     for step_emb, step_keys in zip(emb, keys, strict=True):
         players = {**state.players, "encoder": step_emb}
         state = state._replace(players=players, target=Network(step_keys, {}))
-        unit = {**players, "encoder": l2_normalize(step_emb)}
+        of_unit = {**players, "encoder": unit(step_emb)}
         rest = state.target, state.extra
-        unit_gradients = gradients(unit_table_encode, unit, *rest)
+        unit_gradients = gradients(unit_table_encode, of_unit, *rest)
         raw_gradients = gradients(table_encode, players, *rest)
         before = players["bank"]
         state, metrics = step(state, [view.images for view in views])
         rows.append(
             {
-                "out_q_pred": unit["encoder"],
+                "out_q_pred": of_unit["encoder"],
                 "out_grad_q_pred": unit_gradients["encoder"],
                 "out_grad_emb": raw_gradients["encoder"],
                 "emb_after": state.players["encoder"],
@@ -165,12 +170,12 @@ STEP_ARRAYS = ("out_q_pred", "out_grad_q_pred", "out_grad_emb", "out_loss", "out
 
 
 def caco_method(case, bank_size, dim):
-    config = caco.CacoConfig(
+    make = methods.caco(
         bank_size=bank_size,
         temperature=float(case["hp_moco_t"]),
         bank_temperature=float(case["hp_mem_t"]),
     )
-    return caco.make(config, embedding_dim=dim)
+    return make(dim)
 
 
 def caco_sym(case, dtype):
@@ -191,7 +196,7 @@ def caco_sym(case, dtype):
         }
         logged = []
         for s, row in enumerate(rows):
-            positives = nearest_entries(keys[s, 1 - v], row["bank_before"])
+            positives = nearest(keys[s, 1 - v], row["bank_before"])
             aux = caco_logged(case, row["out_q_pred"][v], positives, row["bank_before"])
             logged.append((positives, aux))
         results[f"out_pos_{name}"] = np.stack([positives for positives, _ in logged])
@@ -207,7 +212,7 @@ def caco_sym(case, dtype):
 
 
 def caco_logged(case, queries, positives, bank):
-    return caco_loss(
+    return caco_game(
         queries,
         positives,
         bank,
@@ -229,7 +234,7 @@ def caco_multicrop(case, dtype):
     logged = []
     for s, row in enumerate(rows):
         bank, queries = row["bank_before"], row["out_q_pred"]
-        positives = [nearest_entries(key, bank) for key in keys[s]]
+        positives = [nearest(key, bank) for key in keys[s]]
         pair, own = (caco_logged(case, queries[0], positives[j], bank) for j in (1, 0))
         logged.append(
             {
@@ -252,13 +257,13 @@ def adco_case(case, dtype, *, symmetric):
         before = 0 if crops == 1 else 1
         emb = jnp.pad(emb, ((0, 0), (before, 1 - before), (0, 0), (0, 0)))
         keys = jnp.repeat(keys, emb.shape[1], axis=1)
-    config = adco.AdcoConfig(
-        bank_size=case["in_W0"].shape[1],
-        temperature=float(case["hp_moco_t"]),
-        bank_temperature=float(case["hp_mem_t"]),
-        symmetric=symmetric,
-    )
-    method = adco.make(config, embedding_dim=emb.shape[-1])
+    temperatures = {
+        "temperature": float(case["hp_moco_t"]),
+        "bank_temperature": float(case["hp_mem_t"]),
+    }
+    method = methods.adco(
+        bank_size=case["in_W0"].shape[1], symmetric=symmetric, **temperatures
+    )(emb.shape[-1])
     rows = embedding_case(
         case,
         dtype,
@@ -276,12 +281,11 @@ def adco_case(case, dtype, *, symmetric):
     logged = []
     for s, row in enumerate(rows):
         aux = [
-            adco_loss(
+            adco_game(
                 results["out_q_pred"][s, v],
                 keys[s, 1 - v if symmetric else 0],
                 row["bank_before"],
-                temperature=config.temperature,
-                bank_temperature=config.bank_temperature,
+                **temperatures,
             )[1]
             for v in range(num_keys)
         ]
@@ -385,12 +389,9 @@ def bank_init(case, dtype):
     bank = jnp.asarray(case["in_W0"].T, dtype)
     if "in_x1" in case:
         batches = jnp.asarray(np.stack([case["in_x1"], case["in_x2"]], 1), dtype)
-        method = caco.make(
-            caco.CacoConfig(
-                bank_size=len(bank), start_up_temperature=float(case["hp_temperature"])
-            ),
-            embedding_dim=bank.shape[1],
-        )
+        method = methods.caco(
+            bank_size=len(bank), start_up_temperature=float(case["hp_temperature"])
+        )(bank.shape[1])
         hp = {k[8:]: float(v) for k, v in case.items() if k.startswith("hp_lars_")}
         transformation = optimizers.lars(
             hp["lr"],
@@ -400,14 +401,11 @@ def bank_init(case, dtype):
         )
     else:
         batches = jnp.asarray(case["in_x"], dtype)
-        method = adco.make(
-            adco.AdcoConfig(
-                bank_size=len(bank),
-                temperature=float(case["hp_moco_t"]),
-                symmetric=str(case["hp_variant"]) == "sym",
-            ),
-            embedding_dim=bank.shape[1],
-        )
+        method = methods.adco(
+            bank_size=len(bank),
+            temperature=float(case["hp_moco_t"]),
+            symmetric=str(case["hp_variant"]) == "sym",
+        )(bank.shape[1])
         transformation = optimizers.sgd(
             float(case["hp_sgd_lr"]),
             momentum=float(case["hp_sgd_momentum"]),
@@ -430,8 +428,9 @@ def bank_init(case, dtype):
             for kind in ("online", "target")
         }
         query, key = metrics["online_0"], metrics[f"target_{passes['target'] - 1}"]
-        positive = jnp.einsum("nd,nd->n", query, key)
-        best = jnp.max(query @ l2_normalize(used).T, axis=1)
+        query, key, used_rows = jax.device_get((query, key, unit(used)))
+        positive = np.einsum("nd,nd->n", query, key)
+        best = np.max(query @ used_rows.T, axis=1)
         rows.append(
             {
                 "out_q": query,
@@ -470,7 +469,7 @@ def moco_ema(case, dtype):
         read_network(case, f"in_{name}0_", encoder, dtype) for name in "qk"
     )
     bank = jnp.ones((2, case["in_q0_fc_6_weight"].shape[0]), dtype)
-    method = caco.make(caco.CacoConfig(bank_size=2), embedding_dim=bank.shape[1])
+    method = methods.caco(bank_size=2)(bank.shape[1])
     still = method._replace(moves=dict.fromkeys(method.moves, "hold"))
     optimizer = make_optimizer(still, {})
     momenta = jnp.asarray(case["hp_moco_momentum"], dtype)
@@ -540,7 +539,7 @@ def caco_e2e(case, dtype):
     for s, batch in enumerate(batches):
         before = state.players["bank"]
         state, metrics = step(state, list(batch))
-        positives = [nearest_entries(metrics[f"target_{v}"], before) for v in (1, 0)]
+        positives = [nearest(metrics[f"target_{v}"], before) for v in (1, 0)]
         aux = caco_logged(case, metrics["online_0"], positives[0], before)
         rows.append(
             {

@@ -1,20 +1,22 @@
-"""The CLAE goldens through the wrapper and the real train step (goldens README 11)."""
+"""CLAE through the wrapper and the real train step (goldens README 11)."""
 
 import collections
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from caco_jax import methods
 from caco_jax.losses import l2_normalize
-from caco_jax.methods import instance, simclr
 from caco_jax.methods.adversarial import adversarial, perturb
 from caco_jax.methods.method import Context, Encode, Network, View
 from caco_jax.nets import BatchNorm
 from caco_jax.optim import optimizers
+from caco_jax.training.encode import make_encode
 from caco_jax.training.state import create_state
-from caco_jax.training.step import make_encode, make_optimizer, make_train_step
+from caco_jax.training.step import make_optimizer, make_train_step
 from tests.goldens.steps import KEY, observed, velocity
 
 
@@ -127,11 +129,10 @@ def make_encoder(case):
 def make_host(stem, case):
     settings = {"temperature": case["hp_temperature"].item()}
     if "_fgsm_" in stem:
-        return simclr.make(simclr.SimclrConfig(**settings), embedding_dim=0)
+        return methods.simclr(**settings)(0)
     if "_plain_" in stem:
-        return instance.make_plain(instance.PlainConfig(**settings), embedding_dim=0)
-    settings["negative_margin"] = float(case["hp_neg_m"])
-    return instance.make_uel(instance.UelConfig(**settings), embedding_dim=0)
+        return methods.plain(**settings)(0)
+    return methods.uel(**settings, negative_margin=float(case["hp_neg_m"]))(0)
 
 
 def counted(encode, passes):
@@ -210,3 +211,13 @@ def recompute(stem, case, dtype):
         branch = "adversarial" if "_adv_" in name else "clean"
         results[f"w_{name}"] = arrays[name] + passes[branch]
     return {f"out_{name}": np.asarray(array) for name, array in results.items()}
+
+
+CASES = {
+    stem: functools.partial(recompute, stem)
+    for stem in (
+        f"clae_{host}_{net}"
+        for host in ("fgsm", "plain", "uel")
+        for net in ("mlp", "conv")
+    )
+}
