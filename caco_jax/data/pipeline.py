@@ -117,6 +117,7 @@ class CropSource:
         epochs: how many; None: there is no end. Of a stream that ends, Grain does not
             give back the last part's memory; what workers make beyond the last step is
             thrown away.
+        part_rows: of a part, at most.
     """
 
     def __init__(
@@ -130,13 +131,14 @@ class CropSource:
         rows: Int[np.ndarray, " n"] | None = None,
         chosen: Int[np.ndarray, " m"] | None = None,
         epochs: int | None = None,
+        part_rows: int = CHUNK_ROWS,
     ) -> None:
         self._records, self._specs, self._seed = records, tuple(specs), seed
         self._batch_size, self._steps, self._epochs = batch_size, steps, epochs
         self._chosen = chosen
         self._count = len(records) if chosen is None else len(chosen)
         rows = np.arange(batch_size) if rows is None else rows
-        self._parts = np.array_split(rows, -(-len(rows) // CHUNK_ROWS))
+        self._parts = np.array_split(rows, -(-len(rows) // part_rows))
 
     @property
     def parts_per_step(self) -> int:

@@ -11,7 +11,7 @@ from caco_jax.evaluation import checks
 from caco_jax.evaluation.neighbours import nearest_neighbours
 from caco_jax.losses.contrast import l2_normalize
 
-BLOCK = 1024  # rows whose distances to all others are held at once
+BLOCK = 1024
 
 
 def effective_rank(features: Float[Array, "n f"]) -> float:
@@ -68,7 +68,9 @@ def alignment(first: Float[Array, "n f"], second: Float[Array, "n f"]) -> float:
     return float(jnp.sum((one - other) ** 2, axis=1).mean())
 
 
-def uniformity(features: Float[Array, "n f"], *, scale: float = 2.0) -> float:
+def uniformity(
+    features: Float[Array, "n f"], *, scale: float = 2.0, block_rows: int = BLOCK
+) -> float:
     """How evenly directions fill the sphere: the lower, the better; 0 is a point.
 
     The logarithm of the mean of exp(−scale·‖x − y‖²) over pairs of different rows. The
@@ -77,6 +79,7 @@ def uniformity(features: Float[Array, "n f"], *, scale: float = 2.0) -> float:
     Args:
         features: [N, F], N at least 2.
         scale: t of the Gaussian.
+        block_rows: whose distances to all others are held at once, at most.
 
     Raises:
         ValueError: there is one row only, or a feature is not finite.
@@ -87,7 +90,7 @@ def uniformity(features: Float[Array, "n f"], *, scale: float = 2.0) -> float:
     unit = l2_normalize(checks.finite_floats(features))
     if len(unit) < 2:
         raise ValueError(f"features: want at least 2 rows, got {len(unit)}")
-    return float(_uniformity(unit, scale, block=min(BLOCK, len(unit))))
+    return float(_uniformity(unit, scale, block=min(block_rows, len(unit))))
 
 
 @functools.partial(jax.jit, static_argnames="block")

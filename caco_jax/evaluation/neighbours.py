@@ -23,8 +23,8 @@ from caco_jax.losses.contrast import l2_normalize
 
 # Numbers of a block of the bank, 64 MB as float32. Larger ones are merged less often.
 BLOCK_NUMBERS = 2**24
-QUERY_ROWS = 1024  # scored at once, at most
-SCORE_NUMBERS = 2**24  # of those queries with a block, at most
+QUERY_ROWS = 1024
+SCORE_NUMBERS = 2**24  # of queries with a block, at once, at most
 
 Found = tuple[Float[Array, "b k"], Int[Array, "b k"]]  # similarities and indices
 
@@ -70,6 +70,8 @@ def nearest_neighbours(
     k: int,
     cosine: bool = False,
     block_size: int | None = None,
+    query_rows: int = QUERY_ROWS,
+    threads: int | None = None,
 ) -> Found:
     """The k rows of the bank with the largest dot product, best first.
 
@@ -84,6 +86,8 @@ def nearest_neighbours(
         cosine: whether only directions count.
         block_size: rows of the bank that a device scores at once; None: as many as
             have 2^24 numbers.
+        query_rows: scored at once, at most.
+        threads: that share the queries; None: as many as a device gains by.
 
     Returns:
         Similarities [B, k] and indices into the bank [B, k] (int32).
@@ -104,7 +108,8 @@ def nearest_neighbours(
         bank.shape[1],
         mesh.size,
         block_size=block_size,
-        threads=_threads(mesh),
+        query_rows=query_rows,
+        threads=threads or _threads(mesh),
     )
     room = plan.shares * plan.chunks * plan.queries
     padded = jnp.pad(queries, [(0, room - len(queries)), (0, 0)]).reshape(
@@ -162,12 +167,13 @@ def make_plan(
     devices: int,
     *,
     block_size: int | None = None,
+    query_rows: int = QUERY_ROWS,
     threads: int = 1,
 ) -> Plan:
     """How a search of so many rows walks them."""
     part = -(-rows // devices)
     block = min(block_size or max(BLOCK_NUMBERS // width, 1), part)
-    at_once = min(QUERY_ROWS, max(SCORE_NUMBERS // (block * threads), 1))
+    at_once = min(query_rows, max(SCORE_NUMBERS // (block * threads), 1))
     chunks = max(-(-queries // at_once), 1)
     shares = min(threads, chunks)
     chunks = -(-chunks // shares)

@@ -30,7 +30,7 @@ from caco_jax.schema import UserError
 PAIRS = 128  # images of the heat-map
 VIEWED = 12  # images whose views are shown
 ENTRIES = 1024  # of the bank, on the page
-DENSE_ENTRIES = 16_384  # that queries are scored against at once
+DENSE_ENTRIES = 16_384  # that queries are scored against
 LISTED = 12  # images of an entry
 MAPPED = 8  # images of a map, at least
 _BATCH_ROWS = 64
@@ -164,10 +164,24 @@ def _logarithms(alpha: Float[np.ndarray, "n n"]) -> dict[str, Any]:
     }
 
 
-def bank_entries(run: Run, sample: Sample, encoded: Encoded) -> dict[str, Any] | None:
+def bank_entries(
+    run: Run,
+    sample: Sample,
+    encoded: Encoded,
+    *,
+    most: int = ENTRIES,
+    dense: int = DENSE_ENTRIES,
+) -> dict[str, Any] | None:
     """What entries of a bank or queue do, by use; None where there is neither.
 
     An image uses the entry that its key is nearest to, as CaCo chooses positives.
+
+    Args:
+        run: the run.
+        sample: images.
+        encoded: their embeddings.
+        most: entries that are described, no fewer than images.
+        dense: entries that queries are scored against, at most.
     """
     state = jax.device_get(run.state)
     try:
@@ -177,8 +191,8 @@ def bank_entries(run: Run, sample: Sample, encoded: Encoded) -> dict[str, Any] |
     nearest = np.asarray(nearest_entries(encoded.keys, memory.rows))
     size = len(memory.rows)
     uses = np.bincount(nearest, minlength=size)
-    scored = _scored(uses)
-    shown = scored[:ENTRIES]
+    scored = _scored(uses, most=most, dense=dense)
+    shown = scored[:most]
     places = np.full(size, -1)
     places[scored] = np.arange(len(scored))
     weights = _repelled(
@@ -208,16 +222,18 @@ def bank_entries(run: Run, sample: Sample, encoded: Encoded) -> dict[str, Any] |
     }
 
 
-def _scored(uses: Int[np.ndarray, " k"]) -> Int[np.ndarray, " s"]:
+def _scored(
+    uses: Int[np.ndarray, " k"], *, most: int, dense: int
+) -> Int[np.ndarray, " s"]:
     """Entries to score queries against: the most used first, others spread evenly.
 
     All that are used are among the first, for there are no more images than those.
     """
     order = np.argsort(-uses, kind="stable")
-    most, others = order[:ENTRIES], order[ENTRIES:]
-    count = min(len(others), DENSE_ENTRIES - len(most))
+    first, others = order[:most], order[most:]
+    count = min(len(others), dense - len(first))
     spread = np.linspace(0, len(others) - 1, count).round().astype(int)
-    return np.concatenate([most, others[spread]])
+    return np.concatenate([first, others[spread]])
 
 
 def _repelled(

@@ -32,6 +32,7 @@ COUNT, BROKEN = 20, 7
 SEED = (3, 2**32 - 1)
 SHAPE = {"seed": SEED, "batch_size": 6, "steps": 3}
 STEPS = 6  # two epochs
+IN_PARTS = SHAPE | {"part_rows": 4}  # uneven ones
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +43,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def records(folder):
     return picture_records(folder, COUNT, broken=[BROKEN])
-
-
-@pytest.fixture
-def small_chunks(monkeypatch):
-    """Several parts a batch, uneven ones."""
-    monkeypatch.setattr(pipeline, "CHUNK_ROWS", 4)
 
 
 def lenient():
@@ -85,16 +80,16 @@ def test_a_step_is_a_batch_of_bytes_for_each_view(whole):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_worker_processes_make_the_same_bytes(records, whole, workers, small_chunks):
-    source = CropSource(records, SPECS, **SHAPE)
+def test_worker_processes_make_the_same_bytes(records, whole, workers):
+    source = CropSource(records, SPECS, **IN_PARTS)
     assert source.parts_per_step == 2
     assert_same(steps_of(source, workers=workers), whole)
     assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize("first", [1, 3, 5])
-def test_a_stream_begins_at_any_step(records, whole, first, small_chunks):
-    source = CropSource(records, SPECS, **SHAPE)
+def test_a_stream_begins_at_any_step(records, whole, first):
+    source = CropSource(records, SPECS, **IN_PARTS)
     assert_same(steps_of(source, first=first), whole[first:])
 
 
@@ -109,8 +104,8 @@ def test_hosts_read_their_own_rows_of_the_same_batches(records, whole):
             np.testing.assert_array_equal(joined, wanted)
 
 
-def test_several_steps_at_once_are_the_same_steps(records, whole, small_chunks):
-    source = CropSource(records, SPECS, **SHAPE)
+def test_several_steps_at_once_are_the_same_steps(records, whole):
+    source = CropSource(records, SPECS, **IN_PARTS)
     with stream(source) as parts:
         count = 3 * source.parts_per_step
         found = pipeline.join_steps(parts, count, steps=3, bad=lenient())

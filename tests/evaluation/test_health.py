@@ -48,11 +48,10 @@ def test_uniformity_against_all_pairs(scale):
     assert got == pytest.approx(np.log(np.mean(pairs)), rel=1e-10)
 
 
-def test_uniformity_walks_in_blocks(monkeypatch):
+def test_uniformity_walks_in_blocks():
     rows = sphere(30, 4)
     want = health.uniformity(rows)
-    monkeypatch.setattr(health, "BLOCK", 7)
-    assert health.uniformity(rows) == pytest.approx(want, rel=1e-5)
+    assert health.uniformity(rows, block_rows=7) == pytest.approx(want, rel=1e-5)
 
 
 def test_the_entropy_of_use():

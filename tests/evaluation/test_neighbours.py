@@ -60,27 +60,24 @@ def test_each_device_gets_its_own_rows_only(devices):
     assert sum(int(np.asarray(piece.counts).sum()) for piece in pieces) == 21
 
 
-def test_queries_are_walked_in_parts_too(monkeypatch):
+def test_queries_are_walked_in_parts_too():
     whole = neighbours.nearest_neighbours(QUERIES, BANK, k=3)
-    monkeypatch.setattr(neighbours, "QUERY_ROWS", 4)
-    assert neighbours.make_plan(9, 30, 6, 1)[2:] == (1, 3, 3)
-    parts = neighbours.nearest_neighbours(QUERIES, BANK, k=3)
+    assert neighbours.make_plan(9, 30, 6, 1, query_rows=4)[2:] == (1, 3, 3)
+    parts = neighbours.nearest_neighbours(QUERIES, BANK, k=3, query_rows=4, threads=1)
     for part, all_at_once in zip(parts, whole, strict=True):
         assert part.shape == (9, 3)
         np.testing.assert_allclose(part, all_at_once, rtol=1e-6)
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_threads_share_the_queries_in_the_callers_precision(monkeypatch, wide):
+def test_threads_share_the_queries_in_the_callers_precision(wide):
     with jax.enable_x64(wide):
         dtype = np.float64 if wide else np.float32
         queries, bank = QUERIES.astype(dtype), BANK.astype(dtype)
         whole = neighbours.nearest_neighbours(queries, bank, k=3, block_size=7)
-        monkeypatch.setattr(neighbours, "QUERY_ROWS", 2)
-        monkeypatch.setattr(neighbours, "_threads", lambda mesh: 2)
-        plan = neighbours.make_plan(9, 30, 6, 1, block_size=7, threads=2)
-        assert plan == (30, 7, 2, 3, 2)
-        shared = neighbours.nearest_neighbours(queries, bank, k=3, block_size=7)
+        how = {"block_size": 7, "query_rows": 2, "threads": 2}
+        assert neighbours.make_plan(9, 30, 6, 1, **how) == (30, 7, 2, 3, 2)
+        shared = neighbours.nearest_neighbours(queries, bank, k=3, **how)
     for part, all_at_once in zip(shared, whole, strict=True):
         assert part.shape == (9, 3)
         assert part.dtype == all_at_once.dtype

@@ -65,14 +65,12 @@ def test_entries_repel_as_the_softmax_of_the_bank_player_says(run, train):
         assert len(entry["repels"]) == figures.LISTED
 
 
-def test_of_a_large_bank_the_most_used_entries_are_shown(run, train, monkeypatch):
+def test_of_a_large_bank_the_most_used_entries_are_shown(run, train):
     sample, encoded = train
     few = Sample(sample.pixels[:8], sample.labels[:8])
     eight = figures.Encoded(encoded.queries[:8], encoded.keys[:8])
     whole = figures.bank_entries(run, few, eight)
-    monkeypatch.setattr(figures, "ENTRIES", 8)
-    monkeypatch.setattr(figures, "DENSE_ENTRIES", 16)
-    found = figures.bank_entries(run, few, eight)
+    found = figures.bank_entries(run, few, eight, most=8, dense=16)
     assert (found["size"], found["scored"], len(found["entries"])) == (40, 16, 8)
     assert found["unused"] == whole["unused"]
     for one, other in zip(found["entries"], whole["entries"], strict=False):
