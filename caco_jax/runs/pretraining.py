@@ -218,6 +218,17 @@ class Pretraining:
             self.training_optimizer(),
         )
 
+    def state_shapes(self) -> TrainState:
+        """Shape, dtype and sharding of each array of the state; nothing is computed."""
+        state = jax.eval_shape(self.initial_state)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding
+            ),
+            state,
+            self.shardings(state),
+        )
+
     def shardings(self, state: TrainState) -> TrainState:
         """Where each array of the run's state is, see `state_shardings`."""
         return state_shardings(
@@ -326,7 +337,7 @@ class Pretraining:
         """
         fixed, chosen = dispatch_shapes(self.data, self.views, self.training.batch_size)
         with jax.set_mesh(self.mesh):
-            state = jax.eval_shape(self.initial_state)
+            state = self.state_shapes()
             layout = layout_of(self.data, self.mesh)
             dispatch: Any = self.dispatch(self.training_step(), state, layout)
             return dispatch.lower(state, fixed, chosen)

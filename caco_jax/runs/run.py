@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
@@ -128,17 +127,7 @@ def restore_state(
     pretraining: Pretraining, checkpoints: Checkpoints, *, step: int | None = None
 ) -> TrainState:
     """A checkpoint's state, on the run's devices; without a step the newest."""
-    like = jax.eval_shape(pretraining.initial_state)
-    return checkpoints.restore(
-        jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=sharding
-            ),
-            like,
-            pretraining.shardings(like),
-        ),
-        step=step,
-    )
+    return checkpoints.restore(pretraining.state_shapes(), step=step)
 
 
 class Split(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from caco_jax.methods.method import Method, Network
@@ -47,7 +48,8 @@ def create_state(
         optimizer: of all players.
     """
     # Copies: a step donates what it is given, which may be the method's own constants.
-    others, extra = jax.tree.map(jnp.copy, method.init(key))
+    others, extra = _typed(jax.tree.map(jnp.copy, method.init(key)))
+    network = _typed(network)
     players = {"encoder": network.params, **others}
     # A donated buffer must not appear twice in the state: the target is a copy.
     target = jax.tree.map(jnp.copy, network) if method.uses_target else None
@@ -59,3 +61,16 @@ def create_state(
         extra=extra,
         opt_state=optimizer.init(players),
     )
+
+
+def _typed(tree: PyTree) -> PyTree:
+    """The same arrays, none of a Python number's weak type.
+
+    A step gives back arrays of their own type, and would be compiled again for them.
+    """
+
+    def typed(leaf: Any) -> Any:
+        kind = jax.typeof(leaf)
+        return lax.convert_element_type(leaf, kind.dtype) if kind.weak_type else leaf
+
+    return jax.tree.map(typed, tree)
