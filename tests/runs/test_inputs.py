@@ -84,7 +84,8 @@ def test_a_step_gets_images_or_crops_for_each_view():
 
 def test_views_have_the_same_shapes_either_way():
     run = tiny.run(data__source=FAKE, data__views="cifar", data__view_size=12)
-    views = run.replace(views=VIEWS)
+    init, apply = lambda key, x: jnp.ones((3, 4)), lambda w, x: x.mean((1, 2)) @ w
+    views = run.replace(views=VIEWS, encoder=(init, apply))
     streamed = views.replace(data=STREAMED)
     shapes = [view.shape for view in views.view_shapes]
     assert shapes == [view.shape for view in streamed.view_shapes]

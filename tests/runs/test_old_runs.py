@@ -8,9 +8,11 @@ import json
 import pathlib
 import tarfile
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
+import caco_jax
 from caco_jax.config.build import load_run, pretrain, saved_pretraining
 from caco_jax.config.sections import experiment_config
 from caco_jax.runs.run import make_network_features
@@ -37,8 +39,14 @@ def test_its_network_gives_the_same_features(files):
     _, test = make_network_features(loaded.pretraining)(loaded.network)
     np.testing.assert_array_equal(test.labels, EXPECTED["labels"])
     np.testing.assert_allclose(test.features[:3], EXPECTED["features"], **CLOSE)
-    embedded = loaded.embed(loaded.data.test_examples)
+    embedded = caco_jax.load(files.path).embed(loaded.data.test_examples)
     np.testing.assert_allclose(embedded[:3], EXPECTED["features"], **CLOSE)
+    with pytest.raises(UserError) as refused:
+        caco_jax.load(files.path, encoder=nn.Dense(3))
+    assert str(refused.value) == (
+        f"encoder: expected none, {files.path} is the run of a configuration, which "
+        "names its own; got Dense"
+    )
 
 
 def test_it_is_trained_to_its_end_as_it_would_have_been(files, devices):
