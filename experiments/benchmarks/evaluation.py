@@ -42,6 +42,7 @@ from caco_jax.evaluation.features import make_view_features
 from caco_jax.evaluation.heads import Protocol, Sweep
 from caco_jax.evaluation.sweep import make_step
 from caco_jax.nets.encoder import Encoder
+from caco_jax.nets.functions import as_encoder
 from caco_jax.nets.heads import mlp_projector
 from caco_jax.nets.resnet import BACKBONES
 from experiments.benchmarks import timing
@@ -229,11 +230,10 @@ def sweep(
     *, runs: int, backbone: str, pixels: int, batch: int, classes: int
 ) -> dict[str, Any]:
     """Times a step of one head and of many."""
-    encoder = Encoder(BACKBONES[backbone](), mlp_projector(8, 8))
+    encoder = as_encoder(Encoder(BACKBONES[backbone](), mlp_projector(8, 8)))
     shape = (batch, pixels, pixels, 3)
-    variables = jax.jit(functools.partial(encoder.init, train=False))(
-        jax.random.key(0), jnp.zeros((1, *shape[1:]))
-    )
+    example = jnp.zeros((2, *shape[1:]))
+    network = jax.jit(encoder.init)(jax.random.key(0), example)
     recipe = VIEWS["moco_v2"](size_pixels=pixels)
     views = make_views(
         Views((training_view(recipe),), mean=recipe.mean, std=recipe.std)
@@ -245,15 +245,14 @@ def sweep(
 
     def stepper(protocol: Protocol) -> Callable[[], object]:
         heads = Sweep(protocol, steps_per_epoch=1000)
-        inputs = (variables["params"], variables["batch_stats"])
-        example = (*inputs, jax.random.key(0), images)
-        width = jax.eval_shape(view_features, *example).shape[1]
+        shapes = jax.eval_shape(view_features, network, jax.random.key(0), images)
+        width = shapes.shape[1]
         state = heads.init(jax.random.key(1), features=width, num_classes=classes)
         step = make_step(heads, view_features)
 
         def one() -> jax.Array:
             nonlocal state
-            state, losses = step(state, 0, *inputs, jax.random.key(2), images, labels)
+            state, losses = step(state, 0, network, jax.random.key(2), images, labels)
             return losses
 
         return one

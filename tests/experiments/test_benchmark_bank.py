@@ -10,6 +10,7 @@ from experiments.benchmarks import bank, timing
 from tests.experiments.smoke import smoke
 
 
+@pytest.mark.slow
 def test_smoke_run_writes_its_figures(tmp_path):
     figures, printed = smoke("bank", tmp_path / "figures.json")
     assert "temporary memory of ours" in printed
@@ -22,6 +23,7 @@ def test_smoke_run_writes_its_figures(tmp_path):
     assert ("PyTorch is not installed" in printed) != has_torch
 
 
+@pytest.mark.slow
 def test_both_sides_take_the_same_steps():
     pytest.importorskip("torch", reason="compares with PyTorch")
     arrays = bank.random_arrays(6, 40, 8)

@@ -1,6 +1,7 @@
 """The augmentation benchmark runs, and both of its sides make the same kind of view."""
 
 import numpy as np
+import pytest
 
 from caco_jax.data import views
 from experiments.benchmarks import data
@@ -8,6 +9,7 @@ from tests.data.photos import photos
 from tests.experiments.smoke import smoke
 
 
+@pytest.mark.slow
 def test_smoke_run_writes_its_figures(tmp_path):
     figures, printed = smoke("data", tmp_path / "figures.json")
     assert "times one core of Pillow" in printed
@@ -29,6 +31,7 @@ def test_smoke_run_writes_its_figures(tmp_path):
         np.testing.assert_allclose(compared["images_per_second"], 2 / ours)
 
 
+@pytest.mark.slow
 def test_both_sides_make_views_of_one_distribution():
     photo = photos()[1]
     recipe = views.simclr(size_pixels=16)

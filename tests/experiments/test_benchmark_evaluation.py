@@ -19,6 +19,7 @@ def smoke(tmp_path_factory):
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_a_smoke_run_writes_its_figures(smoke):
     assert set(evaluation.PARTS) < set(smoke)
     for part, (first, second) in {
@@ -30,12 +31,14 @@ def test_a_smoke_run_writes_its_figures(smoke):
         assert smoke[part]["ratios"]["seconds"] == medians[second] / medians[first]
 
 
+@pytest.mark.slow
 def test_both_sides_find_the_same(smoke):
     assert smoke["knn"]["same_place"] == 1
     found = smoke["probe"]["accuracy"]
     assert found["ours"] == pytest.approx(found["scikit-learn"], abs=0.001)
 
 
+@pytest.mark.slow
 def test_the_plan_for_imagenet_is_far_below_its_matrix(smoke):
     whole = evaluation.planned_bytes(**evaluation.IMAGENET)
     assert whole < 1e9 < 4 * 1_281_167 * 50_000

@@ -76,6 +76,7 @@ def test_operations_are_told_by_their_names(op_name, part):
     assert profiles.part(op_name) == part
 
 
+@pytest.mark.slow
 def test_torch_sides_take_our_bank_step():
     torch = pytest.importorskip("torch", reason="compares with PyTorch")
     from experiments.benchmarks import torch_sides

@@ -85,6 +85,7 @@ def test_first_step_is_waited_for(tmp_path, monkeypatch):
     assert (tmp_path / "run").exists()  # the run had begun
 
 
+@pytest.mark.slow
 def test_run_that_ends_early_is_no_start(tmp_path):
     with pytest.raises(RuntimeError, match=r"before its first step: .*--config"):
         startup.first_step("no_such", tmp_path / "run", {})
