@@ -89,14 +89,14 @@ class Section:
         what: a line about it.
         fields: the dataclass that checks its values.
         prefix: what its keys begin with, dot included.
-        defaults: by dotted key, those that are not the dataclass's own.
+        defaults: by dotted key, as text, those that may not be the dataclass's own.
     """
 
     title: str
     what: str
     fields: type
     prefix: str
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def config_reference() -> str:
@@ -156,18 +156,27 @@ def _own_arguments(name: str, kind: type) -> list[str]:
 
 def player_sections() -> Iterator[Section]:
     """The optimisers of the players beside the encoder, by whose they are."""
-    owners: dict[str, list[str]] = {}
-    defaults: dict[str, dict[str, Any]] = {}
-    for name in METHODS:
-        for key, values in default_config(name).to_dict().items():
+    owners: dict[str, dict[str, dict[str, Any]]] = {}  # section, method, its values
+    for method in METHODS:
+        for key, values in default_config(method).to_dict().items():
             if key.endswith("_optimizer"):
-                owners.setdefault(key, []).append(name)
-                if defaults.setdefault(key, values) != values:
-                    raise ValueError(f"{key}: {owners[key]} have several defaults")
-    for key, methods in owners.items():
-        what = f"{_first_line(OptimizerConfig)} Of {_codes(methods)} alone."
-        flat = schema.flatten(defaults[key], key)
-        yield Section(key, what, OptimizerConfig, f"{key}.", flat)
+                flat = schema.flatten(values, key)
+                owners.setdefault(key, {})[method] = flat
+    for key, by_method in owners.items():
+        what = f"{_first_line(OptimizerConfig)} Of {_codes(list(by_method))} alone."
+        defaults = {
+            name: _several({method: flat[name] for method, flat in by_method.items()})
+            for name in next(iter(by_method.values()))
+        }
+        yield Section(key, what, OptimizerConfig, f"{key}.", defaults)
+
+
+def _several(values: dict[str, Any]) -> str:
+    """One value where all methods have the same, else each method's."""
+    first, *others = values.values()
+    if all(other == first for other in others):
+        return f"`{first!r}`"
+    return ", ".join(f"{method}: `{value!r}`" for method, value in values.items())
 
 
 def _codes(words: list[str]) -> str:
@@ -190,7 +199,7 @@ def _table(section: Section) -> str:
             f'<span id="{anchor}.{field.name}"></span>`{key}`',
             _type(hints[field.name]),
             _range(field.metadata["allowed"]),
-            f"`{section.defaults.get(key, _default(field))!r}`",
+            section.defaults.get(key, f"`{_default(field)!r}`"),
             _plain(field.metadata["doc"]),
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -288,6 +288,10 @@ def test_the_reference_has_every_field_of_every_configuration():
         ("training.batch_size", "int", "`[2, inf)`", "`256`", "images a step"),
         ("optimizer.momentum", "float", "`[0, 1)`", "`0.9`", "sgd, lars"),
         ("bank_optimizer.learning_rate", "float", "`(0, inf)`", "`3.0`", "warm-up"),
+        (
+            *("bank_optimizer.weight_decay", "float", "`[0, inf)`"),
+            *("caco: `0.0`, adco: `0.0001`", "added to the gradient"),
+        ),
         ("encoder.stem", "str", "`imagenet`, `small`", "`'imagenet'`", "64 px"),
         ("data.workers", "int or None", "`[0, inf)`", "`None`", "processes"),
         ("data.view.hue_turns", "float", "`[0, 0.5]`", "`0.1`", "colour circle"),
