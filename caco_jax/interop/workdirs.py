@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from caco_jax.config.build import build_run, build_views, saved_config
+from caco_jax.config.build import build_run, saved_config
+from caco_jax.config.parts import build_views
 from caco_jax.config.sections import ExperimentConfig
 from caco_jax.data.dataset import ArrayDataset
 from caco_jax.interop import files, layouts

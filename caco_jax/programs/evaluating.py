@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from caco_jax.config.build import build_data, load_run, saved_config
+from caco_jax.config.build import load_run, saved_config
+from caco_jax.config.parts import build_data
 from caco_jax.data.labelled import Part, labelled_parts, training_view
 from caco_jax.data.views import make_views
 from caco_jax.evaluation import checks

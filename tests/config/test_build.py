@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caco_jax.config.build import build_encoder, build_run
+from caco_jax.config.build import build_run
+from caco_jax.config.parts import build_encoder
 from caco_jax.config.recipe import smoke
 from caco_jax.config.sections import default_config, experiment_config
 from caco_jax.data.dataset import ArrayDataset

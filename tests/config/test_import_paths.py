@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from caco_jax.config.build import build_data, build_encoder, build_run, build_views
+from caco_jax.config.build import build_run
+from caco_jax.config.parts import build_data, build_encoder, build_views
 from caco_jax.config.recipe import override
 from caco_jax.config.sections import default_config, experiment_config
 from caco_jax.data.view_kinds import DigitView
@@ -164,8 +165,8 @@ def test_views_are_a_function_several_or_what_makes_them():
     [
         (
             "NOTHING",
-            "NOTHING: expected examples [M, ...] of one shape, M at least 2, got int64 "
-            "()",
+            "NOTHING: expected numbers, examples [M, ...] of one shape, M at least 2, "
+            "got int64 ()",
         ),
         ("broken", "broken raises RuntimeError: first line"),
         ("no_backbone", None),

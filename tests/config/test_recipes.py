@@ -1,6 +1,5 @@
 """Every recipe: its published numbers, and three steps of it on made-up images."""
 
-import collections
 import functools
 import importlib
 import pathlib
@@ -10,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from caco_jax.config.build import build_run, build_views, pretrain
+from caco_jax.config.build import build_run, pretrain
+from caco_jax.config.parts import build_views
 from caco_jax.config.recipe import load_recipe, smoke, with_variant
 from caco_jax.config.sections import experiment_config
 from caco_jax.methods.registry import METHODS
@@ -374,24 +374,36 @@ def test_a_view_size_shrinks_all_views_alike():
     assert [view.size_pixels for view in views] == [112] * 2 + [48] * 6
 
 
-def programs():
-    """Recipes by what their steps are made of, those with CLAE first.
+def smoke_recipes():
+    """One recipe for each smoke configuration: some variants come to the same.
 
-    Of the smoke configurations some come to the same: each is there once.
+    With what its step is made of.
     """
-    seen, programs = set(), collections.defaultdict(list)
-    for recipe in sorted(all_recipes(), key=lambda recipe: "clae" not in recipe):
+    found = {}
+    for recipe in all_recipes():
         values = flatten(read(f"{recipe}:smoke").to_dict())
-        whole = tuple(sorted(values.items(), key=str))
-        if whole not in seen:
-            seen.add(whole)
-            parts = ("method.name", "data.views", "optimizer.name")
-            programs[tuple(values[key] for key in parts)].append(recipe)
-    return programs.values()
+        parts = {
+            ("method", values["method.name"]),
+            ("views", values["data.views"]),
+            ("optimizer", values["optimizer.name"]),
+            ("CLAE", values["adversarial.epsilon"] > 0),
+        }
+        found.setdefault(tuple(sorted(values.items(), key=str)), (recipe, parts))
+    return list(found.values())
 
 
-RUN = [recipe for recipe, *_ in programs()]
-ALIKE_RUNS = [recipe for _, *others in programs() for recipe in others]
+def few_of_all(recipes):
+    """Recipes that have every method, kind of views and optimiser among them."""
+    left, few = set().union(*(parts for _, parts in recipes)), []
+    while left:
+        recipe, parts = max(recipes, key=lambda pair: len(pair[1] & left))
+        few.append(recipe)
+        left -= parts
+    return few
+
+
+SMOKE = smoke_recipes()
+FEW = few_of_all(SMOKE)
 
 
 def made_up(recipe, devices):
@@ -399,7 +411,7 @@ def made_up(recipe, devices):
     return build_run(config, mesh=make_mesh(devices[:1]))
 
 
-@pytest.mark.parametrize("recipe", ALIKE_RUNS)
+@pytest.mark.parametrize("recipe", [recipe for recipe, _ in SMOKE if recipe not in FEW])
 def test_a_step_of_every_recipe_keeps_its_state(recipe, devices):
     run = made_up(recipe, devices)
     state = jax.eval_shape(run.initial_state)
@@ -416,7 +428,11 @@ def test_a_step_of_every_recipe_keeps_its_state(recipe, devices):
 
 
 @pytest.mark.parametrize(
-    "recipe", [*RUN, *(pytest.param(r, marks=pytest.mark.slow) for r in ALIKE_RUNS)]
+    "recipe",
+    [
+        pytest.param(recipe, marks=[pytest.mark.slow] * (recipe not in FEW))
+        for recipe, _ in SMOKE
+    ],
 )
 def test_three_steps_of_every_recipe_run_on_made_up_images(recipe, devices):
     run = made_up(recipe, devices)

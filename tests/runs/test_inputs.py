@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caco_jax.config.build import build_data, build_run
+from caco_jax.config.build import build_run
+from caco_jax.config.parts import build_data
 from caco_jax.config.sections import DataConfig
 from caco_jax.data.dataset import ArrayDataset, RecordDataset
 from caco_jax.data.view_kinds import PhotoView, Views
