@@ -39,7 +39,9 @@ class EncoderConfig:
     backbone: str = setting("resnet50", allowed=tuple(BACKBONES), doc="the network")
     width: int = setting(64, allowed=COUNT, doc="channels of the first stage")
     stem: str = setting(
-        "imagenet", allowed=("imagenet", "small"), doc="small for images up to 64 px"
+        "imagenet",
+        allowed=("imagenet", "small", "strided"),
+        doc="small for images up to 64 px, strided for small ones on a CPU",
     )
     projector: str = setting(
         "caco", allowed=PROJECTORS, doc="caco: BatchNorm, no biases; mlp: the reverse"
