@@ -1,8 +1,10 @@
 """Pretrains CaCo on handwritten digits, evaluates it and prints one table."""
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 
 from caco_jax.analysis import plots
@@ -17,6 +19,7 @@ from caco_jax.training.checkpoints import write_json
 from caco_jax.training.pretrain import peak_memory_bytes, pretrain
 from caco_jax.training.runs import (
     Run,
+    Split,
     load_run,
     make_network_features,
     pixel_features,
@@ -42,29 +45,35 @@ def table(results: dict[str, Any]) -> str:
 def evaluate(trained: Run) -> dict[str, Any]:
     """The table's rows; figures are saved beside the run."""
     experiment = trained.experiment
+
+    def row(train: Split, test: Split) -> dict[str, float]:
+        num_classes = experiment.images.num_classes
+        return evaluate_features(*train, *test, num_classes=num_classes)
+
     network_features = make_network_features(experiment)
-    parts = {
-        "pretrained": network_features(trained.network),
-        "random_encoder": network_features(new_network(experiment)),
-        "raw_pixels": pixel_features(experiment),
-    }
-    folder = trained.files.path
-    rows = trained.files.read_metrics()
+    # Pixels are wider than features: their probes compile meanwhile, on another core.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        pixels = beside.submit(row, *pixel_features(experiment))
+        train, test = network_features(trained.network)
+        results = {
+            "pretrained": row(train, test),
+            "random_encoder": row(*network_features(new_network(experiment))),
+        }
+        _draw(trained, test)
+        return results | {"raw_pixels": pixels.result()}
+
+
+def _draw(trained: Run, test: Split) -> None:
+    """Saves the figures beside the run."""
+    folder, rows = trained.files.path, trained.files.read_metrics()
     plots.plot_learning_curves(rows, folder / "learning_curves.png")
     plots.plot_bank_use(rows, folder / "bank_use.png", recent_steps=RECENT_STEPS)
-    test = parts["pretrained"][1]
     plots.plot_embedding_map(
         np.asarray(test.features),
         np.asarray(test.labels),
         folder / "embedding_map.png",
-        class_names=experiment.images.class_names,
+        class_names=trained.experiment.images.class_names,
     )
-    return {
-        name: evaluate_features(
-            *train, *test, num_classes=experiment.images.num_classes
-        )
-        for name, (train, test) in parts.items()
-    }
 
 
 def main() -> None:
@@ -85,6 +94,7 @@ def main() -> None:
         summary = pretrain(
             config, flags.workdir, force_new=flags.fresh, reporter=reporter
         )
+    jax.clear_caches()  # the probes' compilation takes the memory of the steps'
     trained = load_run(flags.workdir)
     results = evaluate(trained)
     results |= {
