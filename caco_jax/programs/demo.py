@@ -1,7 +1,6 @@
 """Pretrains CaCo on handwritten digits, evaluates it and prints one table."""
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -51,16 +50,13 @@ def evaluate(trained: Run) -> dict[str, Any]:
         return evaluate_features(*train, *test, num_classes=num_classes)
 
     network_features = make_network_features(experiment)
-    # Pixels are wider than features: their probes compile meanwhile, on another core.
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        pixels = beside.submit(row, *pixel_features(experiment))
-        train, test = network_features(trained.network)
-        results = {
-            "pretrained": row(train, test),
-            "random_encoder": row(*network_features(new_network(experiment))),
-        }
-        _draw(trained, test)
-        return results | {"raw_pixels": pixels.result()}
+    train, test = network_features(trained.network)
+    _draw(trained, test)
+    return {
+        "pretrained": row(train, test),
+        "random_encoder": row(*network_features(new_network(experiment))),
+        "raw_pixels": row(*pixel_features(experiment)),
+    }
 
 
 def _draw(trained: Run, test: Split) -> None:
