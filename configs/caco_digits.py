@@ -3,7 +3,7 @@
 Paper:     arXiv:2203.14370 (the method; digits are ours)
 Expected:  five seeds: kNN 98.4 to 98.9 %, linear probe 98.4 to 99.6 % (mean 99.0 %),
            3 labels a class 91.7 to 93.9 %
-Cost:      four minutes of processor time for the whole demo, half of it pretraining
+Cost:      four minutes of processor time for the whole demo, compiling included
 Command:   python -m experiments.pretrain --config=configs/caco_digits.py \
                --workdir=runs/caco_digits
 Variants:  clae
