@@ -2,7 +2,7 @@
 
 Paper:     arXiv:2201.12680 (the method; digits are ours)
 Expected:  not measured yet
-Cost:      minutes on four CPU cores
+Cost:      a minute or two on two CPU cores
 Command:   python -m experiments.pretrain --config=configs/alpha_cl_digits.py \
                --workdir=runs/alpha_cl_digits
 Variants:  clae

@@ -1,11 +1,15 @@
 """CaCo on scikit-learn's handwritten digits: 1,797 images, nothing is downloaded.
 
 Paper:     arXiv:2203.14370 (the method; digits are ours)
-Expected:  linear probe >= 99.0 %, kNN >= 98.0 %, 3 labels a class >= 88 %
-Cost:      minutes on four CPU cores
+Expected:  five seeds: kNN 98.4 to 98.9 %, linear probe 98.4 to 99.6 % (mean 99.0 %),
+           3 labels a class 91.7 to 93.9 %
+Cost:      four minutes of processor time for the whole demo, compiling included
 Command:   python -m experiments.pretrain --config=configs/caco_digits.py \
                --workdir=runs/caco_digits
 Variants:  clae
+
+Width, epochs, rate, temperatures and views were compared with seed 5, by three folds of
+the training images and on the held-out ones. Seeds 0 to 4 were run once, at the end.
 """
 
 from ml_collections import ConfigDict
@@ -20,10 +24,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config = digits("caco")
     config.method.temperature = 0.1
     config.method.bank_temperature = 0.1
-    # The published start-up ends when the bank is full: four steps here, too few for
-    # keys that mean anything. Thirty epochs, with a target that keeps up, are enough.
-    config.method.start_up_epochs = 30
+    # The published start-up ends when the bank is full: eight steps here, too few for
+    # keys that mean anything. 25 epochs, with a target that keeps up, are enough.
+    config.method.start_up_epochs = 25
     config.method.start_up_momentum = 0.9
     config.optimizer.learning_rate = 0.03
-    config.target.momentum = 0.9  # five steps an epoch: 0.99 would look far back
+    config.target.momentum = 0.9  # ten steps an epoch: 0.99 would look far back
     return with_variant(config, variant, VARIANTS)

@@ -2,7 +2,7 @@
 
 Paper:     arXiv:2010.12050 (the method; digits are ours)
 Expected:  not measured yet
-Cost:      minutes on four CPU cores
+Cost:      a minute or two on two CPU cores
 Command:   python -m experiments.pretrain --config=configs/plain_digits.py \
                --workdir=runs/plain_digits
 Variants:  clae

@@ -2,7 +2,7 @@
 
 Paper:     arXiv:2002.05709 (the method; digits are ours)
 Expected:  not measured yet
-Cost:      minutes on four CPU cores
+Cost:      a minute or two on two CPU cores
 Command:   python -m experiments.pretrain --config=configs/simclr_digits.py \
                --workdir=runs/simclr_digits
 Variants:  clae

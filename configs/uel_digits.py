@@ -2,7 +2,7 @@
 
 Paper:     arXiv:1904.03436 (the method; digits are ours)
 Expected:  not measured yet
-Cost:      minutes on four CPU cores
+Cost:      a minute or two on two CPU cores
 Command:   python -m experiments.pretrain --config=configs/uel_digits.py \
                --workdir=runs/uel_digits
 Variants:  clae

@@ -51,7 +51,9 @@ class EncoderConfig:
     )
     width: int = setting(64, allowed=COUNT, doc="channels of the first stage")
     stem: str = setting(
-        "imagenet", allowed=tuple(STEMS), doc="small for images up to 64 px"
+        "imagenet",
+        allowed=tuple(STEMS),
+        doc="small for images up to 64 px, strided for small ones on a CPU",
     )
     projector: str = setting(
         "caco",

@@ -3,6 +3,7 @@
 import contextlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from caco_jax.analysis import plots
@@ -19,6 +20,7 @@ from caco_jax.runs.preemption import Stop
 from caco_jax.runs.progress import peak_memory_bytes
 from caco_jax.runs.run import (
     Run,
+    Split,
     make_network_features,
     raw_features,
 )
@@ -43,27 +45,32 @@ def table(results: dict[str, Any]) -> str:
 def evaluate(trained: Run) -> dict[str, Any]:
     """The table's rows; figures are saved beside the run."""
     pretraining = trained.pretraining
+
+    def row(train: Split, test: Split) -> dict[str, float]:
+        num_classes = trained.data.num_classes
+        return evaluate_features(*train, *test, num_classes=num_classes)
+
     network_features = make_network_features(pretraining)
-    parts = {
-        "pretrained": network_features(trained.network),
-        "random_encoder": network_features(pretraining.new_network()),
-        "raw_pixels": raw_features(trained),
+    train, test = network_features(trained.network)
+    _draw(trained, test)
+    return {
+        "pretrained": row(train, test),
+        "random_encoder": row(*network_features(pretraining.new_network())),
+        "raw_pixels": row(*raw_features(trained)),
     }
-    folder = trained.files.path
-    rows = trained.files.read_metrics()
+
+
+def _draw(trained: Run, test: Split) -> None:
+    """Saves the figures beside the run."""
+    folder, rows = trained.files.path, trained.files.read_metrics()
     plots.plot_learning_curves(rows, folder / "learning_curves.png")
     plots.plot_bank_use(rows, folder / "bank_use.png", recent_steps=RECENT_STEPS)
-    test = parts["pretrained"][1]
     plots.plot_embedding_map(
         np.asarray(test.features),
         np.asarray(test.labels),
         folder / "embedding_map.png",
-        class_names=pretraining.data.class_names,
+        class_names=trained.data.class_names,
     )
-    return {
-        name: evaluate_features(*train, *test, num_classes=pretraining.data.num_classes)
-        for name, (train, test) in parts.items()
-    }
 
 
 def main(stop: Stop | None = None) -> None:
@@ -82,6 +89,7 @@ def main(stop: Stop | None = None) -> None:
             stop=stop,
             reporter=reporter,
         )
+    jax.clear_caches()  # the probes' compilation takes the memory of the steps'
     trained = load_run(flags.workdir)
     results = evaluate(trained)
     results |= {

@@ -151,7 +151,7 @@ def test_the_embedding_is_as_wide_as_the_last_projection():
         (
             "encoder.backbone=resnet19",
             "config.encoder.backbone: want one of resnet18, resnet34, resnet50, "
-            "resnet101, resnet152, resnet_tiny, or an import path "
+            "resnet101, resnet152, resnet_tiny, resnet8, or an import path "
             "package.module:name, got 'resnet19'",
         ),
         (
@@ -283,8 +283,8 @@ def test_a_recipe_states_its_differences_from_the_defaults():
         if flatten(default_config("caco").to_dict())[key] != value
     }
     assert differences["method.bank_size"] == 1024
-    assert differences["encoder.backbone"] == "resnet_tiny"
-    assert differences["training.epochs"] == 80
+    assert differences["encoder.backbone"] == "resnet8"
+    assert differences["training.epochs"] == 85
     assert "data.source" not in differences
 
 

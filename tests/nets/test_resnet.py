@@ -13,6 +13,7 @@ from caco_jax.nets import (
     Encoder,
     ResNet,
     caco_projector,
+    resnet8,
     resnet18,
     resnet50,
     resnet_tiny,
@@ -49,10 +50,21 @@ def test_parameter_count_is_torchvisions(name):
     assert count == PARAMETERS[name]
 
 
+def test_parameters_of_resnet8_counted_by_hand():
+    w = 32  # kernels, then scale and bias of each norm
+    stem = 9 * w + 2 * w
+    first = 2 * 9 * w * w + 2 * 2 * w
+    second, third = (10 * (n // 2) * n + 9 * n * n + 3 * 2 * n for n in (2 * w, 4 * w))
+    variables = _shapes(resnet8(), jnp.zeros((1, 16, 16, 1)))
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert count == stem + first + second + third == 306_784
+
+
 @pytest.mark.parametrize(
     "network, image, features",
     [
         (resnet_tiny(), (16, 16, 1), 64),
+        (resnet8(), (16, 16, 1), 128),
         (resnet18(stem="small"), (32, 32, 3), 512),
         (resnet50(), (65, 33, 3), 2048),
         (ResNet(stage_sizes=(1,), width=8), (7, 7, 2), 8),
@@ -86,6 +98,11 @@ def test_stems_and_strides():
     assert small["conv1"]["__call__"][0].shape == (1, 16, 16, 16)
     assert small["layer1"]["__call__"][0].shape == (1, 16, 16, 16)
     assert small["layer3"]["__call__"][0].shape == (1, 4, 4, 64)
+    strided = _spatial_shapes(resnet8(), jnp.zeros((1, 16, 16, 1)))
+    assert strided["conv1"]["__call__"][0].shape == (1, 8, 8, 32)
+    assert strided["layer1"]["__call__"][0].shape == (1, 8, 8, 32)
+    assert strided["layer2"]["__call__"][0].shape == (1, 4, 4, 64)
+    assert strided["layer3"]["__call__"][0].shape == (1, 4, 4, 128)
     large = _spatial_shapes(resnet50(), jnp.zeros((1, 64, 64, 3)))
     assert large["conv1"]["__call__"][0].shape == (1, 32, 32, 64)
     assert large["layer1"]["__call__"][0].shape == (1, 16, 16, 256)
@@ -197,7 +214,13 @@ def test_bfloat16_computation_has_float32_parameters_and_outputs():
             ResNet(stem="cifar"),
             jnp.zeros((2, 8, 8, 1)),
             ValueError,
-            r"stem is one of \['imagenet', 'small'\], not 'cifar'",
+            r"stem is one of \['imagenet', 'small', 'strided'\], not 'cifar'",
+        ),
+        (
+            ResNet(strides=(1, 2)),
+            jnp.zeros((2, 8, 8, 1)),
+            ValueError,
+            r"a stride for each of the stages \(2, 2, 2, 2\), got \(1, 2\)",
         ),
     ],
 )
