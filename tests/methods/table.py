@@ -7,18 +7,23 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from caco_jax.methods.adversarial import adversarial
 from caco_jax.methods.method import Context, Network, View
 from caco_jax.methods.registry import METHODS, make_method
 from caco_jax.nets import BatchNorm
 from caco_jax.optim import optimizers
+from caco_jax.training.encode import make_encode
 from caco_jax.training.state import create_state
-from caco_jax.training.step import make_encode, make_optimizer, make_train_step
+from caco_jax.training.step import make_optimizer, make_train_step
 
 BATCH, ENTRIES, DIM = 16, 24, 4
 EPSILON, WEIGHT = 0.05, 0.7
 KEY = jax.random.key(0)
+# Methods that are a loss of two views, as SimCLR is: it stands for them where each case
+# has to be compiled.
+PAIR_LOSSES = ("plain", "uel", "alpha_cl")
 
 
 class PixelEncoder(nn.Module):
@@ -68,7 +73,8 @@ def cases():
 
 
 def draw_images(count=BATCH):
-    return jax.random.normal(jax.random.key(1), (count, 4, 4, 3))
+    images = np.random.default_rng(1).standard_normal((count, 4, 4, 3))
+    return images.astype(np.float32)
 
 
 def make_views(num_views):
@@ -108,14 +114,18 @@ def make_step(
 
 def start(method, encoder, optimizer, dtype=jnp.float32):
     """A state whose target has moved apart from the online encoder."""
-    example = draw_images(2).astype(dtype)
-    network = jax.jit(lambda: encoder.init(KEY, example, train=True))()
-    network = Network(network["params"], network["batch_stats"])
-    state = create_state(jax.random.key(2), method, network, optimizer)
-    if state.target is not None:
-        apart = jax.tree.map(lambda leaf: leaf * 0.9 + 0.01, state.target.params)
-        state = state._replace(target=state.target._replace(params=apart))
-    return state
+
+    @jax.jit
+    def state():
+        variables = encoder.init(KEY, jnp.zeros((2, 4, 4, 3), dtype), train=True)
+        network = Network(variables["params"], variables["batch_stats"])
+        state = create_state(jax.random.key(2), method, network, optimizer)
+        if state.target is not None:
+            apart = jax.tree.map(lambda leaf: leaf * 0.9 + 0.01, state.target.params)
+            state = state._replace(target=state.target._replace(params=apart))
+        return state
+
+    return state()
 
 
 def payoff_of(method, encoder, num_views):

@@ -1,5 +1,6 @@
 """α-CL as a method: every importance, by its definition."""
 
+import functools
 import itertools
 
 import jax
@@ -7,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from caco_jax import methods
 from caco_jax.losses.contrast import nt_xent
-from caco_jax.methods import alpha_cl
-from caco_jax.methods.alpha_cl import AlphaClConfig
+from caco_jax.methods.alpha_cl import AlphaClConfig, make
+from caco_jax.methods.alpha_cl import importance as importance_of
+from caco_jax.methods.registry import MethodBuilder
 from caco_jax.schema import ConfigError
-from tests.methods.test_simclr import play
+from tests.methods.test_simclr import play, with_gradient
 
 ROWS = np.random.default_rng(0).normal(size=(2, 4, 3))
 UNIT = ROWS / np.linalg.norm(ROWS, axis=-1, keepdims=True)
-TABLE = jnp.asarray(UNIT, jnp.float32)
+TABLE = np.float32(UNIT)
 FIELDS = AlphaClConfig.__dataclass_fields__
 SHAPES, NORMALISATIONS = (
     FIELDS[name].metadata["allowed"] for name in ("importance", "normalisation")
@@ -23,8 +26,7 @@ SHAPES, NORMALISATIONS = (
 
 
 def loss_of(**settings):
-    method = alpha_cl.make(AlphaClConfig(**settings), embedding_dim=3)
-    return play(method, TABLE)[0]
+    return play(methods.alpha_cl(**settings)(3), TABLE)[0]
 
 
 def energy(weigh, intra_weight=0.0):
@@ -95,7 +97,8 @@ def test_each_importance_is_its_formula(settings, weigh, intra_weight):
 def test_infonce_is_nt_xent_with_a_pull_on_the_pairs(intra_weight):
     got = loss_of(importance="infonce", temperature=0.4, intra_weight=intra_weight)
     alignment = np.mean(np.sum(UNIT[0] * UNIT[1], axis=1)) / 0.4
-    want = nt_xent(*TABLE, temperature=0.4) - intra_weight * alignment
+    plain = jax.jit(functools.partial(nt_xent, temperature=0.4))(*TABLE)
+    want = plain - intra_weight * alignment
     np.testing.assert_allclose(got, want / (1 + intra_weight), rtol=1e-5)
 
 
@@ -107,14 +110,12 @@ def test_every_combination_ascends_the_energy_of_fixed_weights(
     importance, normalisation
 ):
     config = AlphaClConfig(importance=importance, normalisation=normalisation, rank=2)
-    method = alpha_cl.make(config, embedding_dim=3)
+    method = MethodBuilder(config, make)(3)
     rows = UNIT.reshape(8, 3)
     squared = 1 - rows @ rows.T
     off_pairs = [[c for c in range(8) if c not in (r, (r + 4) % 8)] for r in range(8)]
     distances = np.stack([squared[r, columns] for r, columns in enumerate(off_pairs)])
-    weights = np.asarray(
-        alpha_cl.importance(config)(jnp.asarray(distances, jnp.float32))
-    )
+    weights = np.asarray(jax.jit(importance_of(config))(np.float32(distances)))
     assert np.isfinite(weights).all()
     want = np.mean(
         [
@@ -122,7 +123,7 @@ def test_every_combination_ascends_the_energy_of_fixed_weights(
             for r in range(8)
         ]
     )
-    loss, gradient = jax.value_and_grad(lambda t: play(method, t)[0])(TABLE)
+    (loss, _), gradient = with_gradient(method, TABLE)
     np.testing.assert_allclose(loss, want, rtol=1e-3, atol=1e-5)
     assert float(jnp.abs(gradient).max()) > 1e-4
 

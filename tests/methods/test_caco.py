@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caco_jax.methods import bank_use, caco
+from caco_jax.methods import bank_use
+from caco_jax.methods.caco import CacoConfig, make
 from caco_jax.schema import ConfigError
 from tests.methods.linear import DIM, Play, cross_entropy, draw, unit
 
-CONFIG = caco.CacoConfig(bank_size=6, temperature=0.5, bank_temperature=0.25)
-METHOD = caco.make(CONFIG, embedding_dim=DIM)
+CONFIG = CacoConfig(bank_size=6, temperature=0.5, bank_temperature=0.25)
+METHOD = make(CONFIG, embedding_dim=DIM)
 BANK = draw(0, 6, DIM)
 ONLINE, TARGET = draw(1, DIM, DIM), draw(2, DIM, DIM)
 VIEWS = [draw(10 + v, 4, DIM) for v in range(4)]
@@ -93,7 +94,7 @@ def test_the_encoder_descends_with_the_bank_held_still():
             total += jnp.mean(jax.nn.logsumexp(logits, axis=1) - at_label)
         return total
 
-    expected = jax.grad(loss)(ONLINE)
+    expected = jax.jit(jax.grad(loss))(ONLINE)
     found = play([a, b]).gradients["encoder"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -166,13 +167,13 @@ def test_the_method_describes_itself():
     assert METHOD.name == "caco"
     assert METHOD.moves == {"encoder": "descend", "bank": "ascend"}
     assert METHOD.uses_target
-    large = caco.make(caco.CacoConfig(), embedding_dim=2)
+    large = make(CacoConfig(), embedding_dim=2)
     assert "65,536 learnable entries" in large.description
 
 
 def test_start_up_follows_the_settings():
     config = dataclasses.replace(CONFIG, start_up_momentum=0.25, start_up_epochs=2)
-    phase = caco.make(config, embedding_dim=DIM).start_up
+    phase = make(config, embedding_dim=DIM).start_up
     assert (phase.examples, phase.epochs, phase.target_momentum) == (6, 2, 0.25)
     assert METHOD.start_up.target_momentum == 0.999
 
@@ -194,5 +195,5 @@ def test_start_up_follows_the_settings():
 )
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(ConfigError) as caught:
-        caco.CacoConfig(**changes)
+        CacoConfig(**changes)
     assert str(caught.value) == message

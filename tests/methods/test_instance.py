@@ -1,30 +1,28 @@
 """CLAE's Plain and UEL as methods."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caco_jax.methods import instance
+from caco_jax import methods
+from caco_jax.methods.instance import UelConfig
 from caco_jax.schema import ConfigError
-from tests.methods.test_simclr import play
+from tests.methods.test_simclr import play, with_gradient
 
 ROWS = np.random.default_rng(0).normal(size=(2, 4, 3))
 UNIT = ROWS / np.linalg.norm(ROWS, axis=-1, keepdims=True)
 
 
 def test_plain_looks_for_first_views_among_second_views_only():
-    method = instance.make_plain(instance.PlainConfig(temperature=0.2), embedding_dim=3)
+    method = methods.plain(temperature=0.2)(3)
     scores = UNIT[0] @ UNIT[1].T / 0.2
     want = np.mean(np.log(np.exp(scores).sum(1)) - np.diag(scores))
-    loss, _ = play(method, jnp.asarray(UNIT, jnp.float32))
+    loss, _ = play(method, np.float32(UNIT))
     np.testing.assert_allclose(loss, want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("margin", [1.0, 2.5])
 def test_uel_is_the_sum_over_twins_and_strangers(margin):
-    config = instance.UelConfig(temperature=0.4, negative_margin=margin)
-    method = instance.make_uel(config, embedding_dim=3)
+    method = methods.uel(temperature=0.4, negative_margin=margin)(3)
     rows, want = UNIT.reshape(8, 3), []
     for r in range(8):
         twin = (r + 4) % 8
@@ -33,14 +31,14 @@ def test_uel_is_the_sum_over_twins_and_strangers(margin):
         total = weight[twin] + margin * weight[others].sum()
         strangers = np.log(1 - weight[others] / total).sum()
         want.append(-np.log(weight[twin] / total) - margin * strangers)
-    loss, _ = play(method, jnp.asarray(UNIT, jnp.float32))
+    loss, _ = play(method, np.float32(UNIT))
     np.testing.assert_allclose(loss, np.mean(want), rtol=1e-5)
 
 
 def test_uels_gradient_stops_at_the_second_factor():
-    method = instance.make_uel(instance.UelConfig(temperature=1.0), embedding_dim=3)
-    table = jnp.asarray(UNIT, jnp.float32)
-    stopped = jax.grad(lambda t: play(method, t)[0])(table)
+    method = methods.uel(temperature=1.0)(3)
+    table = np.float32(UNIT)
+    _, stopped = with_gradient(method, table)
     rows = UNIT.reshape(8, 3)
 
     def loss(moving):
@@ -60,4 +58,4 @@ def test_uels_gradient_stops_at_the_second_factor():
 
 def test_a_margin_below_one_is_refused():
     with pytest.raises(ConfigError, match="negative_margin: want a number in"):
-        instance.UelConfig(negative_margin=0.5)
+        UelConfig(negative_margin=0.5)

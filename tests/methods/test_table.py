@@ -9,6 +9,7 @@ import pytest
 
 from caco_jax.training.sharding import make_mesh, rows, state_shardings
 from tests.methods.table import (
+    PAIR_LOSSES,
     PixelEncoder,
     cases,
     draw_images,
@@ -43,6 +44,13 @@ class Case:
         return step, [self.state, first, second], metrics
 
     @functools.cached_property
+    def in_bfloat16(self):
+        """A step whose encoder computes in bfloat16, and the state before it."""
+        encoder = PixelEncoder(dtype=jnp.bfloat16)
+        step, optimizer = make_step(self.method, encoder, self.num_views)
+        return step, start(self.method, encoder, optimizer)
+
+    @functools.cached_property
     def gradients(self):
         """Images -> the loss and its gradient for everything it is made of."""
         payoff = payoff_of(self.method, self.encoder, self.num_views)
@@ -67,9 +75,39 @@ def label(case):
     return f"{name}{'+clae' if clae else ''}-{num_views}-views"
 
 
-@pytest.fixture(scope="module", params=list(cases()), ids=label)
+# On eight devices and in bfloat16: a method of each kind of memory.
+SPREAD = [
+    ("caco", False, 2),
+    ("adco", True, 2),
+    ("moco", False, 2),
+    ("simclr", True, 2),
+]
+
+
+def params(is_slow):
+    return [
+        pytest.param(case, id=label(case), marks=[pytest.mark.slow] * is_slow(*case))
+        for case in cases()
+    ]
+
+
+def is_slow(name, clae, num_views):
+    return clae and (name in PAIR_LOSSES or num_views > 2)
+
+
+@functools.cache
+def case_of(which):
+    return Case(*which)
+
+
+@pytest.fixture(scope="module", params=params(is_slow))
 def case(request):
-    return Case(*request.param)
+    return case_of(request.param)
+
+
+@pytest.fixture(scope="module", params=params(lambda *which: which not in SPREAD))
+def spread_case(request):
+    return case_of(request.param)
 
 
 def describe(tree):
@@ -119,11 +157,14 @@ def test_players_and_statistics_move(case):
     assert all(np.isfinite(value) for value in jax.device_get(metrics).values())
 
 
-def test_eight_devices_do_what_one_does(case, devices):
+def test_eight_devices_do_what_one_does(spread_case, devices):
+    case = spread_case
     _, states, want = case.on_one
     mesh = make_mesh(devices)
     with jax.enable_x64(True), jax.set_mesh(mesh):
-        shardings = state_shardings(case.state, mesh)
+        shardings = state_shardings(
+            case.state, mesh, row_sharded=case.method.row_sharded
+        )
         step = jax.jit(
             case.step,
             in_shardings=(shardings, rows(mesh)),
@@ -159,10 +200,14 @@ def test_the_order_of_the_samples_does_not_matter(case):
     assert_close(permuted, gradients, 1e-10)
 
 
-def test_a_step_in_bfloat16_is_finite_and_keeps_its_dtypes(case):
-    encoder = PixelEncoder(dtype=jnp.bfloat16)
-    step, optimizer = make_step(case.method, encoder, case.num_views)
-    before = start(case.method, encoder, optimizer)
+def test_a_step_in_bfloat16_keeps_its_dtypes(case):
+    step, before = case.in_bfloat16
+    after, _ = jax.eval_shape(step, before, draw_images())
+    assert describe(after) == describe(before)
+
+
+def test_a_step_in_bfloat16_is_finite(spread_case):
+    step, before = spread_case.in_bfloat16
     after, metrics = jax.jit(step)(before, draw_images())
     assert describe(after) == describe(before)
     floats = [
