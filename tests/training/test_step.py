@@ -162,14 +162,16 @@ def test_statistics_are_never_averaged_into_the_target(steps):
         assert not np.array_equal(one, another)
 
 
-def test_the_bank_ascends_the_payoff_with_momentum(steps):
+def test_the_bank_ascends_the_payoff_with_momentum_and_decay(steps):
     config = steps.run.optimizers["bank"]
-    assert (config.learning_rate, config.momentum, config.weight_decay) == (3.0, 0.9, 0)
+    decay = {"caco": 0.0, "adco": 1e-4}[steps.run.method.name]
+    assert (config.learning_rate, config.momentum) == (3.0, 0.9)
+    assert config.weight_decay == decay
     velocity = np.zeros(())
     for index in range(2):
         gradient = steps.gradients[index]["bank"]
-        velocity = config.momentum * velocity - gradient
         before, after = (s.players["bank"] for s in steps.states[index : index + 2])
+        velocity = config.momentum * velocity - gradient + decay * before
         np.testing.assert_allclose(
             after - before, -config.learning_rate * velocity, rtol=1e-3, atol=2e-6
         )
