@@ -203,20 +203,26 @@ def name_of(thing: Any) -> str:
 
 
 def embedding_dim(
-    encoder: EncoderFunctions, views: Sequence[jax.ShapeDtypeStruct]
+    encoder: EncoderFunctions,
+    views: Sequence[jax.ShapeDtypeStruct],
+    *,
+    batch_size: int = 2,
 ) -> int:
     """The width D of an encoder's embeddings, found without computing any.
 
     Args:
         encoder: the encoder.
         views: shape and dtype of a batch of each view; the first makes the parameters.
+        batch_size: views in a batch, which groups of BatchNorm have to divide.
 
     Raises:
         ConfigError: the encoder cannot take such views in train mode, or gives no rows
             [N, D] of one width.
     """
     batches = {(view.shape[1:], view.dtype): view for view in views}
-    examples = [jax.ShapeDtypeStruct((2, *shape), dtype) for shape, dtype in batches]
+    examples = [
+        jax.ShapeDtypeStruct((batch_size, *shape), dtype) for shape, dtype in batches
+    ]
 
     def embed(key: PRNGKeyArray, *examples: Array) -> list[Array]:
         network = encoder.init(key, examples[0])
@@ -235,9 +241,9 @@ def embedding_dim(
         ) from error
     shapes = {getattr(rows, "shape", type(rows).__name__) for rows in found}
     (shape, *others) = shapes
-    if others or len(shape) != 2 or shape[0] != 2:
+    if others or len(shape) != 2 or shape[0] != batch_size:
         raise ConfigError(
             f"encoder: expected embeddings [N, D], {encoder.name} gives "
-            f"{', '.join(map(str, shapes))} for 2 views"
+            f"{', '.join(map(str, shapes))} for {batch_size} views"
         )
     return int(shape[1])

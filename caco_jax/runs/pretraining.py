@@ -162,7 +162,8 @@ class Pretraining:
         check_sizes(self)
         self.view_shapes = view_shapes(self)
         self.encoder = with_projector(encoder, projector)
-        dim = embedding_dim(self.encoder, self.view_shapes)
+        rows = self.training.batch_size // self.training.microbatches
+        dim = embedding_dim(self.encoder, self.view_shapes, batch_size=rows)
         method = as_method(method, dim)
         self.method: Method = method
         self.optimizers = {

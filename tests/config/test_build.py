@@ -98,6 +98,17 @@ def test_parts_of_the_batch_are_equal_and_hold_whole_groups(changes, message):
     assert str(caught.value) == message
 
 
+def test_groups_are_of_the_batch_that_is_trained_on(devices):
+    config = small("moco", encoder__batchnorm_group=4)
+    run = build_run(config, mesh=make_mesh(devices[:1]))
+    after, _ = jax.eval_shape(
+        run.training_step(),
+        jax.eval_shape(run.initial_state),
+        jax.ShapeDtypeStruct((8, 16, 16, 1), jnp.uint8),
+    )
+    assert after.step.shape == ()
+
+
 def test_parts_of_the_batch_are_shared_evenly_by_the_devices():
     refuse(
         "config.training.microbatches: want parts of the batch that the 8 devices "
