@@ -25,9 +25,10 @@ hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 29)
 ASKING = """
 STOP.requested()
 print("ready", flush=True)
-while not STOP.requested():
+until = time.monotonic() + 20
+while not STOP.requested() and time.monotonic() < until:
     time.sleep(0.01)
-print("asked", flush=True)
+print("asked" if STOP.requested() else "not asked", flush=True)
 time.sleep(60)
 """
 
