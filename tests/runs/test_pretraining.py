@@ -389,7 +389,8 @@ SIGNALS = CASES["signals"].examples
         (
             "signals",
             {"encoder": NotRows()},
-            "encoder: expected embeddings [N, D], NotRows gives (20, 8, 4) for 20 views",
+            "encoder: expected embeddings [N, D], NotRows gives (20, 8, 4) for 20 "
+            "views",
         ),
         (
             "tables",
