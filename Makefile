@@ -17,7 +17,7 @@ PREPARE := $(VENV)-prepare
 TPU := $(VENV)-tpu
 SITE := lib/python$(VERSION)/site-packages
 
-.PHONY: demo test test-slow prepare tpu lint docs bench clean
+.PHONY: demo test test-slow seeded-faults prepare tpu lint docs bench clean
 
 # Fewer arenas: glibc would keep a few hundred megabytes of freed compiler memory.
 demo: $(VENV)/installed
@@ -31,6 +31,11 @@ test test-slow: $(VENV)/installed-dev
 	$(if $(wildcard $(PREPARE)/installed),CACO_PREPARE_PYTHON=$(CURDIR)/$(PREPARE)/bin/python) \
 	$(if $(wildcard $(TPU)/installed),CACO_TPU_PYTHON=$(CURDIR)/$(TPU)/bin/python) \
 	MALLOC_ARENA_MAX=2 $(RUN) -m pytest -n auto --dist loadgroup -m "$(MARKED)" $(TESTS)
+
+# Puts slips into a copy, one at a time: the tests above must see each. ONLY names some.
+seeded-faults: $(VENV)/installed-dev
+	MALLOC_ARENA_MAX=2 $(BIN)/python -m tests.seeded_faults $(if $(ONLY),--only $(ONLY)) \
+	$(if $(JOBS),--jobs=$(JOBS))
 
 prepare: $(PREPARE)/installed
 	@echo "$(PREPARE)/bin/python -m experiments.prepare_dataset prepares data sets"
