@@ -131,17 +131,16 @@ def view_sections() -> Iterator[Section]:
         for kind in {type(view) for view in make().views}:
             names.setdefault(kind, []).append(name)
     for kind, found in sorted(names.items(), key=lambda pair: pair[0].__name__):
-        if dataclasses.fields(kind):
-            what = (
-                f"{_first_line(kind)} Of `data.views` {_codes(found)}, which may "
-                "have other defaults. `data.view.2.KEY` is of the second view alone."
-            )
-            what += "".join(
-                f" `{name}` also takes {_codes(own)}."
-                for name in found
-                if (own := _own_arguments(name, kind))
-            )
-            yield Section(f"data.view: {kind.__name__}", what, kind, "data.view.")
+        what = (
+            f"{_first_line(kind)} Of `data.views` {_codes(found)}, which may have "
+            "other defaults. `data.view.2.KEY` is of the second view alone."
+        )
+        what += "".join(
+            f" `{name}` also takes {_codes(own)}."
+            for name in found
+            if (own := _own_arguments(name, kind))
+        )
+        yield Section(f"data.view: {kind.__name__}", what, kind, "data.view.")
 
 
 def _own_arguments(name: str, kind: type) -> list[str]:
@@ -189,6 +188,8 @@ def _first_line(described: type) -> str:
 
 def _table(section: Section) -> str:
     hints = typing.get_type_hints(section.fields)
+    if not hints:
+        return "It has no fields."
     lines = ["| key | type | range | default | meaning |", "|---|---|---|---|---|"]
     for field in dataclasses.fields(section.fields):
         if "doc" not in field.metadata:

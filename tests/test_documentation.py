@@ -292,7 +292,7 @@ def test_the_reference_has_every_field_of_every_configuration():
             *("bank_optimizer.weight_decay", "float", "`[0, inf)`"),
             *("caco: `0.0`, adco: `0.0001`", "added to the gradient"),
         ),
-        ("encoder.stem", "str", "`imagenet`, `small`", "`'imagenet'`", "64 px"),
+        ("target.schedule", "str", "`cosine`, `constant`", "`'cosine'`", "grows to 1"),
         ("data.workers", "int or None", "`[0, inf)`", "`None`", "processes"),
         ("data.view.hue_turns", "float", "`[0, 0.5]`", "`0.1`", "colour circle"),
         ("encoder.options", "a section", "", "`{}`", "import path"),

@@ -19,6 +19,7 @@ CONFIG = "--config=configs/caco_digits.py"
 # Of every method: 64 images to train on and 16 held out, four steps an epoch.
 SMALL = [
     "encoder.backbone=tests.runs.tiny:Backbone",
+    "encoder.width=4",
     "encoder.projector_widths=(8, 8, 4)",
     "data.source=fake:8x8x1x64",
     "training.batch_size=16",

@@ -15,7 +15,7 @@ RECIPE = [
     CONFIG,
     *TINY,
     "--config.encoder.backbone=resnet_tiny",
-    "--config.encoder.width=4",
+    "--config.encoder.stem=small",
 ]
 
 
