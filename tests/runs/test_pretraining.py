@@ -184,7 +184,7 @@ def test_any_encoder_is_trained_on_any_examples_and_embeds_them(
     np.testing.assert_allclose(found, expected, **CLOSE)
     again = caco_jax.load(
         tmp_path,
-        encoder=run._arguments["encoder"],
+        encoder=case.parts["encoder"],
         projector=case.parts.get("projector"),
         evaluation_view=case.parts.get("evaluation_view"),
     )
