@@ -189,7 +189,15 @@ def test_the_loss_descends_where_the_energy_ascends(name, x64):
 SMOOTH = sorted(set(losses.FAMILIES) - {"triplet", "lifted_structured"})
 
 
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.slow] * (name not in ("info_nce", "mine"))
+        )
+        for name in SMOOTH
+    ],
+)
 def test_gradients_to_second_order(name, x64):
     family = losses.FAMILIES[name]()
     loss = jax.jit(partial(losses.family_loss, family=family))
