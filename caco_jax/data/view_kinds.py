@@ -286,7 +286,8 @@ def as_views(views: Any) -> Views:
     if not fitting:
         raise ConfigError(
             "views: expected a sequence of functions (key, example) -> example, got "
-            f"{views!r}; write views=(my_view, my_view)"
+            f"{getattr(views, '__qualname__', repr(views))}; write "
+            "views=(my_view, my_view)"
         )
     return Views(tuple(views), mean=(0.0,), std=(1.0,))
 

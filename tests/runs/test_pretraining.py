@@ -432,7 +432,7 @@ SIGNALS = CASES["signals"].examples
             "tables",
             {"views": noisy},
             "views: expected a sequence of functions (key, example) -> example, got "
-            f"{noisy!r}; write views=(my_view, my_view)",
+            "noisy; write views=(my_view, my_view)",
         ),
         (
             "tables",
