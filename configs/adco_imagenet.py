@@ -24,6 +24,19 @@ VARIANTS: Variants = {
     },
     "epochs800": {"training.epochs": 800},
 }
+SOURCES = {
+    "arXiv:2011.08435, section 5": (
+        "data.source",
+        "data.views",
+        "method.*",
+        "training.epochs",
+    ),
+    "github.com/maple-research-lab/AdCo, ops/argparser.py": (
+        "encoder.*",
+        "optimizer.*",
+        "target.*",
+    ),
+}
 
 
 def get_config(variant: str = "") -> ConfigDict:

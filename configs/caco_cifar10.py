@@ -13,12 +13,31 @@ from ml_collections import ConfigDict
 from caco_jax.config.recipe import (
     CIFAR100,
     CLAE,
+    OURS,
     Variants,
     memory_cifar10,
     with_variant,
 )
 
 VARIANTS: Variants = {**CIFAR100, **CLAE}
+SOURCES = {
+    "arXiv:2002.05709, appendix B.9": (
+        "data.source",
+        "data.views",
+        "encoder.backbone",
+        "encoder.stem",
+    ),
+    OURS: (
+        "encoder.projector",
+        "encoder.projector_widths",
+        "evaluation.knn_neighbours",
+        "method.*",
+        "optimizer.*",
+        "target.*",
+        "training.*",
+        "clae/*",
+    ),
+}
 
 
 def get_config(variant: str = "") -> ConfigDict:

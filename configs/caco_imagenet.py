@@ -17,6 +17,14 @@ VARIANTS: Variants = {
     "batch4096": {"training.batch_size": 4096},
     "epochs800": {"training.epochs": 800},
 }
+SOURCES = {
+    "arXiv:2203.14370, section 4": ("data.source", "training.*"),
+    "github.com/maple-research-lab/CaCo, its published command": (
+        "data.views",
+        "optimizer.*",
+        "bank_optimizer.*",
+    ),
+}
 
 
 def get_config(variant: str = "") -> ConfigDict:

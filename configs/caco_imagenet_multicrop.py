@@ -12,6 +12,14 @@ from ml_collections import ConfigDict
 from caco_jax.config.recipe import Variants, load_recipe, with_variant
 
 VARIANTS: Variants = {}
+SOURCES = {
+    "arXiv:2203.14370, section 4": ("data.source", "training.*"),
+    "github.com/maple-research-lab/CaCo, its published command": (
+        "data.views",
+        "optimizer.*",
+        "bank_optimizer.*",
+    ),
+}
 
 
 def get_config(variant: str = "") -> ConfigDict:

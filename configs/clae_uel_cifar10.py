@@ -12,13 +12,25 @@ from ml_collections import ConfigDict
 
 from caco_jax.config.recipe import (
     CIFAR100,
-    TINY_IMAGENET,
+    TINY_IMAGENET_CONSTANT,
     Variants,
     clae_instance_cifar10,
     with_variant,
 )
 
-VARIANTS: Variants = {**CIFAR100, **TINY_IMAGENET}
+VARIANTS: Variants = {**CIFAR100, **TINY_IMAGENET_CONSTANT}
+SOURCES = {
+    "arXiv:2010.12050, section 4": ("data.source", "adversarial.epsilon"),
+    "github.com/chihhuiho/CLAE, UEL/main.py": (
+        "data.view.*",
+        "encoder.*",
+        "optimizer.*",
+        "training.*",
+        "evaluation.*",
+        "data.views",
+    ),
+    "github.com/chihhuiho/CLAE, UEL/main_imagenet.py": ("tiny_imagenet/*",),
+}
 
 
 def get_config(variant: str = "") -> ConfigDict:

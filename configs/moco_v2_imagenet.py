@@ -13,6 +13,20 @@ from ml_collections import ConfigDict
 from caco_jax.config.recipe import Variants, moco_imagenet, with_variant
 
 VARIANTS: Variants = {"epochs800": {"training.epochs": 800}}
+SOURCES = {
+    "arXiv:2003.04297, sections 2 and 3": (
+        "data.source",
+        "data.views",
+        "encoder.projector",
+        "encoder.projector_widths",
+        "training.epochs",
+    ),
+    "github.com/facebookresearch/moco, main_moco.py": (
+        "encoder.batchnorm_group",
+        "optimizer.scale_with_batch",
+        "target.*",
+    ),
+}
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -11,9 +11,33 @@ Variants:  cifar100, clae
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import CIFAR100, CLAE, Variants, cifar10, with_variant
+from caco_jax.config.recipe import (
+    CIFAR100,
+    CLAE,
+    OURS,
+    Variants,
+    cifar10,
+    with_variant,
+)
 
 VARIANTS: Variants = {**CIFAR100, **CLAE}
+SOURCES = {
+    "arXiv:2002.05709, appendix B.9": (
+        "data.source",
+        "data.views",
+        "encoder.backbone",
+        "encoder.stem",
+        "method.temperature",
+        "optimizer.*",
+        "training.*",
+    ),
+    OURS: (
+        "encoder.projector",
+        "encoder.projector_widths",
+        "evaluation.knn_neighbours",
+        "clae/*",
+    ),
+}
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -12,6 +12,15 @@ from ml_collections import ConfigDict
 from caco_jax.config.recipe import Variants, imagenet, with_variant
 
 VARIANTS: Variants = {}
+SOURCES = {
+    "arXiv:2002.05709, section 2 and appendix B.6": (
+        "data.source",
+        "data.views",
+        "encoder.*",
+        "optimizer.*",
+        "training.*",
+    ),
+}
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -10,9 +10,10 @@ Variants:  clae
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import CLAE, Variants, digits, with_variant
+from caco_jax.config.recipe import CLAE, OURS, Variants, digits, with_variant
 
 VARIANTS: Variants = CLAE
+SOURCES = {OURS: ("*", "clae/*")}  # no paper trains on these images
 
 
 def get_config(variant: str = "") -> ConfigDict:

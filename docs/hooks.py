@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 from caco_jax import schema
+from caco_jax.config.origins import Origin, origins, strength
 from caco_jax.config.recipe import recipes
 from caco_jax.config.sections import ExperimentConfig, default_config
 from caco_jax.data.views import VIEWS
@@ -298,6 +299,25 @@ def recipe_reference() -> str:
     return "\n".join(lines)
 
 
+def recipe_sources() -> str:
+    """For each recipe its settings that are not defaults, with their sources."""
+    return "\n\n".join(_settings(name) for name in recipes())
+
+
+def _settings(name: str) -> str:
+    lines = ["| key | value | default | source |", "|---|---|---|---|"]
+    lines += [_settings_row(origin) for origin in origins(name)]
+    moved = ", ".join(f"{level:.1f}" for level in strength(name))
+    clae = f"CLAE moves each channel's values by {moved} of 255 grey levels."
+    return "\n".join([f"## {name}", "", *([clae, ""] if moved else []), *lines])
+
+
+def _settings_row(origin: Origin) -> str:
+    values = (f"`{value}`" for value in (origin.value, origin.default))
+    cells = [f"`{origin.key}`", *values, _plain(origin.source)]
+    return "| " + " | ".join(cells) + " |"
+
+
 def _entry(text: str, key: str) -> str:
     """The lines of a recipe's first words that a key has."""
     found = re.search(rf"^{key}: +(.*(?:\n {{5,}}.*)*)", text, re.MULTILINE)
@@ -318,4 +338,5 @@ GENERATED: dict[str, Callable[[], str]] = {
     "configuration": config_reference,
     "commands": command_reference,
     "recipes": recipe_reference,
+    "recipe sources": recipe_sources,
 }

@@ -38,6 +38,8 @@ from caco_jax.schema import (
 T = TypeVar("T")
 
 _VIEW = "config.data.view"
+# Keys beside the fields of the views: what all views are normalised by.
+STATISTICS = ("mean", "std")
 
 
 def build_data(config: DataConfig) -> Dataset:
@@ -105,7 +107,12 @@ def build_views(config: DataConfig) -> Views:
     fields = {str(key): value for key, value in config.view.items()}
     single = {key: value for key, value in fields.items() if key.isdecimal()}
     shared = {key: value for key, value in fields.items() if key not in single}
+    statistics = {key: shared.pop(key) for key in STATISTICS if key in shared}
     views = _changed_views(_named_views(config.views, shared), single)
+    try:
+        views = dataclasses.replace(views, **statistics)
+    except ConfigError as error:
+        raise ConfigError(f"{_VIEW}.{error}") from None
     if config.view_size is not None:
         try:
             views = views.resized(config.view_size)
@@ -174,7 +181,7 @@ def _parameters(function: Any) -> list[str]:
         if dataclasses.is_dataclass(view)
         for field in dataclasses.fields(view)
     ]
-    return list(dict.fromkeys([*own, *fields]))
+    return list(dict.fromkeys([*own, *fields, *STATISTICS]))
 
 
 def _require_known(

@@ -9,19 +9,39 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from caco_jax.config.sections import default_config, method_of, optimizer_sections
+from caco_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
 from caco_jax.schema import ConfigError
 
 Variants = dict[str, dict[str, Any]]
 
+OURS = "ours"  # in SOURCES of a recipe: what no paper and no released code states
+
 # CLAE over a method that was published without it: ours, at CLAE's own strength.
 CLAE: Variants = {"clae": {"adversarial.epsilon": 0.03}}
 
-# Other sets of small images for a CIFAR-10 recipe. Tiny ImageNet is no TFDS set.
+# Other sets of images for a CIFAR-10 recipe. Tiny ImageNet is no TFDS set; CLAE's code
+# enlarges it, and trains on it for 100 epochs, whatever it takes for CIFAR.
 CIFAR100: Variants = {"cifar100": {"data.source": "tfds:cifar100"}}
 TINY_IMAGENET: Variants = {
-    "tiny_imagenet": {"data.source": "folder:tiny-imagenet-200", "data.view_size": 64}
+    "tiny_imagenet": {
+        "data.source": "folder:tiny-imagenet-200",
+        "data.view_size": 224,
+        "data.view.mean": IMAGENET_MEAN,
+        "data.view.std": IMAGENET_STD,
+        "encoder.stem": "imagenet",
+        "training.batch_size": 128,
+        "training.epochs": 100,
+    }
 }
-STL10: Variants = {"stl10": {"data.source": "tfds:stl10", "data.view_size": 96}}
+# Here the first milestone, epoch 120, is never reached.
+TINY_IMAGENET_CONSTANT: Variants = {
+    "tiny_imagenet": {
+        **TINY_IMAGENET["tiny_imagenet"],
+        "optimizer.schedule": "constant",
+        "optimizer.milestones": (),
+        "optimizer.milestone_factors": (),
+    }
+}
 
 
 def imagenet(method: str) -> ConfigDict:
@@ -58,6 +78,9 @@ def cifar10(method: str) -> ConfigDict:
 def clae_instance_cifar10(method: str) -> ConfigDict:
     """CLAE over Plain or UEL on CIFAR-10 (arXiv:2010.12050): what both share."""
     config = cifar10(method)
+    config.data.view.crop_scale = (0.2, 1.0)
+    config.data.view.jitter_probability = 1.0
+    config.data.view.hue_turns = 0.4
     config.encoder.projector_widths = (128,)
     config.optimizer.schedule = "steps"
     config.optimizer.milestones = (120, 160, 200)
@@ -66,7 +89,8 @@ def clae_instance_cifar10(method: str) -> ConfigDict:
     config.adversarial.epsilon = 0.03
     config.training.batch_size = 128
     config.training.epochs = 301
-    config.evaluation.knn_temperature = 0.07
+    config.evaluation.knn_temperature = 0.1
+    config.evaluation.features = "embedding"
     return config
 
 
@@ -217,6 +241,8 @@ _SMOKE = {
     "training.batch_size": 8,
     "training.epochs": 1,
     "evaluation.knn_neighbours": 3,
+    "data.train_split": None,
+    "data.test_split": None,
 }
 _SMOKE_SIZE_PIXELS = 16
 

@@ -84,7 +84,8 @@ def open_tfds(
     usual = KNOWN_SPLITS.get(base_name(name)) or Splits(
         "train", next((s for s in ("test", "validation") if s in sizes), None)
     )
-    labelled = usual.labelled if train_split in (None, usual.train) else None
+    trained_on = re.split(r"[+\[]", train_split or usual.train)
+    labelled = usual.labelled if usual.train in trained_on else None
 
     def records(key: str, split: str | None) -> TfdsRecords | None:
         if split is None:

@@ -16,18 +16,22 @@ FeaturesFn = Callable[[Network, Array], Float[Array, "b f"]]
 ViewFeaturesFn = Callable[[Network, PRNGKeyArray, Any], Float[Array, "b f"]]
 
 
-def make_features(encoder: Any, preprocess: Callable[[Array], Array]) -> FeaturesFn:
+def make_features(
+    encoder: Any, preprocess: Callable[[Array], Array], *, kind: str = "backbone"
+) -> FeaturesFn:
     """The features that evaluation uses, with running statistics, compiled.
 
     Args:
         encoder: of any form that `caco_jax.nets.as_encoder` takes.
         preprocess: a batch of examples -> the encoder's input.
+        kind: "backbone", or "embedding" for the output of the projector.
     """
     functions = as_encoder(encoder)
+    compute = functions.embed if kind == "embedding" else functions.features
 
     @jax.jit
     def features(network: Network, examples: Array) -> Float[Array, "b f"]:
-        return functions.features(network, preprocess(examples))[0]
+        return compute(network, preprocess(examples), train=False)[0]
 
     return features
 

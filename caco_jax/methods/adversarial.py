@@ -191,9 +191,19 @@ def _pair(where: Attack, partner: View, images: Array) -> list[View]:
     return pair if where.as_query else pair[::-1]
 
 
+def grey_levels(epsilon: float, pixel_std: Sequence[float]) -> tuple[float, ...]:
+    """How far each channel's values move, in grey levels of 0 to 255.
+
+    Args:
+        epsilon: in normalised-pixel units.
+        pixel_std: what each channel, in [0, 1], is divided by.
+    """
+    return tuple(epsilon * std * 255 for std in pixel_std)
+
+
 def _amount(epsilon: float, pixel_std: Sequence[float]) -> str:
     """Epsilon in words."""
     if not pixel_std:
         return f"ε = {epsilon:g} of normalised pixels"
-    grey = ", ".join(f"{epsilon * std * 255:.2g}" for std in pixel_std)
+    grey = ", ".join(f"{level:.2g}" for level in grey_levels(epsilon, pixel_std))
     return f"ε = {epsilon:g} of normalised pixels, {grey} of 255 grey levels"

@@ -27,6 +27,7 @@ PROGRAMS: dict[str, Any] = {
         "relu": "relu_fixed_points",
     },
     "compile": "compile_for_pod",
+    "recipes": "recipes",
     "doctor": "doctor",
 }
 

@@ -46,13 +46,13 @@ def open_run(flags: argparse.Namespace) -> Run:
     return run
 
 
-def run_features(run: Run) -> tuple[Split, Split]:
-    """The backbone's features of the images to learn from and of those held out.
+def run_features(run: Run, *, kind: str = "backbone") -> tuple[Split, Split]:
+    """Features of the images to learn from and of those held out; see `Run.features`.
 
     Raises:
         UserError: there are no labels, or a feature is not finite.
     """
-    parts = run.features()
+    parts = run.features(kind=kind)
     for part in parts:
         with as_user_error(f"--workdir: of {run.data.name}"):
             checks.require_finite(np.isfinite(np.asarray(part.features)).all())

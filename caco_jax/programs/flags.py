@@ -13,7 +13,7 @@ from typing import Any
 from caco_jax.evaluation.plans import HELD_OUT, L2, L2_GRID, PRESETS, FineTuning
 from caco_jax.interop import BACKBONE, PARTS, TWINS
 from caco_jax.programs.parser import Parser
-from caco_jax.runs.settings import TIMEOUT_SECONDS
+from caco_jax.runs.settings import FEATURES, TIMEOUT_SECONDS
 
 _REPLACES = "--config.SECTION.KEY=VALUE replaces a value of the recipe."
 
@@ -165,6 +165,12 @@ def _knn(parser: Parser) -> None:
     parser.add_argument("--k", type=int, nargs="+", default=[20], help="neighbours")
     parser.add_argument(
         "--temperature", type=float, nargs="+", default=[0.2], help="of the votes"
+    )
+    parser.add_argument(
+        "--features",
+        choices=FEATURES,
+        default=FEATURES[0],
+        help="the backbone's, or the projector's output (default: %(default)s)",
     )
 
 
@@ -360,6 +366,15 @@ def _relu_fixed_points(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything")
 
 
+def _recipes(parser: Parser) -> None:
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        metavar="NAME",
+        help="a recipe, or a file; with variants behind colons",
+    )
+
+
 # All of them.
 
 
@@ -378,6 +393,7 @@ _PROGRAMS: dict[str, Callable[[Parser], None]] = {
     "linear_probe": _linear_probe,
     "prepare_dataset": _prepare_dataset,
     "pretrain": _pretrain,
+    "recipes": _recipes,
     "relu_fixed_points": _relu_fixed_points,
     "report": _report,
 }

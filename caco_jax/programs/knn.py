@@ -12,7 +12,7 @@ def main() -> None:
     """Parses flags and runs."""
     flags = parser_of("knn").parse_args()
     loaded = open_run(flags)
-    train, test = run_features(loaded)
+    train, test = run_features(loaded, kind=flags.features)
     settings = [(k, t) for k in flags.k for t in flags.temperature]
     with as_user_error("--k, --temperature"), jax.set_mesh(loaded.pretraining.mesh):
         accuracies = knn_accuracy(

@@ -51,6 +51,7 @@ class Monitor:
                 run,
                 bad=bad,
                 most_train=run.evaluation.knn_train_images,
+                kind=run.evaluation.features,
                 poll=poll,
             )
         else:

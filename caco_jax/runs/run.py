@@ -64,13 +64,18 @@ class Run(NamedTuple):
             compute, self.network, np.asarray(examples), batch_size=batch_size
         )
 
-    def features(self) -> tuple["Split", "Split"]:
+    def features(self, *, kind: str = "backbone") -> tuple["Split", "Split"]:
         """Features and labels of the labelled examples and of those held out.
+
+        Args:
+            kind: "backbone" for what evaluation uses, "embedding" for what the loss
+                sees.
 
         Raises:
             UserError: there are no labels.
         """
-        return make_network_features(self.pretraining, data=self.data)(self.network)
+        compute = make_network_features(self.pretraining, data=self.data, kind=kind)
+        return compute(self.network)
 
 
 def read_run(pretraining: Pretraining, workdir: str | os.PathLike) -> Run:
@@ -143,9 +148,10 @@ def make_network_features(
     data: Dataset | None = None,
     bad: BadImages | None = None,
     most_train: int | None = None,
+    kind: str = "backbone",
     poll: Callable[[], None] = lambda: None,
 ) -> Callable[[Network], tuple[Split, Split]]:
-    """A function of a network: backbone features of training and held-out examples.
+    """A function of a network: features of training and held-out examples.
 
     It is compiled once, however many networks it is asked about. Unreadable images of
     a streamed set are left out, with their labels.
@@ -156,12 +162,15 @@ def make_network_features(
         bad: counts the unreadable training images of a streamed set, together with
             whoever else reads them; None: anew.
         most_train: training examples at most, spread evenly over the set; None: all.
+        kind: "backbone" for what evaluation uses, "embedding" for what the loss sees.
         poll: called before every batch; what it raises ends the extraction.
 
     Raises:
         UserError: the examples have no labels to evaluate with.
     """
-    compute = make_features(pretraining.encoder, pretraining.evaluation_input())
+    compute = make_features(
+        pretraining.encoder, pretraining.evaluation_input(), kind=kind
+    )
     train, test = _parts(pretraining, data, bad)
 
     def features(network: Network, examples: Array) -> Float[Array, "b f"]:

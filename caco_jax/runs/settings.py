@@ -11,6 +11,8 @@ from caco_jax.schema import (
     validate,
 )
 
+# What of a network is judged. An embedding is what the loss sees.
+FEATURES = ("backbone", "embedding")
 # How long the processes of a run wait for each other.
 TIMEOUT_SECONDS = 300
 
@@ -68,6 +70,12 @@ class EvaluationConfig:
     knn_neighbours: int = setting(20, allowed=COUNT, doc="k")
     knn_temperature: float = setting(
         0.2, allowed=POSITIVE, doc="a vote weighs exp(cosine / temperature)"
+    )
+    features: str = setting(
+        "backbone",
+        allowed=FEATURES,
+        doc="what is judged; embedding: the output of the projector, as CLAE's "
+        "published kNN has it",
     )
     online_linear: bool = setting(
         False,

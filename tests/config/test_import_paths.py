@@ -366,3 +366,30 @@ def test_the_banks_rate_alone_may_be_changed():
     bank = experiment_config(recipe).player_optimizers["bank"]
     rate = bank.schedule_of(batch_size=256, epochs=4, steps_per_epoch=2)
     assert [float(rate(step)) for step in (0, 7)] == [0.5, 0.5]
+
+
+def test_views_are_normalised_as_the_configuration_says():
+    views = view_fields(
+        "data.views=caco", "data.view.mean=(0.5,)", "data.view.std=0.25,"
+    )
+    assert (views.mean, views.std) == ((0.5,), (0.25,))
+    assert views.views == view_fields("data.views=caco").views
+    own = view_fields(
+        f"data.views={OWN}:shifted", "data.view.std=(2.0,)", "data.view.mean=(1.0,)"
+    )
+    assert (own.mean, own.std) == ((1.0,), (2.0,))
+
+
+@pytest.mark.parametrize(
+    "assignment, message",
+    [
+        ("std=(0.0, 0.0, 0.0)", "std: want "),
+        ("std=(0.2,)", "std: want 3 numbers, as in mean, got 1"),
+        ("mean='grey'", "mean: want "),
+        ("meen=(0.5,)", "meen: no such key; did you mean mean?"),
+    ],
+)
+def test_wrong_statistics_are_named(assignment, message):
+    with pytest.raises(ConfigError) as caught:
+        view_fields("data.views=caco", f"data.view.{assignment}")
+    assert str(caught.value).startswith(f"config.data.view.{message}")

@@ -141,6 +141,8 @@ def test_stl10_learns_from_unlabelled_images(tmp_path):
     assert len(images.evaluation_train) == 4
     assert images.evaluation_train[3].label == 1
     assert images.has_labels
+    both = sources.load("tfds:stl10", data_dir=tmp_path, train_split="train+unlabelled")
+    assert (len(both.train), len(both.evaluation_train)) == (12, 4)
     labelled = sources.load("tfds:stl10", data_dir=tmp_path, train_split="train")
     assert isinstance(labelled, sources.ArrayDataset)
     np.testing.assert_array_equal(labelled.train_labels, [0, 1, 0, 1])

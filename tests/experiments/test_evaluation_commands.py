@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from caco_jax.config.build import load_run
 from caco_jax.data.dataset import ArrayDataset
 from caco_jax.data.sources import make_fake_set
+from caco_jax.evaluation.knn import knn_accuracy
 from caco_jax.programs import few_shot, fine_tune, health, knn, linear_probe
 from tests.data.tfds_files import write_set
 from tests.experiments.commands import call as call_main
@@ -49,6 +51,18 @@ def test_knn_tries_every_k_with_every_temperature(workdir):
     pairs = [(row["k"], row["temperature"]) for row in found["results"]]
     assert pairs == [(1, 0.1), (1, 0.2), (5, 0.1), (5, 0.2)]
     assert len(out.splitlines()) == 4
+
+
+def test_knn_of_embeddings_is_of_the_projectors_output(workdir):
+    run = load_run(workdir)
+    flags = [f"--workdir={workdir}", "--k=3", "--features=embedding"]
+    succeeded(call("knn", *flags))
+    (found,) = read(workdir, "knn")["results"]
+    parts = run.features(kind="embedding")
+    assert {part.features.shape[1] for part in parts} == {4}  # as the projector's
+    train, test = parts
+    (accuracy,) = knn_accuracy(*test, *train, num_classes=10, settings=[(3, 0.2)])
+    assert found["accuracy"] == accuracy
 
 
 def test_the_probe_chooses_its_penalty(workdir):

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from caco_jax.config.build import load_run, pretrain
+from caco_jax.data.pipeline import BadImages
+from caco_jax.evaluation.knn import knn_accuracy
 from caco_jax.runs.checkpoints import Checkpoints
 from caco_jax.runs.fit import Reporter
+from caco_jax.runs.monitor import Monitor
 from caco_jax.runs.run import make_network_features, raw_features, read_summary
 from caco_jax.runs.workdir import Workdir
 from caco_jax.schema import UserError
@@ -117,6 +120,22 @@ def test_an_online_head_is_logged_as_such_and_changes_nothing(whole, tmp_path):
     assert all(0 <= row["online_linear"] <= 1 for row in rows[1::2])
     bare = [{k: v for k, v in row.items() if k not in own} for row in rows]
     assert bare == whole.files.read_metrics()
+
+
+def test_the_embedding_is_judged_where_asked_for(whole):
+    run, network = whole.run, whole.loaded.network
+    evaluation = dataclasses.replace(run.evaluation, features="embedding")
+    for judged, kind in (
+        (run, "backbone"),
+        (run.replace(evaluation=evaluation), "embedding"),
+    ):
+        train, test = make_network_features(run, kind=kind)(network)
+        (accuracy,) = knn_accuracy(*test, *train, num_classes=10, settings=[(3, 0.2)])
+        row = Monitor(judged, BadImages("fake", count=48, share=0)).row(
+            4, whole.loaded.state, {}
+        )
+        assert row["knn"] == accuracy
+        assert train.features.shape[1] == {"backbone": 8, "embedding": 4}[kind]
 
 
 def test_each_epoch_is_reported_as_it_is_written(whole):
