@@ -16,8 +16,8 @@ from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
 from caco_jax.programs.reporting import make_reporter
 from caco_jax.runs.checkpoints import write_json
+from caco_jax.runs.machine import peak_memory_bytes
 from caco_jax.runs.preemption import Stop
-from caco_jax.runs.progress import peak_memory_bytes
 from caco_jax.runs.run import (
     Run,
     Split,
@@ -95,6 +95,7 @@ def main(stop: Stop | None = None) -> None:
     results |= {
         "pretrain_seconds": summary["pretrain_seconds"],
         "images_per_second": summary["images_per_second"],
+        "machine": summary["machine"],
         "peak_memory_bytes": max(summary["peak_memory_bytes"], peak_memory_bytes()),
     }
     write_json(trained.files.path / "demo.json", results)
@@ -105,6 +106,6 @@ def main(stop: Stop | None = None) -> None:
     print(
         f"\n{summary['epochs']} epochs in {results['pretrain_seconds']:.0f} s, "
         f"{results['images_per_second']:,.0f} images/s, at most "
-        f"{results['peak_memory_bytes'] / 1e6:,.0f} MB. Figures and demo.json are in "
-        f"{flags.workdir}/."
+        f"{results['peak_memory_bytes'] / 1e6:,.0f} MB, on {results['machine']}.\n"
+        f"Figures and demo.json are in {flags.workdir}/."
     )

@@ -104,7 +104,8 @@ def fit(
 
     Returns:
         The summary, as in ``summary.json``: "epochs", "steps", "pretrain_seconds",
-        "images_per_second", "peak_memory_bytes", "bad_images" that were skipped.
+        "images_per_second", "peak_memory_bytes", "bad_images" that were skipped, and
+        the "machine" that ended it.
 
     Raises:
         UserError: the run and the directory do not fit, or the disk fails.
@@ -224,7 +225,8 @@ class _Fit:
         progress = self.checkpoints.read_progress() or RunProgress()
         progress.epoch_steps = self.run.steps_per_epoch
         progress.image_digest = self.run.data.digest()
-        progress.provenance = provenance(self.run.description.values)
+        if len(progress.rows) < self.run.training.epochs:  # else another made it
+            progress.provenance = provenance(self.run.description.values)
         self.bad.reasons.update(progress.bad_images)
         # Only the first process's file counts, which it is about to rewrite.
         (first, *_) = gather_texts(json.dumps(self.files.read_metrics()))

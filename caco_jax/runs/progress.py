@@ -5,8 +5,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import resource
-import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,16 +13,11 @@ import numpy as np
 
 import caco_jax
 from caco_jax.data.pipeline import BadImages
+from caco_jax.runs.machine import machine, peak_memory_bytes
 from caco_jax.schema import UserError
 from caco_jax.training.loop import Metrics, Throughput
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that this process held at once."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +32,7 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
         },
         "devices": [device.device_kind for device in jax.devices()],
+        "machine": machine(),
     }
 
 
@@ -134,6 +128,7 @@ class RunProgress:
             "images_per_second": self.throughput.images_per_second(),
             "peak_memory_bytes": self.peak_memory_bytes,
             "bad_images": len(self.bad_images),
+            "machine": self.provenance.get("machine", "an unknown machine"),
         }
 
     def as_json(self) -> dict[str, Any]:

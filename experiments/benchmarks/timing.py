@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from caco_jax._cores import usable_cores as cores
+from caco_jax.runs.machine import processor
 
 
 def parse_parts(
@@ -77,7 +78,7 @@ def alternate(
 def machine(packages: Sequence[str] = ("jax", "jaxlib", "numpy")) -> dict[str, Any]:
     """The machine and the versions that a figure holds for."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": cores(),
         "load_average_1_minute": os.getloadavg()[0],
         "devices": [device.device_kind for device in jax.devices()],
@@ -92,15 +93,6 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    names = pathlib.Path("/proc/cpuinfo")
-    if names.exists():
-        for line in names.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def table(timings: Mapping[str, Timing]) -> str:

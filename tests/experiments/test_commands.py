@@ -16,6 +16,7 @@ import pytest
 from caco_jax import methods
 from caco_jax.programs import cli, command, demo, knn, linear_probe, pretrain
 from caco_jax.programs.flags import parser_of
+from caco_jax.runs.machine import processor
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.workdir import Workdir
 from tests.experiments.commands import (
@@ -114,7 +115,9 @@ def check_demo(out, workdir):
     }
     numbers = {key for key, value in found.items() if isinstance(value, int | float)}
     assert numbers == {"pretrain_seconds", "images_per_second", "peak_memory_bytes"}
-    assert len(found) == 6
+    assert len(found) == 7
+    assert f" MB, on {found['machine']}.\n" in out
+    assert found["machine"].startswith(f"{processor()}, ")
     rows = {
         "pretrained encoder": found["pretrained"],
         "random encoder": found["random_encoder"],

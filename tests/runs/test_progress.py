@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caco_jax.data.pipeline import BadImages
+from caco_jax.runs.machine import machine
 from caco_jax.runs.progress import RunProgress, provenance
 
 
@@ -77,6 +78,7 @@ def test_the_summary_is_of_all_processes_so_far():
     bad = BadImages("set", count=10, share=1.0)
     bad.reasons[4] = "no image"
     progress.note_process(bad)
+    progress.provenance = provenance({})
     assert progress.summary() == {
         "epochs": 2,
         "steps": 6,
@@ -85,7 +87,9 @@ def test_the_summary_is_of_all_processes_so_far():
         "images_per_second": 24.0,
         "peak_memory_bytes": 2**50,
         "bad_images": 1,
+        "machine": machine(),
     }
+    assert RunProgress().summary()["machine"] == "an unknown machine"  # of 0.1
     assert RunProgress().summary()["steps"] == 0
     assert not math.isnan(RunProgress().summary()["images_per_second"])
 

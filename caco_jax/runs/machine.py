@@ -1,0 +1,35 @@
+"""What machine a time or a memory figure is of."""
+
+import pathlib
+import platform
+import resource
+import sys
+
+import jax
+
+from caco_jax._cores import usable_cores
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process held at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def processor() -> str:
+    """The processor's name, as the system says it."""
+    names = pathlib.Path("/proc/cpuinfo")
+    if names.exists():
+        for line in names.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    """Accelerators if there are any, else the processor; and the versions."""
+    devices = jax.devices()
+    what = f"{processor()}, {usable_cores()} cores"
+    if devices[0].platform != "cpu":
+        what = f"{len(devices)} x {devices[0].device_kind}"
+    return f"{what}, Python {platform.python_version()}, jax {jax.__version__}"
