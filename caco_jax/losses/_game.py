@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from caco_jax.losses import _stream
-from caco_jax.losses._stream import Roles, Softmax, Table, Temperatures
+from caco_jax.losses._stream import Softmax, Table, Temperatures
 from caco_jax.losses.contrast import accumulator
 
 Axes = tuple[str, ...]  # mesh axes that rows are spread over; () for one device
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
     mesh: AbstractMesh | None
     block_size: int | None
     batch_keys: bool = True  # whether others' keys are candidates, where keys are
-    roles: Roles = "both"  # in which the bank is moved
+    roles: str = "both"  # in which the bank is moved, one of `_stream.ROLES`
 
 
 class _Forward(NamedTuple):

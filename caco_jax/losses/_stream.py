@@ -5,7 +5,7 @@ candidates then add whole vectors, which CPUs do ten times faster than sums alon
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from caco_jax.losses.contrast import l2_normalize
 
 Temperatures = tuple[Float[Array, ""], ...]  # the encoder's, the bank's if it differs
-Roles = Literal["both", "positives", "negatives"]  # in which an entry is moved
+ROLES = ("both", "positives", "negatives")  # in which a row of the bank is moved
 
 # Measured on 4 CPU cores: flat from 2 to 8 MiB of float32, slower on both sides.
 # Elsewhere not measured: an accelerator wants few large steps; 64 MiB are little to it.
@@ -181,7 +181,7 @@ def ascent(
     temperature: Float[Array, ""],
     scale: Float[Array, ""],
     block_size: int | None,
-    roles: Roles,
+    roles: str,
 ) -> Float[Array, "k d"]:
     """The bank's move: row j is pulled by sum_n c_nj m_n, times `scale`.
 
@@ -189,7 +189,7 @@ def ascent(
     or one minus it where row j is the positive of query n; 0 in a role that does not
     move it. The movers m are the queries, or stand in for them. The pull acts on unit
     rows; the normalisation's own gradient carries it to the raw rows, as projection
-    and 1/length.
+    and 1/length. `roles`: one of `ROLES`.
     """
     force = movers * scale
     rows = varying(bank.rows, queries, movers, bank.rows, shift, scale)

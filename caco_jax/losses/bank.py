@@ -11,8 +11,6 @@ leaves its device: traffic grows with N * D, not with K. Inside a `jax.shard_map
 caller's the functions see local arrays, and only those.
 """
 
-import typing
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -22,10 +20,10 @@ from jaxtyping import Array, Float, Int
 
 from caco_jax.losses import _game, checks
 from caco_jax.losses._game import BankAux
-from caco_jax.losses._stream import Roles, Temperatures
+from caco_jax.losses._stream import ROLES, Temperatures
 from caco_jax.losses.contrast import accumulator
 
-__all__ = ["BankAux", "adco_loss", "caco_loss", "nearest_entries"]
+__all__ = ["ROLES", "BankAux", "adco_loss", "caco_loss", "nearest_entries"]
 
 
 def nearest_entries(
@@ -67,7 +65,7 @@ def caco_loss(
     temperature: float,
     bank_temperature: float | None = None,
     movers: Float[Array, "n d"] | None = None,
-    roles: Roles = "both",
+    roles: str = "both",
     block_size: int | None = None,
 ) -> tuple[Float[Array, ""], BankAux]:
     """CaCo: each query is told from all bank rows but its own positive row.
@@ -120,9 +118,8 @@ def caco_loss(
             f"want one positive a query: got positives {tuple(positives.shape)} for "
             f"queries {tuple(queries.shape)}"
         )
-    known = typing.get_args(Roles)
-    if roles not in known:
-        raise ValueError(f"roles: want one of {', '.join(known)}, got {roles!r}")
+    if roles not in ROLES:
+        raise ValueError(f"roles: want one of {', '.join(ROLES)}, got {roles!r}")
     movers = _movers(movers, queries)
     temperatures = _temperatures(temperature, bank_temperature, queries, bank)
     positives = positives.astype(jnp.int32)
