@@ -109,7 +109,7 @@ def test_without_the_batchs_keys_a_query_meets_its_own_and_the_bank():
 
 def test_the_bank_may_move_toward_keys():
     a, b = VIEWS[:2]
-    queries, keys, rows = unit(a @ ONLINE), unit(b @ TARGET), unit(BANK)
+    keys, rows = unit(b @ TARGET), unit(BANK)
     scores = logits(a, b, CONFIG.bank_temperature)
     p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     pull = p[:, 4:].T @ keys

@@ -139,7 +139,9 @@ def test_random_positives_are_the_labels_of_both_players():
     found = play([a, b], method=method, extra=extra)
     step = bank_step(a, b, labels=labels[:, 1]) + bank_step(b, a, labels=labels[:, 0])
     np.testing.assert_allclose(found.gradients["bank"], step, rtol=1e-4, atol=1e-6)
-    scores = [unit(view @ ONLINE) @ unit(BANK).T / CONFIG.temperature for view in (a, b)]
+    scores = [
+        unit(view @ ONLINE) @ unit(BANK).T / CONFIG.temperature for view in (a, b)
+    ]
     want = cross_entropy(scores[0], labels[:, 1]) + cross_entropy(
         scores[1], labels[:, 0]
     )
