@@ -414,3 +414,16 @@ def test_a_player_whose_rate_is_zero_stays_bit_for_bit(settings):
         players = optax.apply_updates(players, updates)
     assert np.asarray(players["bank"]).tobytes() == np.asarray(100 * rows).tobytes()
     assert np.abs(players["encoder"] - rows).max() > 0.1
+
+
+@pytest.mark.parametrize("method", tiny.METHODS)
+def test_a_frozen_bank_outlasts_steps_that_move_the_encoder(method, devices):
+    frozen = {"learning_rate": 0.0, "weight_decay": 0.1}
+    changes = {f"bank_optimizer__{name}": value for name, value in frozen.items()}
+    before, *_, after = run_steps(tiny.run(method, **changes), 2).states
+    bank = (np.asarray(state.players["bank"]) for state in (before, after))
+    assert len({rows.tobytes() for rows in bank}) == 1
+    moved = jax.tree.map(
+        np.subtract, before.players["encoder"], after.players["encoder"]
+    )
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(moved))
