@@ -287,7 +287,12 @@ def test_the_reference_has_every_field_of_every_configuration():
     [
         ("training.batch_size", "int", "`[2, inf)`", "`256`", "images a step"),
         ("optimizer.momentum", "float", "`[0, 1)`", "`0.9`", "sgd, lars"),
-        ("bank_optimizer.learning_rate", "float", "`(0, inf)`", "`3.0`", "warm-up"),
+        ("bank_optimizer.learning_rate", "float", "`[0, inf)`", "`3.0`", "warm-up"),
+        (
+            *("method.bank_roles", "str", "`both`, `positives`, `negatives`"),
+            *("`'both'`", "moved by a query"),
+        ),
+        ("method.constant_weights", "bool", "", "`True`", "through the weights"),
         (
             *("bank_optimizer.weight_decay", "float", "`[0, inf)`"),
             *("caco: `0.0`, adco: `0.0001`", "added to the gradient"),

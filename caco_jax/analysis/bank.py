@@ -50,6 +50,7 @@ def bank_moves(
     *,
     temperature: float,
     keys: Float[Array, "n d"] | None = None,
+    batch_keys: bool = True,
     positives: Int[Array, " n"] | None = None,
 ) -> BankMoves:
     """The two parts of a bank's move, which sum to the gradient of its payoff.
@@ -64,6 +65,7 @@ def bank_moves(
         bank: [K, D] floats, raw rows.
         temperature: the bank's, above 0.
         keys: [N, D] floats, unit rows, candidates too; None where there are none.
+        batch_keys: whether a query's candidates are all keys or its own alone.
         positives: [N] entries that are positives; None where none is.
 
     Raises:
@@ -74,7 +76,7 @@ def bank_moves(
     if (keys is None) == (positives is None):
         raise ValueError("want either keys (AdCo) or positives (CaCo)")
     probabilities = entry_probabilities(
-        queries, bank, temperature=temperature, keys=keys
+        queries, bank, temperature=temperature, keys=keys, batch_keys=batch_keys
     )
     own = jnp.zeros_like(probabilities, dtype=bool)
     if positives is not None:
@@ -124,11 +126,18 @@ def entry_probabilities(
     *,
     temperature: float,
     keys: Float[Array, "m d"] | None = None,
+    batch_keys: bool = True,
 ) -> Float[Array, "n k"]:
-    """p(w_j | q_n): the softmax over entries, and over keys where they are given."""
+    """p(w_j | q_n): the softmax over entries, and over keys where they are given.
+
+    Of the keys a query meets its own alone, in its row, unless `batch_keys`.
+    """
     scores = similarities(queries, l2_normalize(bank))
-    if keys is not None:
+    if keys is not None and batch_keys:
         scores = jnp.concatenate([similarities(queries, keys), scores], axis=1)
+    elif keys is not None:
+        own = jnp.sum(queries * keys, axis=1, keepdims=True)
+        scores = jnp.concatenate([own, scores], axis=1)
     return jax.nn.softmax(scores / temperature, axis=1)[:, -len(bank) :]
 
 

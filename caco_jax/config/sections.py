@@ -188,6 +188,11 @@ class ExperimentConfig:
                 f"{optimizer_key(name)}.warmup_epochs: want at most training.epochs "
                 f"({self.training.epochs}), got {section.warmup_epochs}",
             )
+        require(
+            self.optimizer.learning_rate > 0,
+            f"{_OPTIMIZER}.learning_rate: want a number in (0, inf), got 0; only the "
+            "other players may stay as they are",
+        )
         group, batch_size = self.encoder.batchnorm_group, self.training.batch_size
         require(
             group is None or batch_size % group == 0,

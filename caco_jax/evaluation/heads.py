@@ -163,8 +163,8 @@ def _move(
     opt_state: Any,
     rate: jax.Array,
 ) -> tuple[Heads, Any]:
-    # Momentum comes before the rate in both optimisers: a rate of its own for each
-    # head is a factor on what a rate of 1 would do.
+    # The rate is the last factor in every optimiser: one of its own for each head is
+    # a factor on what a rate of 1 would do.
     updates, opt_state = tx.update(gradient, opt_state, head)
     return optax.apply_updates(
         head, jax.tree.map(lambda u: rate * u, updates)
@@ -173,6 +173,8 @@ def _move(
 
 def _schedule(protocol: Protocol, steps_per_epoch: int) -> optax.Schedule:
     """The rate by step, relative to the first."""
+    if protocol.schedule == "constant":
+        return optax.constant_schedule(1.0)
     if protocol.schedule == "steps":
         epochs = [max(round(m * protocol.epochs), 1) for m in protocol.milestones]
         factors = {epoch: 0.1 ** (i + 1) for i, epoch in enumerate(sorted(epochs))}
@@ -188,5 +190,8 @@ def _schedule(protocol: Protocol, steps_per_epoch: int) -> optax.Schedule:
 def _transformation(
     protocol: Protocol, rate: optax.Schedule, weight_decay: float
 ) -> optax.GradientTransformation:
+    momentum = protocol.momentum
+    if protocol.optimizer == "adam":
+        return optimizers.adam(rate, b1=momentum, weight_decay=weight_decay)
     make = optimizers.sgd if protocol.optimizer == "sgd" else optimizers.larc_sgd
-    return make(rate, momentum=protocol.momentum, weight_decay=weight_decay)
+    return make(rate, momentum=momentum, weight_decay=weight_decay)

@@ -24,18 +24,22 @@ HELD_OUT = 0.1  # share of the training images that protocols are chosen by
 class Protocol:
     """How heads are trained on a frozen backbone; the defaults are CaCo's."""
 
-    optimizer: str = setting("larc", allowed=("sgd", "larc"), doc="of the heads")
+    optimizer: str = setting(
+        "larc", allowed=("sgd", "larc", "adam"), doc="of the heads"
+    )
     learning_rates: tuple[float, ...] = setting(
         (0.4,), allowed=POSITIVE, doc="to try; for the protocol's batch size"
     )
     weight_decays: tuple[float, ...] = setting(
         (0.0,), allowed=NON_NEGATIVE, doc="to try with each of the rates"
     )
-    momentum: float = setting(0.9, allowed=BELOW_ONE, doc="heavy ball")
+    momentum: float = setting(
+        0.9, allowed=BELOW_ONE, doc="heavy ball; adam: first moment's"
+    )
     batch_size: int = setting(4096, allowed=COUNT, doc="images a step")
     epochs: int = setting(100, allowed=COUNT, doc="of training")
     schedule: str = setting(
-        "cosine", allowed=("cosine", "steps"), doc="of the rate, by epochs"
+        "cosine", allowed=("cosine", "steps", "constant"), doc="of the rate, by epochs"
     )
     final_share: float = setting(
         0.0, allowed=FRACTION, doc="of the rate that is left at the end of the cosine"
@@ -44,6 +48,9 @@ class Protocol:
         (0.6, 0.8),
         allowed=BELOW_ONE,
         doc="shares of the epochs, each a tenth of a rate",
+    )
+    augment: bool = setting(
+        True, doc="random crops and flips, anew each epoch; false: clean images"
     )
 
     def __post_init__(self) -> None:
@@ -63,6 +70,16 @@ PRESETS = {
     "adco": Protocol("sgd", (10.0,), batch_size=256, final_share=0.001),
     # Wang et al. 2022, arXiv:2203.14370; its released code: 0.025 for 256 images.
     "caco": Protocol(),
+    # Ho and Vasconcelos 2020, arXiv:2010.12050: a logistic head on clean features.
+    # The batch is its pretraining's.
+    "clae": Protocol(
+        "adam",
+        (3e-4,),
+        batch_size=256,
+        epochs=1000,
+        schedule="constant",
+        augment=False,
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """The linear protocol of the ImageNet papers, with its learning rate found on the way.
 
-A frozen backbone, augmented images, heads that train side by side, and the one that
-does best on training images that none of them saw.
+A frozen backbone, augmented images or features made once of clean ones, heads that
+train side by side, and the one that does best on training images that none of them saw.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from caco_jax.data.labelled import Part, choose_rows
+from caco_jax.data.labelled import ArrayPart, Part, choose_rows
 from caco_jax.evaluation.features import FeaturesFn, ViewFeaturesFn, extract_features
 from caco_jax.evaluation.heads import (
     Heads,
@@ -70,11 +70,13 @@ class Swept(NamedTuple):
 def fitted(protocol: Protocol, count: int) -> Protocol:
     """The protocol for so many images: a smaller batch scales the rates along.
 
+    Not Adam's, whose steps do not grow with the gradient.
+
     References:
         Goyal et al. 2017, arXiv:1706.02677, the linear rule.
     """
     batch_size = min(protocol.batch_size, count)
-    share = batch_size / protocol.batch_size
+    share = batch_size / protocol.batch_size if protocol.optimizer != "adam" else 1
     rates = tuple(rate * share for rate in protocol.learning_rates)
     return dataclasses.replace(protocol, batch_size=batch_size, learning_rates=rates)
 
@@ -150,6 +152,9 @@ def train_heads(
         seed: of the heads, the order and the crops.
         put: sends a batch's arrays to the devices.
     """
+    if not protocol.augment:
+        frozen, part = as_features(frozen, part, rows)
+        rows = np.arange(len(part))
     steps = len(rows) // protocol.batch_size
     sweep = Sweep(protocol, steps_per_epoch=steps)
     init_key, view_key = jax.random.split(jax.random.key(seed))
@@ -191,6 +196,17 @@ def make_step(sweep: Sweep, view_features: ViewFeaturesFn) -> Callable[..., Any]
         return sweep.step(state, view_features(network, step_key, pixels), labels)
 
     return step
+
+
+def as_features(
+    frozen: Frozen, part: Part, rows: Int[np.ndarray, " m"]
+) -> tuple[Frozen, Part]:
+    """The features of these rows as a part, and a network that hands them on."""
+    features, labels = zip(*part_features(frozen, part, rows), strict=True)
+    hand_on = Frozen(
+        frozen.network, lambda network, key, given: given, lambda network, given: given
+    )
+    return hand_on, ArrayPart(np.concatenate(features), np.concatenate(labels))
 
 
 # Features and labels of some images, in pieces.

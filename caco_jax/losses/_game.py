@@ -1,7 +1,7 @@
 """The game that both bank losses are, on one device or spread over a mesh.
 
-Candidates are the keys of the batch (AdCo) and the bank; positives are those keys, or
-rows of the bank (CaCo).
+Candidates are the keys of the batch, or each query's own alone (AdCo), and the bank;
+positives are those keys, or rows of the bank (CaCo).
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from caco_jax.losses import _stream
 from caco_jax.losses._stream import Softmax, Table, Temperatures
@@ -31,7 +31,7 @@ class BankAux(NamedTuple):
         positive_rank: [N] candidates that score above the positive, by more than
             rounding; top-k agreement is the share of ranks below k.
         batch_probability: [N] probability, at the bank temperature, that lies on the
-            keys of the batch; zero where keys are no candidates (CaCo).
+            keys that are candidates; zero where none is (CaCo).
     """
 
     positive_probability: Float[Array, " n"]
@@ -45,6 +45,8 @@ class Plan(NamedTuple):
 
     mesh: AbstractMesh | None
     block_size: int | None
+    batch_keys: bool = True  # whether others' keys are candidates, where keys are
+    roles: str = "both"  # in which the bank is moved, one of `_stream.ROLES`
 
 
 class _Forward(NamedTuple):
@@ -64,32 +66,38 @@ def play(
     keys: jax.Array | None,
     positives: jax.Array | None,
     temperatures: Temperatures,
+    movers: jax.Array | None,
 ) -> tuple[jax.Array, BankAux]:
-    """Mean loss at the first temperature; its "gradients" are the players' moves."""
+    """Mean loss at the first temperature; its "gradients" are the players' moves.
+
+    The bank moves toward `movers`, or where there are none toward the queries.
+    """
+    del movers
     found = _forward(plan, queries, bank, keys, positives, temperatures)
     return jnp.mean(found.losses), found.aux
 
 
 def _game_forward(plan: Plan, *game: Any) -> tuple:
     # Compilers drop what is not used: the queries' gradient where only the bank moves.
-    found = _forward(plan, *game)
+    found = _forward(plan, *game[:-1])
     return (jnp.mean(found.losses), found.aux), (game, found.descent, found.shift)
 
 
 def _game_backward(plan: Plan, residuals: tuple, cotangents: tuple) -> tuple:
-    (queries, bank, _, positives, temperatures), descent, shift = residuals
+    (queries, bank, _, positives, temperatures, movers), descent, shift = residuals
     upstream, _ = cotangents
     temperature = temperatures[-1]
     scale = upstream / (queries.shape[0] * temperature)
     axes = _axes(plan.mesh)
-    local = functools.partial(_ascent, axes=axes, block_size=plan.block_size)
-    in_specs = (P(), P(axes), P(), P(), P(), P())
+    local = functools.partial(_ascent, axes=axes, plan=plan)
+    in_specs = (P(), P(), P(axes), P(), P(), P(), P())
     move = _spread(local, plan.mesh, in_specs, P(axes))
-    ascent = move(queries, bank, positives, shift, temperature, scale)
+    ascent = move(queries, movers, bank, positives, shift, temperature, scale)
     descent = (upstream * descent).astype(queries.dtype)
     return (
         _psum_over_unshared_axes(descent, queries),
         _psum_over_unshared_axes(ascent, bank),
+        None,
         None,
         None,
         None,
@@ -101,7 +109,7 @@ play.defvjp(_game_forward, _game_backward)
 
 def _forward(plan: Plan, *game: Any) -> _Forward:
     axes = _axes(plan.mesh)
-    local = functools.partial(_first_walk, axes=axes, block_size=plan.block_size)
+    local = functools.partial(_first_walk, axes=axes, plan=plan)
     in_specs = (P(), P(axes), P(axes), P(), P())
     out_specs = _Forward._make((P(), P(), P(axes), P()))
     return _spread(local, plan.mesh, in_specs, out_specs)(*game)
@@ -115,25 +123,26 @@ def _first_walk(
     temperatures: Temperatures,
     *,
     axes: Axes,
-    block_size: int | None,
+    plan: Plan,
 ) -> _Forward:
     """Scores all candidates. Queries are whole, keys and bank are this device's."""
     queries = queries.astype(temperatures[0].dtype)
     tables = _tables(queries, bank, keys, positives, axes)
-    own = _positive_rows(tables[0], queries.dtype)  # zeros where it is elsewhere
+    own, here = _positive_rows(tables[0], queries.dtype)
     positive = _sum(jnp.sum(queries * own, axis=1), axes)
 
     local = [_stream.empty_softmax(queries, len(temperatures))]
+    if len(tables) > 1 and not plan.batch_keys:
+        local = [_stream.own_softmax(own, here, positive, temperatures)]
+        tables = tables[1:]
     for table in tables:
         local.append(
             _stream.extend(
-                local[-1], queries, table, positive, temperatures, block_size
+                local[-1], queries, table, positive, temperatures, plan.block_size
             )
         )
     whole = _merge(local[-1], temperatures, axes)
-    keys_mass = _stream.rescaled(
-        local[len(tables) - 1], whole.top, temperatures
-    ).masses[-1]
+    keys_mass = _stream.rescaled(local[-2], whole.top, temperatures).masses[-1]
 
     behind = positive - whole.top
     probabilities = [
@@ -171,12 +180,17 @@ def _tables(
     return [as_given, Table(bank, None)]
 
 
-def _positive_rows(table: Table, dtype: jnp.dtype) -> Float[Array, "n d"]:
-    """The rows that the labels name, as scored; zeros for labels outside the table."""
+def _positive_rows(
+    table: Table, dtype: jnp.dtype
+) -> tuple[Float[Array, "n d"], Bool[Array, " n"]]:
+    """The rows that the labels name, as scored, and which of them are in the table.
+
+    Those outside are zeros.
+    """
     assert table.labels is not None
     here = (table.labels >= 0) & (table.labels < table.rows.shape[0])
     rows = jnp.take(table.rows, table.labels, axis=0, mode="clip").astype(dtype)
-    return jnp.where(here[:, None], table.prepare(rows), 0)
+    return jnp.where(here[:, None], table.prepare(rows), 0), here
 
 
 def _merge(state: Softmax, temperatures: Temperatures, axes: Axes) -> Softmax:
@@ -190,6 +204,7 @@ def _merge(state: Softmax, temperatures: Temperatures, axes: Axes) -> Softmax:
 
 def _ascent(
     queries: Float[Array, "n d"],
+    movers: Float[Array, "n d"] | None,
     bank: Float[Array, "k d"],
     positives: Int[Array, " n"] | None,
     shift: Float[Array, " n"],
@@ -197,12 +212,22 @@ def _ascent(
     scale: Float[Array, ""],
     *,
     axes: Axes,
-    block_size: int | None,
+    plan: Plan,
 ) -> Float[Array, "k d"]:
     """The move of this device's rows of the bank."""
     table = Table(bank, None if positives is None else _local(positives, bank, axes))
     queries = queries.astype(shift.dtype)
-    return _stream.ascent(queries, table, shift, temperature, scale, block_size)
+    movers = queries if movers is None else movers.astype(shift.dtype)
+    return _stream.ascent(
+        queries,
+        movers,
+        table,
+        shift,
+        temperature,
+        scale,
+        plan.block_size,
+        plan.roles,
+    )
 
 
 def nearest(plan: Plan, keys: jax.Array, bank: jax.Array) -> Int[Array, " n"]:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from caco_jax.losses.contrast import l2_normalize
 
 Temperatures = tuple[Float[Array, ""], ...]  # the encoder's, the bank's if it differs
+ROLES = ("both", "positives", "negatives")  # in which a row of the bank is moved
 
 # Measured on 4 CPU cores: flat from 2 to 8 MiB of float32, slower on both sides.
 # Elsewhere not measured: an accelerator wants few large steps; 64 MiB are little to it.
@@ -68,6 +69,33 @@ def empty_softmax(queries: Float[Array, "n d"], count: int) -> Softmax:
         masses=(zeros,) * count,
         pull=jnp.zeros((d, n), queries.dtype),
         above=jnp.zeros((n,), jnp.int32),
+    )
+
+
+def own_softmax(
+    own: Float[Array, "n d"],
+    here: Bool[Array, " n"],
+    positive: Float[Array, " n"],
+    temperatures: Temperatures,
+) -> Softmax:
+    """The softmax of each query's positive alone; of nothing where it is not `here`.
+
+    Args:
+        own: [N, D] the positives, zeros where they are elsewhere.
+        here: [N] whether the positive is among this device's candidates.
+        positive: [N] its score.
+        temperatures: one mass is summed for each.
+    """
+    top = lax.stop_gradient(positive)  # a shift, as in `extend`
+    weights = [
+        jnp.where(here, jnp.exp((positive - top) / temperature), 0)
+        for temperature in temperatures
+    ]
+    return Softmax(
+        top=jnp.where(here, top, -jnp.inf),
+        masses=tuple(weights),
+        pull=own.T * weights[0][None, :],
+        above=jnp.zeros(here.shape, jnp.int32),
     )
 
 
@@ -147,21 +175,24 @@ def nearest(
 
 def ascent(
     queries: Float[Array, "n d"],
+    movers: Float[Array, "n d"],
     bank: Table,
     shift: Float[Array, " n"],
     temperature: Float[Array, ""],
     scale: Float[Array, ""],
     block_size: int | None,
+    roles: str,
 ) -> Float[Array, "k d"]:
-    """The bank's move: row j is pulled by sum_n c_nj q_n, times `scale`.
+    """The bank's move: row j is pulled by sum_n c_nj m_n, times `scale`.
 
     c_nj is the probability exp((score - shift_n) / temperature) of row j for query n,
-    or one minus it where row j is the positive of query n. The pull acts on unit rows;
-    the normalisation's own gradient carries it to the raw rows, as projection and
-    1/length.
+    or one minus it where row j is the positive of query n; 0 in a role that does not
+    move it. The movers m are the queries, or stand in for them. The pull acts on unit
+    rows; the normalisation's own gradient carries it to the raw rows, as projection
+    and 1/length. `roles`: one of `ROLES`.
     """
-    force = queries * scale
-    rows = varying(bank.rows, queries, bank.rows, shift, scale)
+    force = movers * scale
+    rows = varying(bank.rows, queries, movers, bank.rows, shift, scale)
 
     def step(carry: None, block: jax.Array, start: jax.Array) -> tuple:
         units, to_raw = jax.vjp(bank.prepare, block.astype(queries.dtype))
@@ -170,6 +201,8 @@ def ascent(
         if bank.labels is not None:
             positive = hits(bank.labels, start, len(block))
             weights = jnp.where(positive, 1 - weights, weights)
+            if roles != "both":
+                weights = jnp.where(positive == (roles == "positives"), weights, 0)
         (move,) = to_raw(_dot(weights, force, (1, 0)))
         return carry, move.astype(block.dtype)
 

@@ -7,7 +7,8 @@ of raw weights) and a normalisation of it:
     importance = row_normalised(exponential_shape(power=4, temperature=0.5))
 
 Logarithms, so that a temperature at which every raw weight underflows still
-normalises. Weights are constants for every gradient.
+normalises. Weights are constants for every gradient, unless a loss is told that they
+are not.
 
 References: Tian 2022, arXiv:2201.12680, section 6.
 """
@@ -64,9 +65,13 @@ def quadratic_shape(
     """
     checks.check_positive(power=power, temperature=temperature)
     assign = assign or simplex_assignment
-    return lambda squared: jnp.log(
-        assign(_to_power(squared, power), temperature=temperature)
-    )
+
+    def log_weights(squared: jax.Array) -> jax.Array:
+        weights = assign(_to_power(squared, power), temperature=temperature)
+        some = weights > 0  # the others have no slope, which a logarithm would give
+        return jnp.where(some, jnp.log(jnp.where(some, weights, 1)), -jnp.inf)
+
+    return log_weights
 
 
 def logistic_shape(*, temperature: float) -> Shape:
@@ -185,6 +190,7 @@ def alpha_cl_loss(
     importance: Importance,
     intra_weight: float = 0.0,
     normalise: Normalise = l2_normalize,
+    constant_weights: bool = True,
 ) -> Float[Array, ""]:
     """Minus the energy of directly chosen pair weights, for the encoder to descend.
 
@@ -200,6 +206,7 @@ def alpha_cl_loss(
         intra_weight: at least 0, the extra weight of the positive pairs.
         normalise: what is done to the rows first. Squared distances are 1 - the dot
             products of its results: with unit rows, half the squared distances.
+        constant_weights: False: w = importance(d²), and the gradient flows through it.
 
     Returns:
         The loss, at least float32.
@@ -213,7 +220,13 @@ def alpha_cl_loss(
         Tian 2022, arXiv:2201.12680, section 6.
     """
     checks.check_at_least(0, intra_weight=intra_weight)
-    terms = alpha_cl_terms(z1, z2, importance=importance, normalise=normalise)
+    terms = alpha_cl_terms(
+        z1,
+        z2,
+        importance=importance,
+        normalise=normalise,
+        constant_weights=constant_weights,
+    )
     return terms.inter + jnp.asarray(intra_weight, terms.intra.dtype) * terms.intra
 
 
@@ -223,10 +236,11 @@ def alpha_cl_terms(
     *,
     importance: Importance,
     normalise: Normalise = l2_normalize,
+    constant_weights: bool = True,
 ) -> LossTerms:
     """The two terms of `alpha_cl_loss`, the second without its weight."""
     positive, negatives = _squared_distances(z1, z2, normalise)
-    weights = _weights(negatives, importance)
+    weights = _weights(negatives, importance, constant=constant_weights)
     inter = jnp.sum(weights * (positive[:, None] - negatives), axis=1)
     intra = positive * jnp.sum(weights, axis=1)
     return LossTerms(jnp.mean(inter), jnp.mean(intra))
@@ -308,15 +322,17 @@ def _squared_distances(
     return split_pairs(1 - similarities(views, views))
 
 
-def _weights(squared: Float[Array, "r m"], importance: Importance) -> jax.Array:
-    """The importance of given distances, as constants."""
-    weights = importance(jax.lax.stop_gradient(squared))
+def _weights(
+    squared: Float[Array, "r m"], importance: Importance, *, constant: bool = True
+) -> jax.Array:
+    """The importance of given distances, as constants or not."""
+    weights = importance(jax.lax.stop_gradient(squared) if constant else squared)
     if weights.shape != squared.shape:
         raise ValueError(
             f"importance: want one weight per negative, shape {tuple(squared.shape)}, "
             f"got {tuple(weights.shape)}"
         )
-    return jax.lax.stop_gradient(weights)
+    return jax.lax.stop_gradient(weights) if constant else weights
 
 
 def _to_power(squared: Float[Array, "r m"], power: float) -> Float[Array, "r m"]:
@@ -324,4 +340,5 @@ def _to_power(squared: Float[Array, "r m"], power: float) -> Float[Array, "r m"]
     exponent = power / 2
     if float(exponent).is_integer():
         return squared ** int(exponent)
-    return jnp.maximum(squared, 0) ** exponent
+    some = squared > 0  # a power below 1 has an infinite slope at 0
+    return jnp.where(some, jnp.where(some, squared, 1) ** exponent, 0)

@@ -20,10 +20,10 @@ from jaxtyping import Array, Float, Int
 
 from caco_jax.losses import _game, checks
 from caco_jax.losses._game import BankAux
-from caco_jax.losses._stream import Temperatures
+from caco_jax.losses._stream import ROLES, Temperatures
 from caco_jax.losses.contrast import accumulator
 
-__all__ = ["BankAux", "adco_loss", "caco_loss", "nearest_entries"]
+__all__ = ["ROLES", "BankAux", "adco_loss", "caco_loss", "nearest_entries"]
 
 
 def nearest_entries(
@@ -64,6 +64,8 @@ def caco_loss(
     *,
     temperature: float,
     bank_temperature: float | None = None,
+    movers: Float[Array, "n d"] | None = None,
+    roles: str = "both",
     block_size: int | None = None,
 ) -> tuple[Float[Array, ""], BankAux]:
     """CaCo: each query is told from all bank rows but its own positive row.
@@ -89,6 +91,10 @@ def caco_loss(
             does not move.
         temperature: the encoder's, above 0. No gradient reaches temperatures.
         bank_temperature: the bank's, above 0; None for the encoder's.
+        movers: [N, D] unit rows that the bank moves toward in the place of the queries
+            in step_j, with the same c_nj; no gradient reaches them. None: the queries.
+        roles: in which a row is moved: "positives" leaves out the terms of step_j
+            where it is a negative, "negatives" those where it is a positive.
         block_size: bank rows scored at a time; None for a good one.
 
     Returns:
@@ -96,8 +102,8 @@ def caco_loss(
 
     Raises:
         ValueError: an empty array, shapes that do not fit, a temperature that is not
-            above 0, a block size below 1, or K or N that the devices of the mesh do not
-            divide.
+            above 0, unknown roles, a block size below 1, or K or N that the devices of
+            the mesh do not divide.
         TypeError: embeddings that are not floats, positives that are not integers, or
             a block_size that is no integer.
 
@@ -112,10 +118,14 @@ def caco_loss(
             f"want one positive a query: got positives {tuple(positives.shape)} for "
             f"queries {tuple(queries.shape)}"
         )
+    if roles not in ROLES:
+        raise ValueError(f"roles: want one of {', '.join(ROLES)}, got {roles!r}")
+    movers = _movers(movers, queries)
     temperatures = _temperatures(temperature, bank_temperature, queries, bank)
     positives = positives.astype(jnp.int32)
-    plan = _game.Plan(mesh, block_size)
-    return _detach(_game.play(plan, queries, bank, None, positives, temperatures))
+    plan = _game.Plan(mesh, block_size, roles=roles)
+    game = _game.play(plan, queries, bank, None, positives, temperatures, movers)
+    return _detach(game)
 
 
 def adco_loss(
@@ -125,13 +135,16 @@ def adco_loss(
     *,
     temperature: float,
     bank_temperature: float | None = None,
+    batch_keys: bool = True,
+    movers: Float[Array, "n d"] | None = None,
     block_size: int | None = None,
 ) -> tuple[Float[Array, ""], BankAux]:
     """AdCo: each query is told from the batch's other keys and all bank rows.
 
     The scalar is the mean cross entropy over scores [q_n . k_1 .. q_n . k_N ;
-    q_n . w_1 .. q_n . w_K] / temperature with w_j = W_j / |W_j| and label n. Gradients
-    are those of a game:
+    q_n . w_1 .. q_n . w_K] / temperature with w_j = W_j / |W_j| and label n. Without
+    the batch's other keys they are [q_n . k_n ; q_n . w_1 .. q_n . w_K], label 0.
+    Gradients are those of a game:
 
     * wrt `queries`, the encoder's: of that scalar, with keys and bank constant;
     * wrt `bank`, the bank player's **ascent** direction: the derivative of the same
@@ -149,6 +162,9 @@ def adco_loss(
             does not move.
         temperature: the encoder's, above 0. No gradient reaches temperatures.
         bank_temperature: the bank's, above 0; None for the encoder's.
+        batch_keys: whether the other queries' keys are candidates too.
+        movers: [N, D] unit rows that the bank moves toward in the place of the queries
+            in step_j, with the same p_nj; no gradient reaches them. None: the queries.
         block_size: candidates scored at a time; None for a good one.
 
     Returns:
@@ -167,9 +183,10 @@ def adco_loss(
     checks.check_same_shape(queries=queries, keys=keys)
     mesh = _check(queries, bank, block_size)
     temperatures = _temperatures(temperature, bank_temperature, queries, bank, keys)
-    keys = lax.stop_gradient(keys)
-    plan = _game.Plan(mesh, block_size)
-    return _detach(_game.play(plan, queries, bank, keys, None, temperatures))
+    keys, movers = lax.stop_gradient(keys), _movers(movers, queries)
+    plan = _game.Plan(mesh, block_size, batch_keys=batch_keys)
+    game = _game.play(plan, queries, bank, keys, None, temperatures, movers)
+    return _detach(game)
 
 
 def _check(
@@ -195,6 +212,15 @@ def _check(
                 f"{mesh.size} devices of the mesh"
             )
     return mesh
+
+
+def _movers(movers: jax.Array | None, queries: jax.Array) -> jax.Array | None:
+    """What the bank moves toward in the place of the queries, checked and constant."""
+    if movers is None:
+        return None
+    checks.check_embeddings(movers=movers)
+    checks.check_same_shape(queries=queries, movers=movers)
+    return lax.stop_gradient(movers)
 
 
 def _temperatures(

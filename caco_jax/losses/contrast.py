@@ -36,11 +36,13 @@ def info_nce(
     negatives: Float[Array, "k d"],
     *,
     temperature: float,
+    batch_keys: bool = False,
 ) -> Float[Array, " n"]:
     """InfoNCE of each query: its own key against explicit negatives.
 
     For query n over scores s = dot product / temperature:
     ``logsumexp([s(q_n, k_n), s(q_n, w_1), ..., s(q_n, w_K)]) - s(q_n, k_n)``.
+    With `batch_keys` s(q_n, k_m) of all m are among the scores.
 
     Rows are used as given: normalise first, and stop the gradient of what must not
     move in the caller.
@@ -50,6 +52,7 @@ def info_nce(
         keys: [N, D] floats, unit rows; row n is the positive of query n.
         negatives: [K, D] floats, unit rows, shared by all queries.
         temperature: above 0, dimensionless.
+        batch_keys: whether the other queries' keys are negatives too.
 
     Returns:
         [N] losses in nats, at least float32; the caller averages.
@@ -69,6 +72,9 @@ def info_nce(
     dtype = accumulator(queries, keys, negatives)
     positive = jnp.sum(queries.astype(dtype) * keys.astype(dtype), axis=1)  # [N]
     against = similarities(queries, negatives)  # [N, K]
+    if batch_keys:
+        others = without_diagonal(similarities(queries, keys))  # [N, N - 1]
+        against = jnp.concatenate([others, against], axis=1)
     scale = jnp.asarray(temperature, dtype)
     return one_against(positive / scale, against / scale)
 
@@ -79,6 +85,7 @@ def moco_loss(
     queue: Float[Array, "k d"],
     *,
     temperature: float,
+    batch_keys: bool = False,
 ) -> Float[Array, ""]:
     """MoCo: mean InfoNCE of the queries, with a queue of past keys as negatives.
 
@@ -89,6 +96,7 @@ def moco_loss(
         keys: [N, D] floats, unit rows; row n is the positive of query n.
         queue: [K, D] floats, unit rows.
         temperature: above 0, dimensionless.
+        batch_keys: whether the other queries' keys are negatives too, as in AdCo.
 
     Returns:
         The mean loss in nats, at least float32.
@@ -101,7 +109,10 @@ def moco_loss(
         He et al. 2020, arXiv:1911.05722, eq. 1.
     """
     keys, queue = jax.lax.stop_gradient((keys, queue))
-    return jnp.mean(info_nce(queries, keys, queue, temperature=temperature))
+    losses = info_nce(
+        queries, keys, queue, temperature=temperature, batch_keys=batch_keys
+    )
+    return jnp.mean(losses)
 
 
 def nt_xent(

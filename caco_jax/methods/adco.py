@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from caco_jax.losses.bank import adco_loss
+from caco_jax.methods.bank_use import MOVERS
 from caco_jax.methods.method import (
     Context,
     Method,
@@ -44,6 +45,12 @@ class AdcoConfig:
     symmetric: bool = setting(
         False, doc="both large views are queries and keys, each direction weighs half"
     )
+    batch_keys: bool = setting(
+        True, doc="the batch's other keys are negatives too, not the bank's rows alone"
+    )
+    bank_moved_by: str = setting(
+        "queries", allowed=MOVERS, doc="what the bank's rows move toward; AdCo: queries"
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -71,7 +78,8 @@ def make(config: AdcoConfig, *, embedding_dim: int) -> Method:
     """AdCo as pure functions: one direction, symmetric, or multi-crop by the views.
 
     The encoder descends the cross entropy of each query's key among all keys of the
-    batch and all entries of the bank; the bank ascends it at its own temperature.
+    batch and all entries of the bank; the bank ascends it at its own temperature. Of
+    the batch only the own key is left without `batch_keys`.
 
     Args:
         config: the method's settings.
@@ -98,6 +106,8 @@ def make(config: AdcoConfig, *, embedding_dim: int) -> Method:
                 players["bank"],
                 temperature=config.temperature,
                 bank_temperature=config.bank_temperature,
+                batch_keys=config.batch_keys,
+                movers=found.keys[key] if config.bank_moved_by == "keys" else None,
             )
             loss = loss + weight * pair_loss
             metrics.setdefault("cross_entropy", pair_loss)
@@ -120,7 +130,9 @@ def make(config: AdcoConfig, *, embedding_dim: int) -> Method:
             query_views=slice(None) if config.symmetric else slice(None, -1),
             key_views=slice(None) if config.symmetric else slice(-1, None),
         ),
-        candidates=lambda batch_size: batch_size + config.bank_size,
+        candidates=lambda batch_size: (
+            (batch_size if config.batch_keys else 1) + config.bank_size
+        ),
         attack=attack_query,
         optimizers={"bank": dataclasses.replace(BANK_OPTIMIZER, weight_decay=1e-4)},
         row_sharded={"bank": "bank_size"},

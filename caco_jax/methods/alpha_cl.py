@@ -9,11 +9,23 @@ import functools
 from collections.abc import Callable
 
 from caco_jax.losses import alpha_cl as losses
+from caco_jax.losses.alpha import FAMILIES, Family, family_loss
 from caco_jax.methods.method import Method
 from caco_jax.methods.two_view import PairLoss, two_view
-from caco_jax.schema import COUNT, NON_NEGATIVE, POSITIVE, setting, validate
+from caco_jax.schema import (
+    COUNT,
+    NON_NEGATIVE,
+    POSITIVE,
+    accepted,
+    require,
+    setting,
+    validate,
+)
 
 INFO_NCE = "infonce"
+NO_FAMILY = "none"
+# What a loss of the family has no place for.
+_WITHOUT_FAMILY = ("importance", "normalisation", "intra_weight", "constant_weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +63,40 @@ class AlphaClConfig:
     intra_weight: float = setting(
         0.0, allowed=NON_NEGATIVE, doc="extra weight of the positive pairs"
     )
+    constant_weights: bool = setting(
+        True, doc="no gradient flows through the weights; false: it does"
+    )
+    family: str = setting(
+        NO_FAMILY,
+        allowed=(NO_FAMILY, *FAMILIES),
+        doc="a loss of the paper's table of φ and ψ in the place of chosen weights; "
+        "reads temperature, margin, epsilon and scale, those that it has",
+    )
+    margin: float = setting(
+        1.0, allowed=NON_NEGATIVE, doc="triplet, soft_triplet, lifted_structured"
+    )
+    epsilon: float = setting(
+        1.0, allowed=NON_NEGATIVE, doc="info_nce: weight of the positive in its sum"
+    )
+    scale: float = setting(1.0, allowed=POSITIVE, doc="modified_triplet: c of c x")
 
     def __post_init__(self) -> None:
         validate(self)
+        require(
+            self.constant_weights or self.importance != INFO_NCE,
+            f"constant_weights: want True with importance {INFO_NCE!r}, whose loss "
+            "states no weights, got False",
+        )
+        if self.family == NO_FAMILY:
+            return
+        fields = type(self).__dataclass_fields__
+        for name in _WITHOUT_FAMILY:
+            value, default = getattr(self, name), fields[name].default
+            require(
+                value == default,
+                f"{name}: want {default!r} with family {self.family!r}, which reads "
+                f"none, got {value!r}",
+            )
 
 
 def _shapes(config: AlphaClConfig) -> dict[str, Callable[[], losses.Shape]]:
@@ -84,8 +127,21 @@ def importance(config: AlphaClConfig) -> losses.Importance:
     return normalise[config.normalisation](_shapes(config)[config.importance]())
 
 
+def family_of(config: AlphaClConfig) -> Family:
+    """The member of the (φ, ψ) family that is configured."""
+    make = FAMILIES[config.family]
+    return make(**accepted(make, dataclasses.asdict(config)))
+
+
+def _mean_family_loss(family: Family) -> PairLoss:
+    """The member's loss an image: the sum of the paper, divided by their number."""
+    return lambda z1, z2: family_loss(z1, z2, family) / z1.shape[0]
+
+
 def pair_loss(config: AlphaClConfig) -> PairLoss:
     """The loss of two views' embeddings that the encoder descends."""
+    if config.family != NO_FAMILY:
+        return _mean_family_loss(family_of(config))
     if config.importance == INFO_NCE:
         return functools.partial(
             losses.nt_xent_with_intra,
@@ -96,6 +152,7 @@ def pair_loss(config: AlphaClConfig) -> PairLoss:
         losses.alpha_cl_loss,
         importance=importance(config),
         intra_weight=config.intra_weight,
+        constant_weights=config.constant_weights,
     )
 
 
@@ -103,11 +160,12 @@ def make(config: AlphaClConfig, *, embedding_dim: int) -> Method:
     """α-CL as pure functions: the encoder descends minus the energy of fixed weights.
 
     The pair weights are the min player's move, answered anew at every step from the
-    distances as they are; no gradient flows through them.
+    distances as they are; no gradient flows through them, unless `constant_weights`
+    is off. With `family` the encoder descends the mean over images of that loss, whose
+    gradient is the energy's at the weights of the paper's theorem 1.
     """
     del embedding_dim
-    return two_view(
-        "alpha_cl",
-        f"α-CL: {config.importance} pair weights, temperature {config.temperature:g}",
-        pair_loss(config),
-    )
+    what = f"{config.importance} pair weights, temperature {config.temperature:g}"
+    if config.family != NO_FAMILY:
+        what = f"the loss {family_of(config).name}"
+    return two_view("alpha_cl", f"α-CL: {what}", pair_loss(config))

@@ -1,8 +1,12 @@
-"""Which entries of a bank serve as positives: steps since each was last chosen."""
+"""A bank's use: who moves it, and which entries serve as positives.
+
+Of the latter: steps since each was last chosen.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+MOVERS = ("queries", "keys")
 NEVER = 2**30
 RECENT_STEPS = 100
 

@@ -11,10 +11,15 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from caco_jax.losses.bank import caco_loss, nearest_entries
-from caco_jax.methods.bank_use import bank_use_metrics, new_bank_ages, refresh_ages
+from caco_jax.losses.bank import ROLES, caco_loss, nearest_entries
+from caco_jax.methods.bank_use import (
+    MOVERS,
+    bank_use_metrics,
+    new_bank_ages,
+    refresh_ages,
+)
 from caco_jax.methods.method import (
     Context,
     Method,
@@ -32,6 +37,8 @@ from caco_jax.methods.method import (
 from caco_jax.methods.start_up import BANK_OPTIMIZER, fill_bank
 from caco_jax.schema import FRACTION, NON_NEGATIVE, POSITIVE, Range, setting, validate
 
+# Of the extra state: the number of the next random draw of positives.
+_DRAW = "positive_draw"
 # In multi-crop as without: the small crops give no keys, at the start-up neither.
 LARGE_VIEWS = slice(0, 2)
 
@@ -56,6 +63,25 @@ class CacoConfig:
     start_up_epochs: int = setting(
         0, allowed=NON_NEGATIVE, doc="of that phase; 0: until the bank is full"
     )
+    positive: str = setting(
+        "nearest",
+        allowed=("nearest", "random"),
+        doc="entry that is a query's positive: the nearest to the key of another view, "
+        "or any, drawn anew at every step",
+    )
+    bank_roles: str = setting(
+        "both",
+        allowed=ROLES,
+        doc="in which an entry is moved by a query: as its positive, as its negative",
+    )
+    bank_moved_by: str = setting(
+        "queries", allowed=MOVERS, doc="what the bank's rows move toward; CaCo: queries"
+    )
+    pass_per_view: bool = setting(
+        False,
+        doc="multi-crop: BatchNorm sees each view by itself, as in the released code, "
+        "not those of one size together",
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -74,6 +100,16 @@ def _pairs(
     return [(1.0, large), (1.0, small)] if small else [(float(len(large)), large)]
 
 
+def _choose(
+    keys: Float[Array, "m d"], bank: Float[Array, "k d"], extra: PyTree
+) -> Int[Array, " m"]:
+    """The positive entry that each key picks: the nearest, or this step's draw."""
+    if _DRAW not in extra:
+        return nearest_entries(keys, bank)
+    key = jax.random.fold_in(jax.random.key(0), extra[_DRAW])
+    return jax.random.randint(key, keys.shape[:1], 0, bank.shape[0], jnp.int32)
+
+
 def payoff(
     config: CacoConfig, players: Players, context: Context, views: Sequence[View]
 ) -> tuple[Float[Array, ""], Outcome]:
@@ -81,21 +117,31 @@ def payoff(
     bank = players["bank"]
     groups = _pairs(len(views), key_views(views))
     found = encode_pairs(
-        players, context, views, [pair for _, pairs in groups for pair in pairs]
+        players,
+        context,
+        views,
+        [pair for _, pairs in groups for pair in pairs],
+        pass_per_view=config.pass_per_view,
     )
     # One walk over the bank for the keys of both views.
-    entries = nearest_entries(interleave_rows(list(found.keys.values())), bank)
+    keys = interleave_rows(list(found.keys.values()))
+    entries = _choose(keys, bank, context.extra)
     positives = dict(zip(found.keys, split_rows(entries, len(found.keys)), strict=True))
 
     loss = jnp.zeros((), found.queries[0].dtype)
     metrics: dict[str, Array] = {}
     for weight, pairs in groups:
+        movers = None
+        if config.bank_moved_by == "keys":
+            movers = interleave_rows([found.keys[key] for _, key in pairs])
         group_loss, aux = caco_loss(
             interleave_rows([found.queries[query] for query, _ in pairs]),
             interleave_rows([positives[key] for _, key in pairs]),
             bank,
             temperature=config.temperature,
             bank_temperature=config.bank_temperature,
+            movers=movers,
+            roles=config.bank_roles,
         )
         loss = loss + weight * group_loss
         metrics.setdefault("cross_entropy", group_loss)
@@ -121,12 +167,18 @@ def make(config: CacoConfig, *, embedding_dim: int) -> Method:
 
     def init(key: PRNGKeyArray) -> tuple[dict[str, PyTree], PyTree]:
         bank = jax.random.normal(key, (config.bank_size, embedding_dim))
-        return {"bank": bank}, {"bank_ages": new_bank_ages(config.bank_size)}
+        extra = {"bank_ages": new_bank_ages(config.bank_size)}
+        if config.positive == "random":
+            extra[_DRAW] = jax.random.bits(jax.random.fold_in(key, 1), dtype=jnp.uint32)
+        return {"bank": bank}, extra
 
     def advance(
         players: Players, extra: PyTree, outcome: Outcome
     ) -> tuple[Players, PyTree]:
-        return players, {**extra, "bank_ages": outcome.arrays["bank_ages"]}
+        extra = {**extra, "bank_ages": outcome.arrays["bank_ages"]}
+        if _DRAW in extra:
+            extra[_DRAW] += jnp.uint32(1)
+        return players, extra
 
     return Method(
         name="caco",

@@ -242,14 +242,17 @@ def encode_pairs(
     context: Context,
     views: Sequence[View],
     pairs: Iterable[tuple[int, int]],
+    *,
+    pass_per_view: bool = False,
 ) -> Encoded:
     """Encodes what the pairs need, each view once: all queries, then all keys.
 
     Two views take a pass each, as the papers' BatchNorm has it; of more, those of one
-    size share a pass.
+    size share a pass unless `pass_per_view` is set.
     """
     query_views, key_views = (sorted(set(side)) for side in zip(*pairs, strict=True))
-    encode_all = encode_views if len(views) == 2 else encode_by_size
+    each_alone = pass_per_view or len(views) == 2
+    encode_all = encode_views if each_alone else encode_by_size
     queries, online = encode_all(
         context.encode.online,
         online_network(players, context),

@@ -38,6 +38,9 @@ class MocoConfig:
     symmetric: bool = setting(
         False, doc="both views are queries and keys, each direction weighs half"
     )
+    batch_keys: bool = setting(
+        False, doc="the batch's other keys are negatives too, as in AdCo"
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -63,7 +66,8 @@ def enqueue(
 def make(config: MocoConfig, *, embedding_dim: int) -> Method:
     """MoCo v2 as pure functions, for two views.
 
-    The encoder descends InfoNCE of each query against its key and the queue. Keys
+    The encoder descends InfoNCE of each query against its key and the queue, and with
+    `batch_keys` against the other keys of the whole batch. Keys
     enter the queue after the step: no image meets a view of itself there before both
     of its views were scored.
 
@@ -89,6 +93,7 @@ def make(config: MocoConfig, *, embedding_dim: int) -> Method:
                 found.keys[key],
                 context.extra["queue"],
                 temperature=config.temperature,
+                batch_keys=config.batch_keys,
             )
             for query, key in pairs
         ]
@@ -116,7 +121,9 @@ def make(config: MocoConfig, *, embedding_dim: int) -> Method:
         init=init,
         payoff=payoff,
         advance=advance,
-        candidates=lambda batch_size: 1 + config.queue_size,
+        candidates=lambda batch_size: (
+            (batch_size if config.batch_keys else 1) + config.queue_size
+        ),
         attack=attack_query,
         row_sharded={"queue": "queue_size"},
         memory="queue",

@@ -26,7 +26,11 @@ class OptimizerConfig:
     name: str = setting(
         "sgd", allowed=OPTIMIZERS, doc="sgd: heavy ball; lars: CaCo's; adam: PyTorch's"
     )
-    learning_rate: float = setting(0.03, allowed=POSITIVE, doc="after the warm-up")
+    learning_rate: float = setting(
+        0.03,
+        allowed=NON_NEGATIVE,
+        doc="after the warm-up; 0, but not for the encoder: the player stays as it is",
+    )
     scale_with_batch: bool = setting(
         False, doc="the learning rates are for a batch of 256 and grow with the batch"
     )

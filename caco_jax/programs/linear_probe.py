@@ -2,7 +2,8 @@
 
 --protocol=lbfgs: features once, then multinomial logistic regression to convergence;
 its penalty is the one that does best on a held-out part of the training images.
---protocol=imagenet: SGD or LARC on augmented images, as the papers' figures are made.
+--protocol=imagenet: SGD or LARC on augmented images, or Adam on clean features
+(--preset=clae), as the papers' figures are made.
 Several learning rates and weight decays train together, and training images that no
 head saw say which is taken.
 """
@@ -131,7 +132,7 @@ def read_protocol(flags: argparse.Namespace) -> Protocol:
 
 
 def by_sweep(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
-    """Heads that train together on augmented images."""
+    """Heads that train together, by a preset's protocol."""
     protocol = read_protocol(flags)
     train, test = evaluating.run_parts(loaded)
     frozen = evaluating.frozen_network(loaded)

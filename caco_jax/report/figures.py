@@ -254,7 +254,10 @@ def _repelled(
     if memory.ages is not None:  # past keys, which nobody moves
         return np.asarray(
             bank.entry_probabilities(
-                encoded.queries, memory.rows, temperature=temperature
+                encoded.queries,
+                memory.rows,
+                temperature=temperature,
+                keys=encoded.keys if getattr(config, "batch_keys", False) else None,
             )
         )
     cooperative = isinstance(config, CacoConfig)
@@ -264,6 +267,7 @@ def _repelled(
         temperature=temperature,
         positives=jnp.asarray(positives) if cooperative else None,
         keys=None if cooperative else encoded.keys,
+        batch_keys=getattr(config, "batch_keys", True),
     )
     return np.asarray(moves.adversarial.weights)
 

@@ -196,13 +196,20 @@ class Checkpoints:
             step: which; None: the newest that is whole.
 
         Raises:
-            UserError: it was not saved, or it is damaged.
+            UserError: it was not saved, it is damaged, or it has other arrays.
         """
         folder = self.folder / str(self._whole_step(step))
+        state = folder / ("default" if _is_old(folder) else "state")
         with ocp.StandardCheckpointer() as reader:
-            return reader.restore(
-                folder / ("default" if _is_old(folder) else "state"), like
-            )
+            # Orbax would begin to read what does not fit, and leave it unfinished.
+            if _shapes(_saved_tree(reader, state)) != _shapes(like):
+                raise UserError(
+                    f"--workdir: expected {folder} to hold the arrays of this "
+                    "configuration, got others: a size, an optimiser or what else the "
+                    "state depends on cannot change within a run; use another workdir, "
+                    "or --force_new to start over"
+                )
+            return reader.restore(state, like)
 
     def restore_arrays(self, *, step: int | None = None) -> dict[str, Any]:
         """The state of a step as nested dictionaries, on one device.
@@ -218,12 +225,11 @@ class Checkpoints:
         folder = self.folder / str(self._whole_step(step)) / "state"
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         with ocp.StandardCheckpointer() as reader:
-            saved: Any = reader.metadata(folder).item_metadata
             like = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(
                     leaf.shape, leaf.dtype, sharding=here
                 ),
-                saved.tree,
+                _saved_tree(reader, folder),
             )
             return reader.restore(folder, like)
 
@@ -280,6 +286,17 @@ def _apart(leaf: jax.Array) -> jax.Array:
         isinstance(leaf, jax.Array) and next(iter(leaf.devices())).platform == "cpu"
     )
     return jnp.copy(leaf) if on_cpu else leaf
+
+
+def _saved_tree(reader: ocp.StandardCheckpointer, folder: pathlib.Path) -> Any:
+    """What lies in a folder, as nested dictionaries of shapes and dtypes."""
+    saved: Any = reader.metadata(folder).item_metadata
+    return saved.tree
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    """The shapes of all arrays, sorted: trees of other kinds can be compared."""
+    return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _is_old(folder: pathlib.Path) -> bool:

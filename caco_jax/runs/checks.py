@@ -123,6 +123,12 @@ def check_method(run: "Pretraining", optimizers: Collection[str]) -> None:
             f"optimizers: expected an optax transformation or an OptimizerConfig for "
             f"{name}, got {part!r}",
         )
+        stands = isinstance(part, OptimizerConfig) and part.learning_rate == 0
+        require(
+            not stands or name != "encoder",
+            "optimizers: expected a learning rate above 0 for encoder, got 0; only the "
+            "other players may stay as they are",
+        )
     for tree in jax.eval_shape(method.init, run.keys.players):
         for name in tree.keys() & method.row_sharded.keys():
             rows = tree[name].shape[:1]

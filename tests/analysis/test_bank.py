@@ -54,13 +54,15 @@ def test_cacos_move_is_its_two_parts(case):
     )
 
 
-def test_adcos_move_is_adversarial_alone(case):
+@pytest.mark.parametrize("batch_keys", [True, False])
+def test_adcos_move_is_adversarial_alone(case, batch_keys):
     queries, keys, rows = case
+    options = {"temperature": TAU, "batch_keys": batch_keys}
     with jax.enable_x64(True):
-        moves = bank.bank_moves(queries, rows, temperature=TAU, keys=keys)
-        want = jax.grad(
-            lambda b: losses.adco_loss(queries, keys, b, temperature=TAU)[0]
-        )(rows)
+        moves = bank.bank_moves(queries, rows, keys=keys, **options)
+        want = jax.grad(lambda b: losses.adco_loss(queries, keys, b, **options)[0])(
+            rows
+        )
     assert not np.any(moves.cooperative.weights)
     np.testing.assert_allclose(moves.adversarial.move, want, rtol=1e-9, atol=1e-14)
     assert bank.summarise_moves(moves).cooperative_norm == 0

@@ -146,7 +146,12 @@ def test_the_embedding_is_as_wide_as_the_last_projection():
         ),
         (
             "bank_optimizer.learning_rate=-3",
-            "config.bank_optimizer.learning_rate: want a number in (0, inf), got -3.0",
+            "config.bank_optimizer.learning_rate: want a number in [0, inf), got -3.0",
+        ),
+        (
+            "optimizer.learning_rate=0",
+            "config.optimizer.learning_rate: want a number in (0, inf), got 0; only "
+            "the other players may stay as they are",
         ),
         (
             "encoder.backbone=resnet19",

@@ -47,12 +47,18 @@ def alone(tx):
     return params, np.asarray(losses)
 
 
-@pytest.mark.parametrize("name", ["sgd", "larc"])
+def adam(schedule, *, momentum, weight_decay):
+    """Adam by optax alone; the decay is coupled."""
+    decayed = optax.add_decayed_weights(weight_decay)
+    return optax.chain(decayed, optax.adam(schedule, b1=momentum))
+
+
+@pytest.mark.parametrize("name", ["sgd", "larc", "adam"])
 def test_each_head_is_the_one_trained_alone(name):
     protocol = heads.Protocol(name, RATES, DECAYS, epochs=3, final_share=0.1)
     sweep, found, losses = trained(protocol)
     assert sweep.settings == [(0.1, 0.0), (1.0, 0.0), (0.1, 0.05), (1.0, 0.05)]
-    make = {"sgd": optimizers.sgd, "larc": optimizers.larc_sgd}[name]
+    make = {"sgd": optimizers.sgd, "larc": optimizers.larc_sgd, "adam": adam}[name]
     for h, (rate, decay) in enumerate(sweep.settings):
 
         def schedule(step, rate=rate):
@@ -100,10 +106,14 @@ def test_everything_is_float64_where_that_is_asked_for():
 
 
 def test_the_presets_are_the_papers():
-    assert set(plans.PRESETS) == {"moco", "adco", "caco"}
-    moco, adco, caco = (plans.PRESETS[name] for name in ("moco", "adco", "caco"))
+    assert list(plans.PRESETS) == ["moco", "adco", "caco", "clae"]
+    moco, adco, caco, clae = plans.PRESETS.values()
     for preset in (moco, adco, caco):
         assert (preset.epochs, preset.weight_decays) == (100, (0.0,))
+        assert preset.augment
+    assert (clae.optimizer, clae.learning_rates, clae.epochs) == ("adam", (3e-4,), 1000)
+    assert (clae.weight_decays, clae.augment) == ((0.0,), False)
+    assert {float(heads._schedule(clae, 5)(step)) for step in (0, 7, 4999)} == {1}
     assert (moco.optimizer, moco.learning_rates, moco.batch_size) == ("sgd", (30,), 256)
     assert (adco.optimizer, adco.learning_rates, adco.batch_size) == ("sgd", (10,), 256)
     assert (caco.optimizer, caco.batch_size) == ("larc", 4096)
@@ -124,7 +134,9 @@ def test_the_presets_are_the_papers():
         ),
         ({"weight_decays": (0.1, 0.1)}, "weight_decays: want different numbers"),
         ({"learning_rates": (0.0,)}, r"learning_rates: want a number in \(0, inf\)"),
-        ({"optimizer": "adam"}, "optimizer: want one of sgd, larc, got 'adam'"),
+        ({"optimizer": "lars"}, "optimizer: want one of sgd, larc, adam, got 'lars'"),
+        ({"schedule": "linear"}, "schedule: want one of cosine, steps, constant, got"),
+        ({"augment": 0}, "augment: want bool, got 0"),
         ({"epochs": 0}, "epochs: want a number in"),
     ],
 )

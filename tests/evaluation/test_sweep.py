@@ -1,5 +1,6 @@
 """The sweep on a frozen network: heads that are chosen by rows they never saw."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -68,10 +69,45 @@ def test_views_are_drawn_anew_at_every_step(frozen):
     assert len(keys) == 2  # for the shapes and for the step, however many steps
 
 
+def test_clean_features_are_made_once_and_learned_from(frozen):
+    def no_views(*_):
+        raise AssertionError("augmented")
+
+    seen = []
+
+    def center_features(network, images):
+        seen.append(len(images))
+        return frozen.center_features(network, images)
+
+    watched = frozen._replace(view_features=no_views, center_features=center_features)
+    protocol = heads.Protocol(
+        "adam", (0.05,), batch_size=8, epochs=9, schedule="constant", augment=False
+    )
+    rows = np.arange(0, 48, 2)
+    _, found = sweep.train_heads(watched, part(), rows, protocol, num_classes=3, seed=0)
+    assert len(seen) == 1
+    features, labels = next(sweep.part_features(frozen, part(), rows))
+    # The same heads from the features themselves.
+    sides = ArrayPart(features, labels)
+    trainer = heads.Sweep(protocol, steps_per_epoch=3)
+    init_key, _ = jax.random.split(jax.random.key(0))
+    state = trainer.init(init_key, features=features.shape[1], num_classes=3)
+    order = {"seed": 0, "batch_size": 8, "epochs": 9}
+    step = jax.jit(trainer.step)
+    with sides.batches(np.arange(24), **order) as batches:
+        for batch in batches:
+            state, _ = step(state, *batch)
+    np.testing.assert_allclose(found.weights, trainer.heads(state).weights, rtol=1e-5)
+    pieces = sweep.part_features(frozen, part())
+    assert sweep.head_accuracies(found, pieces)[0] > 0.9
+
+
 def test_fewer_images_than_a_batch_scale_the_rates_along():
     protocol = sweep.fitted(plans.PRESETS["caco"], 1024)
     assert (protocol.batch_size, protocol.learning_rates) == (1024, (0.1,))
     assert sweep.fitted(plans.PRESETS["moco"], 10**6) == plans.PRESETS["moco"]
+    few = sweep.fitted(plans.PRESETS["clae"], 100)  # Adam's steps are as long
+    assert (few.batch_size, few.learning_rates) == (100, (3e-4,))
 
 
 def test_heads_that_all_diverge_are_an_error_and_one_is_passed_over(frozen):

@@ -227,8 +227,9 @@ def test_images_of_several_classes_are_judged_by_precision(photos):
 def test_streamed_photographs_go_through_every_evaluation(photos):
     _, flags = photos
     flags = [*flags, "--source=tfds:single"]
-    sweep = ["--protocol=imagenet", "--preset=adco", "--epochs=1"]
-    assert "of 9 held-out" in succeeded(call("linear_probe", *flags, *sweep))
+    for preset in ("adco", "clae"):
+        sweep = ["--protocol=imagenet", f"--preset={preset}", "--epochs=1"]
+        assert "of 9 held-out" in succeeded(call("linear_probe", *flags, *sweep))
     tuned = succeeded(call("fine_tune", *flags, "--labels", "0.5", "--epochs=1"))
     assert "0.5 of the labels (12 images)" in tuned
     assert "9 held-out images" in succeeded(call("health", *flags))

@@ -91,8 +91,8 @@ LOSSES = [
     Fault(
         "a gradient flows through α",
         "losses/alpha_cl.py",
-        "weights = _weights(negatives, importance)\n    inter",
-        "weights = importance(negatives)\n    inter",
+        "_weights(negatives, importance, constant=constant_weights)\n    inter",
+        "importance(negatives)\n    inter",
         ("losses/test_alpha_cl.py::test_weights_are_constants",),
     ),
     Fault(

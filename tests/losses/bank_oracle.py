@@ -22,18 +22,29 @@ def nearest(keys, bank):
     return np.array(found)
 
 
-def caco(queries, positives, bank, temperature, bank_temperature):
-    """Loss, descent, ascent and aux of CaCo."""
-    return _game(queries, unit(bank), 0, positives, bank, temperature, bank_temperature)
+def caco(queries, positives, bank, temperature, bank_temperature, **how):
+    """Loss, descent, ascent and aux of CaCo; `how` as in `_game`."""
+    temperatures = temperature, bank_temperature
+    return _game(queries, unit(bank), 0, positives, bank, *temperatures, **how)
 
 
-def adco(queries, keys, bank, temperature, bank_temperature):
-    """Loss, descent, ascent and aux of AdCo."""
+def adco(queries, keys, bank, temperature, bank_temperature, **how):
+    """Loss, descent, ascent and aux of AdCo; `how` as in `_game`."""
     candidates = np.concatenate([keys, unit(bank)])
     labels = np.arange(len(keys))
-    return _game(
-        queries, candidates, len(keys), labels, bank, temperature, bank_temperature
-    )
+    temperatures = temperature, bank_temperature
+    return _game(queries, candidates, len(keys), labels, bank, *temperatures, **how)
+
+
+def adco_without_batch_keys(queries, keys, bank, *temperatures):
+    """The same where each query meets its own key alone: a game of each by itself."""
+    n = len(queries)
+    games = [
+        adco(queries[i : i + 1], keys[i : i + 1], bank, *temperatures) for i in range(n)
+    ]
+    losses, descents, ascents, aux = zip(*games, strict=True)
+    joined = {name: np.concatenate([one[name] for one in aux]) for name in aux[0]}
+    return np.mean(losses), np.concatenate(descents) / n, sum(ascents) / n, joined
 
 
 def _softmax(scores):
@@ -41,8 +52,21 @@ def _softmax(scores):
     return weights / sum(weights)
 
 
-def _game(queries, candidates, num_keys, labels, bank, temperature, bank_temperature):
+def _game(
+    queries,
+    candidates,
+    num_keys,
+    labels,
+    bank,
+    temperature,
+    bank_temperature,
+    *,
+    movers=None,
+    roles=("positive", "negative"),
+):
+    """`movers` pull the bank for the queries; it is pulled in these roles only."""
     n = len(queries)
+    movers = queries if movers is None else movers
     loss, descent, ascent = 0.0, np.zeros_like(queries), np.zeros_like(bank)
     aux = {
         "positive_probability": np.zeros(n),
@@ -63,8 +87,11 @@ def _game(queries, candidates, num_keys, labels, bank, temperature, bank_tempera
             if length == 0:
                 continue
             at = num_keys + j
+            if ("positive" if at == label else "negative") not in roles:
+                continue
             weight = 1 - p_bank[at] if at == label else p_bank[at]
-            projected = query - cosines[at] * row / length
+            direction = row / length
+            projected = movers[i] - movers[i] @ direction * direction
             ascent[j] += weight * projected / (n * bank_temperature * length)
 
         aux["positive_probability"][i] = p_bank[label]

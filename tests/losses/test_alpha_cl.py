@@ -152,6 +152,70 @@ def test_direct_alpha_is_a_softmax_over_the_negatives(n, temperature):
     np.testing.assert_allclose(got, terms_oracle(z1, z2, softmax)[0], rtol=1e-9)
 
 
+def differences(loss, z1, step=1e-5):
+    """The gradient of a function of z1 by central differences."""
+    gradient = np.zeros_like(z1)
+    for at in np.ndindex(z1.shape):
+        move = np.zeros_like(z1)
+        move[at] = step
+        gradient[at] = (loss(z1 + move) - loss(z1 - move)) / (2 * step)
+    return gradient
+
+
+def gradient_through(z1, z2, importance):
+    """The gradient of z1, the weights being functions of it too."""
+    loss = partial(
+        losses.alpha_cl_loss,
+        importance=importance,
+        intra_weight=0.3,
+        constant_weights=False,
+    )
+    return jax.jit(jax.grad(loss))(z1, z2)
+
+
+@shapes
+def test_a_gradient_flows_through_weights_that_are_no_constants(name, x64):
+    z1, z2 = pair()
+
+    def by_hand(z1):
+        inter, intra = terms_oracle(z1, z2, RAW[name])
+        return inter + 0.3 * intra
+
+    importance = losses.unnormalised(SHAPES[name])
+    got = gradient_through(z1, z2, importance)
+    np.testing.assert_allclose(got, differences(by_hand, z1), rtol=1e-6, atol=1e-8)
+    held = jax.grad(loss_of)(z1, z2, importance, 0.3)
+    assert (np.abs(got - held).max() > 1e-3) == (name != "uniform")
+
+
+@pytest.mark.parametrize(
+    "normalise",
+    [losses.row_normalised, losses.per_sample, partial(losses.low_rank, rank=2)],
+)
+def test_a_gradient_flows_through_every_normalisation(normalise, x64):
+    z1, z2 = pair()
+    importance = normalise(SHAPES["quadratic"])  # some of its weights are 0
+
+    def by_definition(z1):
+        inter, intra = terms_oracle(z1, z2, lambda d2: np.asarray(weigh(d2)))
+        return inter + 0.3 * intra
+
+    weigh = jax.jit(importance)
+    got = gradient_through(z1, z2, importance)
+    want = differences(by_definition, z1)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+
+
+def test_negatives_that_coincide_have_finite_gradients(x64):
+    z1 = np.ones((3, 2))
+    for shape in (
+        losses.exponential_shape(power=1, temperature=0.5),
+        losses.quadratic_shape(power=1, temperature=0.5),
+    ):
+        got = gradient_through(z1, z1, losses.row_normalised(shape))
+        assert np.isfinite(got).all()
+
+
 def test_weights_are_constants(x64):
     z1, z2 = pair()
     importance = losses.direct_importance()

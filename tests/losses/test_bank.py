@@ -85,6 +85,51 @@ def test_games_equal_the_oracle(
     assert_game(adco_game, bank_oracle.adco(queries, keys, bank, *both))
 
 
+OPTIONS = {"temperature": 0.1, "bank_temperature": 0.3}
+
+
+def variants(queries, keys, bank, *, block_size=None):
+    """Both games with other candidates, other movers, and single roles."""
+    options = {**OPTIONS, "block_size": block_size}
+    caco_of, adco_of = (
+        functools.partial(jax.value_and_grad(loss, (0, 2), has_aux=True), **options)
+        for loss in (caco_loss, adco_loss)
+    )
+    positives = nearest_entries(keys, bank)
+    arrays = queries, keys, bank
+    return {
+        "own key": adco_of(*arrays, batch_keys=False),
+        "own key, by keys": adco_of(*arrays, batch_keys=False, movers=keys),
+        "adco, by keys": adco_of(*arrays, movers=keys),
+        "caco, by keys": caco_of(queries, positives, bank, movers=keys),
+        "as positives": caco_of(queries, positives, bank, roles="positives"),
+        "as negatives": caco_of(queries, positives, bank, roles="negatives"),
+        "as both": caco_of(queries, positives, bank),
+    }
+
+
+def test_variants_equal_the_oracle():
+    queries, keys, bank = arrays = draw(11, 5, 10, 4)
+    with jax.enable_x64(True):
+        got = jax.jit(functools.partial(variants, block_size=4))(*arrays)
+    got = jax.device_get(got)
+    positives, both = bank_oracle.nearest(keys, bank), tuple(OPTIONS.values())
+    caco_of = functools.partial(bank_oracle.caco, queries, positives, bank, *both)
+    alone = bank_oracle.adco_without_batch_keys(*arrays, *both)
+    assert_game(got["own key"], alone)
+    assert_game(got["adco, by keys"], bank_oracle.adco(*arrays, *both, movers=keys))
+    assert_game(got["caco, by keys"], caco_of(movers=keys))
+    assert_game(got["as positives"], caco_of(roles=["positive"]))
+    assert_game(got["as negatives"], caco_of(roles=["negative"]))
+    # Movers change the bank's move alone, and the roles are its two parts.
+    (loss, aux), (descent, _) = got["own key, by keys"]
+    np.testing.assert_allclose(loss, alone[0], rtol=1e-10)
+    np.testing.assert_allclose(descent, alone[1], rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(aux.batch_probability, aux.positive_probability)
+    parts = got["as positives"][1][1] + got["as negatives"][1][1]
+    np.testing.assert_allclose(parts, got["as both"][1][1], atol=1e-12)
+
+
 def test_queries_share_a_positive_and_leave_entries_without():
     queries, _, bank = draw(1, 5, 6, 3)
     positives = np.array([4, 4, 0, 4, 5])
@@ -177,13 +222,15 @@ def test_caco_is_the_game_of_two_copies_of_the_bank():
     np.testing.assert_allclose(got[1][1], want, rtol=1e-9, atol=1e-12)
 
 
-def test_adco_at_one_temperature_has_true_gradients_of_two_orders():
+@pytest.mark.parametrize("batch_keys", [True, False])
+def test_adco_at_one_temperature_has_true_gradients_of_two_orders(batch_keys):
     queries, keys, bank = draw(4, 3, 5, 3)
+    options = {"temperature": 0.5, "block_size": 2, "batch_keys": batch_keys}
     with jax.enable_x64(True):
 
         @jax.jit
         def loss(queries, bank):
-            return adco_loss(queries, keys, bank, temperature=0.5, block_size=2)[0]
+            return adco_loss(queries, keys, bank, **options)[0]
 
         check_grads(loss, (queries, bank), order=2, modes=("rev",), rtol=1e-5)
 
@@ -192,7 +239,8 @@ def test_nobody_else_receives_a_gradient():
     queries, keys, bank = draw(5, 4, 6, 3, np.float32)
 
     def payoff(keys):
-        return adco_loss(queries, keys, bank, temperature=0.2)[0]
+        options = {"temperature": 0.2, "batch_keys": False, "movers": keys}
+        return adco_loss(queries, keys, bank, **options)[0]
 
     def told(queries, bank):
         _, caco = caco_loss(queries, jnp.arange(4), bank, temperature=0.2)
@@ -359,6 +407,9 @@ E_ = np.eye(4, 3, dtype=np.float32)
         (lambda: caco(bank_temperature=-1.0), ValueError, r"bank_temperature: .*-1\.0"),
         (lambda: caco(bank_temperature=0.0), ValueError, r"bank_temperature: .*0\.0"),
         (lambda: caco(block_size=-1), ValueError, "block_size.*-1"),
+        (lambda: caco(roles="all"), ValueError, "roles: .*both, positives.*'all'"),
+        (lambda: caco(movers=E_[:3]), ValueError, r"queries \(4, 3\), movers \(3, 3\)"),
+        (lambda: adco(movers=E_.astype(int)), TypeError, "movers: .*int"),
         (lambda: adco(keys=E_[:3]), ValueError, r"\(4, 3\).*\(3, 3\)"),
         (lambda: adco(keys=E_.astype(int)), TypeError, "keys: .*int"),
         (lambda: adco(temperature=float("nan")), ValueError, "temperature: .*nan"),

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from caco_jax.losses.bank import adco_loss, caco_loss, nearest_entries
-from tests.losses.test_bank import draw
+from tests.losses.test_bank import draw, variants
 
 N, K, D = 16, 48, 8
 
@@ -90,12 +90,22 @@ def test_without_jit_too(devices, on_one):
     np.testing.assert_allclose(loss, on_one[1][0][0], rtol=1e-6)
 
 
-def test_second_order_is_the_same_on_eight_devices(devices):
+def test_variants_are_the_same_on_eight_devices(devices):
+    want = jax.jit(variants)(*arrays())
+    mesh = make_mesh(8)
+    with jax.set_mesh(mesh):
+        play = jax.jit(functools.partial(variants, block_size=4))
+        got = play(*spread(mesh, *arrays()))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-6), got, want)
+
+
+@pytest.mark.parametrize("batch_keys", [True, False])
+def test_second_order_is_the_same_on_eight_devices(devices, batch_keys):
     queries, keys, bank = arrays()
 
     def curvature(queries, keys, bank):
         def steepness(queries, bank):
-            loss = functools.partial(adco_loss, temperature=0.5)
+            loss = functools.partial(adco_loss, temperature=0.5, batch_keys=batch_keys)
             moves, _ = jax.grad(loss, (0, 2), has_aux=True)(queries, keys, bank)
             return sum(jnp.sum(jnp.sin(move)) for move in moves)
 

@@ -16,6 +16,7 @@ from jax.test_util import check_grads
 
 from caco_jax import losses
 from caco_jax.losses.contrast import split_pairs, without_diagonal
+from tests.losses import bank_oracle
 
 PAIR_LOSSES = {
     "nt_xent": losses.nt_xent,
@@ -210,6 +211,16 @@ def test_uel_survives_a_negative_that_takes_all_the_probability():
     assert np.isfinite(gradient).all()
 
 
+def test_moco_with_the_batchs_keys_is_adco_against_a_bank_that_stands_still():
+    arrays = [np.asarray(unit_rows(s, n, 3)) for s, n in ((0, 4), (1, 4), (2, 6))]
+    want, descent, *_ = bank_oracle.adco(*arrays, 0.2, 0.2)
+    with jax.enable_x64(True):
+        loss = partial(losses.moco_loss, temperature=0.2, batch_keys=True)
+        value, gradient = jax.jit(jax.value_and_grad(loss))(*arrays)
+    np.testing.assert_allclose(value, want, rtol=1e-12)
+    np.testing.assert_allclose(gradient, descent, rtol=1e-10, atol=1e-12)
+
+
 def test_moco_moves_queries_only():
     arrays = [jnp.asarray(unit_rows(s, n, 3)) for s, n in ((0, 4), (1, 4), (2, 6))]
     loss = jax.jit(partial(losses.moco_loss, temperature=0.2))
@@ -279,9 +290,11 @@ def test_eight_devices_agree_with_one(name, devices):
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-def test_moco_on_eight_devices_agrees_with_one(devices):
+@pytest.mark.parametrize("batch_keys", [False, True])
+def test_moco_on_eight_devices_agrees_with_one(devices, batch_keys):
     arrays = [jnp.asarray(unit_rows(s, n, 4)) for s, n in ((0, 8), (1, 8), (2, 16))]
-    loss = jax.jit(jax.value_and_grad(partial(losses.moco_loss, temperature=0.2)))
+    of_moco = partial(losses.moco_loss, temperature=0.2, batch_keys=batch_keys)
+    loss = jax.jit(jax.value_and_grad(of_moco))
     mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,), devices=devices)
     spread = jax.device_put(arrays, NamedSharding(mesh, P("data")))
     value, gradient = loss(*spread)

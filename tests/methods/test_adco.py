@@ -94,6 +94,37 @@ def test_the_bank_ascends_the_loss_at_its_own_temperature():
     assert float(harder.loss) > float(found.loss)
 
 
+def test_without_the_batchs_keys_a_query_meets_its_own_and_the_bank():
+    a, b = VIEWS[:2]
+    queries, keys = unit(a @ ONLINE), unit(b @ TARGET)
+    own = np.sum(queries * keys, axis=1, keepdims=True)
+    scores = np.concatenate([own, queries @ unit(BANK).T], axis=1)
+    method = make(batch_keys=False)
+    inputs = {"bank": BANK, "online": ONLINE, "target": TARGET}
+    found = Play(method, [a, b], **inputs)
+    want = cross_entropy(scores / CONFIG.temperature, [0] * 4)
+    np.testing.assert_allclose(found.loss, want, rtol=1e-5)
+    assert method.candidates(4) == 1 + 6
+
+
+def test_the_bank_may_move_toward_keys():
+    a, b = VIEWS[:2]
+    keys, rows = unit(b @ TARGET), unit(BANK)
+    scores = logits(a, b, CONFIG.bank_temperature)
+    p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    pull = p[:, 4:].T @ keys
+    across = pull - np.sum(pull * rows, axis=1, keepdims=True) * rows
+    lengths = np.linalg.norm(BANK, axis=1, keepdims=True)
+    want = across / (4 * CONFIG.bank_temperature * lengths)
+    inputs = {"bank": BANK, "online": ONLINE, "target": TARGET}
+    found = Play(make(bank_moved_by="keys"), [a, b], **inputs)
+    np.testing.assert_allclose(found.gradients["bank"], want, rtol=1e-4, atol=1e-6)
+    usual = play([a, b])
+    assert float(found.loss) == float(usual.loss)
+    encoder = found.gradients["encoder"], usual.gradients["encoder"]
+    np.testing.assert_allclose(*encoder, rtol=1e-5, atol=1e-6)
+
+
 def test_the_encoder_descends_with_keys_and_bank_held_still():
     a, b = VIEWS[:2]
     candidates = np.concatenate([unit(b @ TARGET), unit(BANK)])
@@ -142,16 +173,26 @@ def test_the_method_describes_itself():
     assert "65,536" in methods.adco()(2).description
 
 
-@pytest.mark.parametrize("symmetric, online", [(False, [0]), (True, [0, 1])])
-def test_start_up_fills_the_bank_with_the_last_views_keys(symmetric, online):
+@pytest.mark.parametrize("num_views", [2, 4])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_start_up_fills_the_bank_with_the_last_views_keys(symmetric, num_views):
+    # Of several crops, too; which see which encoder is as in the released code.
     phase = make(symmetric=symmetric).start_up
     assert (phase.examples, phase.target_momentum) == (6, None)
-    a, b = VIEWS[:2]
-    found = Play(phase.method, [a, b], bank=BANK, online=ONLINE, target=TARGET)
-    keys = unit(b @ TARGET)
+    views, every = VIEWS[:num_views], list(range(num_views))
+    found = Play(phase.method, views, bank=BANK, online=ONLINE, target=TARGET)
+    keys = unit(views[-1] @ TARGET)
     np.testing.assert_allclose(found.outcome.arrays["keys"], keys, rtol=1e-5)
-    expected = [VIEWS[i].mean() for i in online]
+    own = np.sum(unit(views[0] @ ONLINE) * keys, axis=1, keepdims=True)
+    scores = np.concatenate([own, unit(views[0] @ ONLINE) @ unit(BANK).T], axis=1)
+    want = cross_entropy(scores / CONFIG.temperature, [0] * 4)
+    np.testing.assert_allclose(found.loss, want, rtol=1e-5)
+    online, target = (every, every) if symmetric else (every[:-1], every[-1:])
+    expected = [views[i].mean() for i in online]
     np.testing.assert_allclose(found.outcome.stats, expected, rtol=1e-5)
+    expected = [views[i].mean() for i in target]
+    np.testing.assert_allclose(found.outcome.target.stats, expected, rtol=1e-5)
+    np.testing.assert_allclose(found.advanced[0]["bank"][:4], keys, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +201,11 @@ def test_start_up_fills_the_bank_with_the_last_views_keys(symmetric, online):
         ({"bank_size": 0}, "bank_size: want a number in [2, inf), got 0"),
         ({"temperature": -0.1}, "temperature: want a number in (0, inf), got -0.1"),
         ({"symmetric": 1}, "symmetric: want bool, got 1"),
+        ({"batch_keys": "no"}, "batch_keys: want bool, got 'no'"),
+        (
+            {"bank_moved_by": "views"},
+            "bank_moved_by: want one of queries, keys, got 'views'",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):

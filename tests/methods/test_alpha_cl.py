@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caco_jax import methods
+from caco_jax import losses, methods
+from caco_jax.losses import FAMILIES
 from caco_jax.losses.contrast import nt_xent
 from caco_jax.methods.alpha_cl import AlphaClConfig, make
 from caco_jax.methods.alpha_cl import importance as importance_of
 from caco_jax.methods.registry import MethodBuilder
-from caco_jax.schema import ConfigError
+from caco_jax.schema import ConfigError, accepted
 from tests.methods.test_simclr import play, with_gradient
 
 ROWS = np.random.default_rng(0).normal(size=(2, 4, 3))
@@ -130,6 +131,77 @@ def test_every_combination_ascends_the_energy_of_fixed_weights(
     (loss, _), gradient = with_gradient(method, TABLE)
     np.testing.assert_allclose(loss, want, rtol=1e-3, atol=1e-5)
     assert float(jnp.abs(gradient).max()) > 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_trained_by_the_mean_of_its_loss_over_images(family):
+    settings = {"temperature": 0.4, "margin": 0.3, "epsilon": 0.7, "scale": 1.5}
+    theirs = accepted(FAMILIES[family], settings)
+    method = methods.alpha_cl(family=family, **settings)(3)
+    (loss, _), gradient = with_gradient(method, TABLE)
+
+    @jax.jit
+    @jax.value_and_grad
+    def whole(table):
+        return losses.family_loss(*table, FAMILIES[family](**theirs))
+
+    want, want_gradient = whole(TABLE)
+    np.testing.assert_allclose(loss, want / 4, rtol=1e-5)
+    np.testing.assert_allclose(gradient, want_gradient / 4, rtol=1e-5, atol=1e-6)
+    assert family in method.description
+
+
+def test_weights_need_not_be_constants():
+    settings = {"importance": "quadratic", "normalisation": "rows", "power": 3.0}
+    config = AlphaClConfig(**settings)
+    (held, _), fixed = with_gradient(methods.alpha_cl(**settings)(3), TABLE)
+    method = methods.alpha_cl(constant_weights=False, **settings)(3)
+    (loss, _), gradient = with_gradient(method, TABLE)
+    assert float(loss) == float(held)
+
+    @jax.jit
+    @jax.grad
+    def through(table):
+        return losses.alpha_cl_loss(
+            *table, importance=importance_of(config), constant_weights=False
+        )
+
+    np.testing.assert_allclose(gradient, through(TABLE), rtol=1e-4, atol=1e-6)
+    assert np.abs(gradient - fixed).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (
+            {"family": "quadruplet"},
+            "family: want one of none, info_nce, mine, triplet, soft_triplet, tuplet, "
+            "lifted_structured, modified_triplet, triplet_contrastive, got "
+            "'quadruplet'",
+        ),
+        (
+            {"family": "triplet", "importance": "uniform"},
+            "importance: want 'exponential' with family 'triplet', which reads none, "
+            "got 'uniform'",
+        ),
+        (
+            {"family": "mine", "constant_weights": False},
+            "constant_weights: want True with family 'mine', which reads none, got "
+            "False",
+        ),
+        (
+            {"importance": "infonce", "constant_weights": False},
+            "constant_weights: want True with importance 'infonce', whose loss states "
+            "no weights, got False",
+        ),
+        ({"margin": -1}, "margin: want a number in [0, inf), got -1.0"),
+        ({"scale": 0}, "scale: want a number in (0, inf), got 0.0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(ConfigError) as caught:
+        AlphaClConfig(**settings)
+    assert str(caught.value) == message
 
 
 def test_names_that_are_no_importance_are_refused():

@@ -1,6 +1,7 @@
 """CaCo's payoff over a linear encoder, against loops; the count of the bank's use."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -20,9 +21,13 @@ ONLINE, TARGET = draw(1, DIM, DIM), draw(2, DIM, DIM)
 VIEWS = [draw(10 + v, 4, DIM) for v in range(4)]
 
 
-def play(views, **changes):
+def play(views, *, method=METHOD, **changes):
     inputs = {"bank": BANK, "online": ONLINE, "target": TARGET, **changes}
-    return Play(METHOD, views, **inputs)
+    return Play(method, views, **inputs)
+
+
+def other(**settings):
+    return make(dataclasses.replace(CONFIG, **settings), embedding_dim=DIM)
 
 
 def positives(view, bank=BANK):
@@ -59,25 +64,88 @@ def test_where_all_entries_are_alike_every_label_is_a_guess():
     assert chance == pytest.approx(found.metrics["cross_entropy"])
 
 
-def test_the_bank_moves_toward_queries_at_its_own_temperature():
-    # step_j = mean_n c_nj (q_n - (q_n . w_j) w_j) / (T |W_j|), c = 1 - p or p.
-    a, b = VIEWS[:2]
-    expected = np.zeros_like(BANK)
-    rows, lengths = unit(BANK), np.linalg.norm(BANK, axis=1)
-    for query_view, key_view in ((a, b), (b, a)):
-        queries, labels = unit(query_view @ ONLINE), positives(key_view)
-        for query, label in zip(queries, labels, strict=True):
-            scores = np.exp(rows @ query / CONFIG.bank_temperature)
-            share = scores / scores.sum()
-            share[label] = 1 - share[label]
-            across = query - (rows @ query)[:, None] * rows
-            expected += (
-                share[:, None]
-                * across
-                / (4 * CONFIG.bank_temperature * lengths[:, None])
-            )
-    found = play([a, b]).gradients["bank"]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+def bank_step(query_view, key_view, *, roles="both", moved_by="queries", labels=None):
+    """mean_n c_nj (q_n - (q_n . w_j) w_j) / (T |W_j|), c = 1 - p or p, in loops."""
+    step = np.zeros_like(BANK)
+    rows, lengths = unit(BANK), np.linalg.norm(BANK, axis=1, keepdims=True)
+    queries, keys = unit(query_view @ ONLINE), unit(key_view @ TARGET)
+    labels = positives(key_view) if labels is None else labels
+    movers = queries if moved_by == "queries" else keys
+    for query, mover, label in zip(queries, movers, labels, strict=True):
+        scores = np.exp(rows @ query / CONFIG.bank_temperature)
+        share = scores / scores.sum()
+        share[label] = 1 - share[label]
+        if roles == "positives":
+            share[np.arange(6) != label] = 0
+        if roles == "negatives":
+            share[label] = 0
+        across = mover - (rows @ mover)[:, None] * rows
+        step += share[:, None] * across / (4 * CONFIG.bank_temperature * lengths)
+    return step
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bank_roles": "positives"},
+        {"bank_roles": "negatives"},
+        {"bank_moved_by": "keys"},
+    ],
+)
+@pytest.mark.parametrize("num_views", [2, 4])
+def test_the_bank_moves_toward_queries_at_its_own_temperature(settings, num_views):
+    how = {name.removeprefix("bank_"): value for name, value in settings.items()}
+    views = VIEWS[:num_views]
+    step = functools.partial(bank_step, **how)
+    large = step(views[0], views[1]) + step(views[1], views[0])
+    small = [step(query, key) for query in views[2:] for key in views[:2]]
+    expected = large / 2 + np.mean(small, axis=0) if small else large
+    found = play(views, method=other(**settings))
+    np.testing.assert_allclose(found.gradients["bank"], expected, rtol=1e-4, atol=1e-6)
+    # The encoder's part of the game is the same.
+    usual = play(views)
+    np.testing.assert_allclose(found.loss, usual.loss, rtol=1e-6)
+    encoder = found.gradients["encoder"], usual.gradients["encoder"]
+    np.testing.assert_allclose(*encoder, rtol=1e-4, atol=1e-6)
+
+
+def test_random_positives_are_drawn_anew_at_every_step():
+    method, views = other(positive="random", bank_size=60), VIEWS
+    bank = draw(7, 60, DIM)
+    _, extra = method.init(jax.random.key(3))
+    chosen = []
+    for _ in range(3):
+        found = play(views, method=method, bank=bank, extra=extra)
+        again = play(views, method=method, bank=bank, extra=extra)
+        assert float(found.loss) == float(again.loss)
+        _, extra = found.advanced
+        chosen.append(set(np.flatnonzero(extra["bank_ages"] == 0)))
+    # Eight draws of sixty, of a step and of the next: most are others.
+    assert all(4 <= len(entries) <= 8 for entries in chosen)
+    assert len(set.union(*chosen)) > 12
+    nearest = {*positives(views[0], bank), *positives(views[1], bank)}
+    assert chosen[0] != nearest
+    _, other_seed = method.init(jax.random.key(4))
+    assert int(other_seed["positive_draw"]) != int(extra["positive_draw"])
+    assert "positive_draw" not in METHOD.init(jax.random.key(3))[1]
+
+
+def test_random_positives_are_the_labels_of_both_players():
+    method, (a, b) = other(positive="random"), VIEWS[:2]
+    _, extra = method.init(jax.random.key(3))
+    of_draw = jax.random.fold_in(jax.random.key(0), extra["positive_draw"])
+    labels = np.asarray(jax.random.randint(of_draw, (8,), 0, 6)).reshape(4, 2)
+    found = play([a, b], method=method, extra=extra)
+    step = bank_step(a, b, labels=labels[:, 1]) + bank_step(b, a, labels=labels[:, 0])
+    np.testing.assert_allclose(found.gradients["bank"], step, rtol=1e-4, atol=1e-6)
+    scores = [
+        unit(view @ ONLINE) @ unit(BANK).T / CONFIG.temperature for view in (a, b)
+    ]
+    want = cross_entropy(scores[0], labels[:, 1]) + cross_entropy(
+        scores[1], labels[:, 0]
+    )
+    np.testing.assert_allclose(found.loss, want, rtol=1e-5)
 
 
 def test_the_encoder_descends_with_the_bank_held_still():
@@ -110,6 +178,23 @@ def test_each_network_keeps_statistics_of_what_it_saw():
     small = c[:, :DIM]
     target = play([a, b, small]).outcome.target
     np.testing.assert_allclose(np.sum(target.stats), np.mean([a, b]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_views", [2, 4])
+def test_a_pass_for_each_view_has_statistics_of_its_own(num_views):
+    views = VIEWS[:num_views]
+    found = play(views, method=other(pass_per_view=True))
+    alone = [view.mean() for view in views]
+    np.testing.assert_allclose(found.outcome.stats, alone, rtol=1e-5)
+    np.testing.assert_allclose(found.outcome.target.stats, alone[:2], rtol=1e-5)
+    # Embeddings of this encoder do not depend on who shares the pass.
+    np.testing.assert_allclose(found.loss, play(views).loss, rtol=1e-6)
+
+
+def test_views_of_one_size_share_a_pass_unless_told_otherwise():
+    outcome = play(VIEWS).outcome
+    np.testing.assert_allclose(outcome.stats, [np.mean(VIEWS)], rtol=1e-4)
+    np.testing.assert_allclose(outcome.target.stats, [np.mean(VIEWS[:2])], rtol=1e-4)
 
 
 def test_every_chosen_entry_is_new_and_all_others_grow_older():
@@ -171,6 +256,22 @@ def test_the_method_describes_itself():
     assert "65,536 learnable entries" in large.description
 
 
+@pytest.mark.parametrize("num_views", [2, 4])
+def test_start_up_fills_the_bank_from_the_large_views_alone(num_views):
+    phase, (a, b) = METHOD.start_up, VIEWS[:2]
+    found = play(VIEWS[:num_views], method=phase.method)
+    keys, queries = unit(b @ TARGET), unit(a @ ONLINE)
+    np.testing.assert_allclose(found.outcome.arrays["keys"], keys, rtol=1e-5)
+    np.testing.assert_allclose(found.advanced[0]["bank"][:4], keys, rtol=1e-5)
+    own = np.sum(queries * keys, axis=1, keepdims=True)
+    scores = np.concatenate([own, queries @ unit(BANK).T], axis=1)
+    want = cross_entropy(scores / CONFIG.start_up_temperature, [0] * 4)
+    np.testing.assert_allclose(found.loss, want, rtol=1e-5)
+    both = [a.mean(), b.mean()]
+    np.testing.assert_allclose(found.outcome.stats, both, rtol=1e-5)
+    np.testing.assert_allclose(found.outcome.target.stats, both, rtol=1e-5)
+
+
 def test_start_up_follows_the_settings():
     config = dataclasses.replace(CONFIG, start_up_momentum=0.25, start_up_epochs=2)
     phase = make(config, embedding_dim=DIM).start_up
@@ -191,6 +292,16 @@ def test_start_up_follows_the_settings():
             {"start_up_momentum": 1.5},
             "start_up_momentum: want a number in [0, 1], got 1.5",
         ),
+        ({"positive": "own"}, "positive: want one of nearest, random, got 'own'"),
+        (
+            {"bank_roles": "none"},
+            "bank_roles: want one of both, positives, negatives, got 'none'",
+        ),
+        (
+            {"bank_moved_by": ""},
+            "bank_moved_by: want one of queries, keys, got ''",
+        ),
+        ({"pass_per_view": 2}, "pass_per_view: want bool, got 2"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):

@@ -50,6 +50,18 @@ def cross_entropy(queries, keys, queue, temperature):
     return np.mean(losses)
 
 
+def test_with_the_batchs_keys_a_query_is_told_from_them_too():
+    method = methods.moco(queue_size=K, temperature=0.3, batch_keys=True)(D)
+    queries, keys, queue = unit(0, 2, N, D), unit(1, 2, N, D), unit(2, K, D)
+    rows = [np.concatenate([np.delete(keys[1], n, 0), queue]) for n in range(N)]
+    pairs = zip(queries[0], keys[1], rows, strict=True)
+    want = np.mean([cross_entropy([q], [k], others, 0.3) for q, k, others in pairs])
+    loss, outcome = play(method, queries, keys, queue)
+    np.testing.assert_allclose(loss, want, rtol=1e-5)
+    np.testing.assert_array_equal(outcome.arrays["keys"], keys[1])
+    assert method.candidates(N) == N + K
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_the_loss_is_info_nce_of_the_other_views_key_and_the_queue(symmetric):
     method = methods.moco(queue_size=K, temperature=0.3, symmetric=symmetric)(D)

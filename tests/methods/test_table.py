@@ -177,6 +177,36 @@ def test_eight_devices_do_what_one_does(spread_case, devices):
     assert_close(state, states[-1], 1e-8)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, settings, num_views",
+    [
+        ("adco", {"batch_keys": False, "bank_moved_by": "keys"}, 2),
+        ("moco", {"batch_keys": True}, 2),
+        ("caco", {"positive": "random", "bank_roles": "negatives"}, 2),
+        ("caco", {"bank_moved_by": "keys", "pass_per_view": True}, 4),
+    ],
+)
+def test_other_settings_do_on_eight_devices_what_they_do_on_one(
+    name, settings, num_views, devices
+):
+    method, encoder = small_method(name, **settings), PixelEncoder()
+    step, optimizer = make_step(method, encoder, num_views)
+    found = []
+    for count in (1, 8):
+        mesh = make_mesh(devices[:count])
+        with jax.set_mesh(mesh):
+            state = start(method, encoder, optimizer)
+            sharded = method.row_sharded
+            shardings = state_shardings(state, mesh, row_sharded=sharded)
+            play = jax.jit(step, in_shardings=(shardings, rows(mesh)))
+            state = jax.device_put(state, shardings)
+            for images in (draw_images(), draw_images()[::-1]):
+                state, metrics = play(state, jax.device_put(images, rows(mesh)))
+        found.append((state.players, state.extra, metrics))
+    assert_close(found[1], found[0], 1e-4)
+
+
 def test_the_payoff_has_a_gradient_for_players_only(case):
     _, (players, stats, target, extra) = case.gradients(case.images)
     assert set(players) == set(case.method.moves)

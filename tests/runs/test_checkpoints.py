@@ -298,6 +298,24 @@ def test_a_step_that_is_not_there_or_is_damaged_is_refused(saved, tmp_path):
         assert int(checkpoints.restore(make_state(0)).step) == 9
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {"players": {**state.players, "bank": jnp.zeros((3, 4))}},
+        lambda state: {"extra": {**state.extra, "positive_draw": jnp.uint32(0)}},
+        lambda state: {"extra": {}},
+        lambda state: {"opt_state": ()},
+    ],
+    ids=["another size", "one more", "some fewer", "another optimiser"],
+)
+def test_a_state_of_other_arrays_is_refused_in_one_line(saved, change):
+    like = make_state(0)
+    like = like._replace(**change(like))
+    message = r"--workdir: expected .*/9 to hold the arrays .* or --force_new to"
+    with Checkpoints(saved) as checkpoints, pytest.raises(UserError, match=message):
+        checkpoints.restore(like)
+
+
 def test_only_the_newest_are_kept(saved):
     steps = {path.name for path in saved.checkpoints.iterdir() if path.name.isdigit()}
     assert steps == {"6", "9"}

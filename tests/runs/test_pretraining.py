@@ -442,6 +442,12 @@ SIGNALS = CASES["signals"].examples
         ),
         (
             "tables",
+            {"optimizers": {"encoder": OptimizerConfig(learning_rate=0.0)}},
+            "optimizers: expected a learning rate above 0 for encoder, got 0; only the "
+            "other players may stay as they are",
+        ),
+        (
+            "tables",
             {"optimizers": {"encoder": 0.1}},
             "optimizers: expected an optax transformation or an OptimizerConfig for "
             "encoder, got 0.1",

@@ -9,9 +9,11 @@ import numpy as np
 import optax
 import pytest
 
+from caco_jax import methods
 from caco_jax.data.views import make_views
 from caco_jax.methods.method import Context, Encode, Method, Network, Outcome, View
 from caco_jax.optim import optimizers
+from caco_jax.optim.settings import OptimizerConfig
 from caco_jax.runs.pretraining import Keys, Pretraining
 from caco_jax.training.encode import make_encode
 from caco_jax.training.feeds import resident_layout
@@ -385,3 +387,43 @@ def test_embeddings_are_unit_rows_in_train_mode():
         expected = 0.1 * hidden.mean(axis=0)
         mean = stats["norm"]["mean"]
         np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"schedule": "constant"},
+        {"schedule": "cosine", "warmup_epochs": 1},
+        {"name": "adam"},
+        {"name": "lars", "scale_with_batch": True},
+    ],
+)
+def test_a_player_whose_rate_is_zero_stays_bit_for_bit(settings):
+    part = OptimizerConfig(learning_rate=0.0, weight_decay=0.1, **settings)
+    schedule = part.schedule_of(batch_size=512, epochs=3, steps_per_epoch=2)
+    method = methods.adco(bank_size=4)(3)
+    optimizer = make_optimizer(
+        method, {"encoder": optax.sgd(0.1), "bank": part.transformation(schedule)}
+    )
+    rows = jax.random.normal(jax.random.key(0), (4, 3))
+    players = {"encoder": rows, "bank": 100 * rows}
+    state = optimizer.init(players)
+    for _ in range(6):
+        gradients = {"encoder": rows, "bank": rows}
+        updates, state = optimizer.update(gradients, state, players)
+        players = optax.apply_updates(players, updates)
+    assert np.asarray(players["bank"]).tobytes() == np.asarray(100 * rows).tobytes()
+    assert np.abs(players["encoder"] - rows).max() > 0.1
+
+
+@pytest.mark.parametrize("method", tiny.METHODS)
+def test_a_frozen_bank_outlasts_steps_that_move_the_encoder(method, devices):
+    frozen = {"learning_rate": 0.0, "weight_decay": 0.1}
+    changes = {f"bank_optimizer__{name}": value for name, value in frozen.items()}
+    before, *_, after = run_steps(tiny.run(method, **changes), 2).states
+    bank = (np.asarray(state.players["bank"]) for state in (before, after))
+    assert len({rows.tobytes() for rows in bank}) == 1
+    moved = jax.tree.map(
+        np.subtract, before.players["encoder"], after.players["encoder"]
+    )
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(moved))
