@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import fcntl
+import glob
 import json
 import logging
 import os
@@ -69,6 +70,7 @@ class Workdir:
             UserError: the directory cannot be written, or belongs to another
                 configuration; nothing in it was touched.
         """
+        self.require_plain_name()
         config = json.loads(json.dumps(config))
         if self.has_run() and not force_new:
             self.compare(config, changes)
@@ -116,6 +118,20 @@ class Workdir:
             self.claim(config, **how)
         with locked(self.path):
             yield
+
+    def require_plain_name(self) -> None:
+        """Raises UserError where Orbax could not read back what it writes.
+
+        It searches its own folders by patterns, and TensorStore takes UTF-8 and no
+        backslash.
+        """
+        shown = str(self.path).encode("utf-8", "backslashreplace").decode()
+        if glob.has_magic(shown) or "\\" in shown:
+            raise UserError(
+                "--workdir: expected a path in UTF-8 without any of * ? [ \\, got "
+                f"{shown}: checkpoints there could not be read back; name another "
+                "directory, rename this one, or name a link to it"
+            )
 
     def has_run(self) -> bool:
         """Whether there is a run."""
