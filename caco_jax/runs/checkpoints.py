@@ -74,6 +74,27 @@ class Checkpoints:
         steps = reversed(self.steps())
         return next((step for step in steps if self.damage(step) is None), None)
 
+    def require_some(self) -> None:
+        """Raises UserError where no save was ever finished."""
+        if not self.steps():
+            raise UserError(
+                f"--workdir: {self.folder.parent} has no checkpoint yet; let caco "
+                "pretrain run to its first one"
+            )
+
+    def require_whole(self) -> int:
+        """The newest step that can be restored; UserError says why there is none."""
+        newest = self.latest_step()
+        if newest is None:
+            self.require_some()
+            damages = [f"step {step}: {self.damage(step)}" for step in self.steps()]
+            raise UserError(
+                f"--workdir: none of the checkpoints in {self.folder} can be restored "
+                f"({'; '.join(damages)}); put back a copy of one, or start over with "
+                "caco pretrain --force_new (the old run is moved aside)"
+            )
+        return newest
+
     def save(self, state: TrainState, progress: RunProgress | None = None) -> None:
         """Begins to save under the state's own step, unless that is there.
 
@@ -125,13 +146,8 @@ class Checkpoints:
         newest = self.latest_step()
         after = -1 if newest is None else newest
         damages = {step: self.damage(step) for step in self.steps() if step > after}
-        if damages and newest is None:
-            last = max(damages)
-            raise UserError(
-                f"--workdir: all checkpoints in {self.folder} are damaged (step "
-                f"{last}: {damages[last]}); put back a copy of one, or --force_new to "
-                "start over (the old run is moved aside)"
-            )
+        if damages:
+            self.require_whole()
         for step, damage in damages.items():
             aside = place / f"{self.folder.name}-{step}"
             shutil.rmtree(aside, ignore_errors=True)
@@ -232,12 +248,7 @@ class Checkpoints:
 
     def _whole_step(self, step: int | None) -> int:
         """The step, or the newest; UserError where it is not there or is damaged."""
-        found = self.latest_step() if step is None else step
-        if found is None:
-            raise UserError(
-                f"--workdir: no checkpoint in {self.folder}; run "
-                "experiments.pretrain to its end first"
-            )
+        found = self.require_whole() if step is None else step
         if found not in self.steps():
             kept = ", ".join(map(str, self.steps())) or "none"
             raise UserError(

@@ -188,9 +188,9 @@ class Workdir:
         if not self.has_run():
             raise UserError(
                 f"--workdir: want the directory of a run, got {self.path}: it has no "
-                "config.json; run experiments.pretrain first"
+                "config.json; run caco pretrain first"
             )
-        return json.loads(self.config_file.read_text())
+        return read_json(self.config_file)
 
     def _completed(self) -> dict[str, Any]:
         """The saved configuration with the defaults of keys that came since."""
@@ -219,6 +219,26 @@ class Workdir:
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Makes these the lines."""
         write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """What a file of a run says.
+
+    Raises:
+        UserError: it cannot be read, or is not whole.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    else:
+        if isinstance(values, dict):
+            return values
+        reason = f"expected an object, got {type(values).__name__}"
+    raise UserError(
+        f"--workdir: {path} cannot be read ({reason}); put back a copy of it, or start "
+        "over in another directory"
+    )
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

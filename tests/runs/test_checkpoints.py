@@ -150,7 +150,7 @@ def test_a_run_is_not_read_where_there_is_none(tmp_path, kind):
         Workdir(path).read_config()
     assert str(caught.value) == (
         f"--workdir: want the directory of a run, got {path}: it has no config.json; "
-        "run experiments.pretrain first"
+        "run caco pretrain first"
     )
 
 
@@ -317,8 +317,8 @@ def test_without_a_checkpoint_there_is_nothing_to_restore(tmp_path):
         with pytest.raises(UserError) as caught:
             checkpoints.restore(make_state(0))
     assert str(caught.value) == (
-        f"--workdir: no checkpoint in {files.checkpoints}; run experiments.pretrain to "
-        "its end first"
+        f"--workdir: {files.path} has no checkpoint yet; let caco pretrain run to its "
+        "first one"
     )
 
 
@@ -383,3 +383,46 @@ def test_an_earlier_save_that_cannot_be_restored_is_damaged(tmp_path, monkeypatc
     with Checkpoints(files) as checkpoints:
         assert checkpoints.damage(3) == "8 of 8 arrays are missing, as step"
         assert checkpoints.latest_step() is None
+
+
+def test_where_all_are_damaged_each_is_said_with_what_is_wrong(saved, tmp_path):
+    files = Workdir(tmp_path)
+    shutil.copytree(saved.checkpoints, files.checkpoints)
+    (files.checkpoints / "6" / "manifest.json").unlink()
+    (files.checkpoints / "9" / "state" / "_METADATA").write_bytes(b"")
+    size = (saved.checkpoints / "9" / "state" / "_METADATA").stat().st_size
+    with Checkpoints(files) as checkpoints:
+        for act in (
+            lambda: checkpoints.restore(make_state(0)),
+            checkpoints.restore_arrays,
+            lambda: checkpoints.set_aside_damaged(files.damaged),
+        ):
+            with pytest.raises(UserError) as caught:
+                act()
+            assert str(caught.value) == (
+                f"--workdir: none of the checkpoints in {files.checkpoints} can be "
+                "restored (step 6: manifest.json cannot be read; step 9: "
+                f"state/_METADATA has 0 bytes of {size}); put back a copy of one, or "
+                "start over with caco pretrain --force_new (the old run is moved aside)"
+            )
+    assert checkpoints.steps() == [6, 9]
+    assert not files.damaged.exists()
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "Expecting value: line 1 column 1 (char 0)"),
+        (b'{"seed": 0', "Expecting ',' delimiter: line 1 column 11 (char 10)"),
+        (b"[]", "expected an object, got list"),
+        (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start"),
+    ],
+)
+def test_a_damaged_configuration_is_one_line(files, content, reason):
+    files.config_file.write_bytes(content)
+    for act in (files.read_config, lambda: files.claim(CONFIG)):
+        with pytest.raises(UserError) as caught:
+            act()
+        assert str(caught.value).startswith(
+            f"--workdir: {files.config_file} cannot be read ({reason}"
+        )

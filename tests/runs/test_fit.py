@@ -383,7 +383,7 @@ def test_a_directory_without_a_checkpoint_says_what_to_do(whole, tmp_path):
     files = Workdir(tmp_path / "claimed")
     files.claim(whole.files.read_config())
     for load in (load_run, whole.run.load):
-        with pytest.raises(UserError, match=r"/claimed has no checkpoint yet; let exp"):
+        with pytest.raises(UserError, match=r"/claimed has no checkpoint yet; let caco"):
             load(files.path)
         with pytest.raises(UserError, match=r"want the directory of a run, got .*/no"):
             load(tmp_path / "none")
