@@ -72,7 +72,8 @@ def leave(status: int) -> NoReturn:
 
 def give_up(message: str) -> NoReturn:
     """Ends this process with one line, from any thread."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):
+        print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(2)
 
 

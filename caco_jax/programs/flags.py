@@ -13,6 +13,7 @@ from typing import Any
 from caco_jax.evaluation.plans import HELD_OUT, L2, L2_GRID, PRESETS, FineTuning
 from caco_jax.interop import BACKBONE, PARTS, TWINS
 from caco_jax.programs.parser import Parser
+from caco_jax.runs.preemption import MORE_SIGNALS, REQUEUE_STATUS, SIGNALS
 from caco_jax.runs.settings import TIMEOUT_SECONDS
 
 _REPLACES = "--config.SECTION.KEY=VALUE replaces a value of the recipe."
@@ -75,6 +76,29 @@ def _add_reporting(parser: Parser) -> None:
     )
 
 
+def _signals(text: str) -> list[str]:
+    """Names of signals, with commas between them."""
+    names = [name.strip().upper().removeprefix("SIG") for name in text.split(",")]
+    known = (*SIGNALS, *MORE_SIGNALS)
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(
+                f"expected some of {','.join(known)}, got {name or text!r}"
+            )
+    return names
+
+
+def _add_signals(parser: Parser) -> None:
+    parser.add_argument(
+        "--signals",
+        type=_signals,
+        default=list(SIGNALS),
+        metavar="NAME,NAME",
+        help="that end the run in order: it saves, and its status is "
+        f"{REQUEUE_STATUS} ({','.join(SIGNALS)} if not given)",
+    )
+
+
 def _add_distributed(parser: Parser) -> None:
     group = parser.add_argument_group("a run of many processes")
     group.add_argument(
@@ -107,6 +131,7 @@ def _demo(parser: Parser) -> None:
         help="start over; a run already there is moved to WORKDIR.old",
     )
     _add_reporting(parser)
+    _add_signals(parser)
 
 
 def _pretrain(parser: Parser) -> None:
@@ -130,6 +155,7 @@ def _pretrain(parser: Parser) -> None:
         help="check the run, its images, memory and directory; train and write nothing",
     )
     _add_reporting(parser)
+    _add_signals(parser)
     _add_distributed(parser)
 
 

@@ -89,7 +89,8 @@ def _stored(state: pathlib.Path) -> set[str]:
     place = {"driver": "file", "path": f"{state}/"}
     store: Any = tensorstore.KvStore.open({"driver": "ocdbt", "base": place}).result()
     keys = (key.decode().rpartition("/") for key in store.list().result())
-    described, filled = set(), set()
+    described: set[str] = set()
+    filled: set[str] = set()
     for name, _, part in keys:
         (described if part == ".zarray" else filled).add(name)
     return described & filled
