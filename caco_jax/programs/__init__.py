@@ -4,6 +4,7 @@ import functools
 import importlib
 import os
 import pathlib
+import sys
 
 from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
@@ -28,6 +29,11 @@ def start(name: str) -> None:
     flags, _ = parse(parser_of(name))
     stop.listen_again(getattr(flags, "signals", None))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory()))
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:  # what it says names the variable
+        print(f"error: JAX refuses its environment: {error}", file=sys.stderr)
+        sys.exit(2)
     main = importlib.import_module(f"{__name__}.{name}").main
     from caco_jax.programs.command import run
 

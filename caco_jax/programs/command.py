@@ -56,6 +56,28 @@ def run(main: Callable[[], Any]) -> None:
         if is_primary():  # all have the same figures
             _say("stopped", error)
         sys.exit(1)
+    except (RuntimeError, AssertionError):
+        missing = missing_devices()
+        if missing is None:
+            raise
+        _say("error", UserError(missing))
+        sys.exit(2)
+
+
+def missing_devices() -> str | None:
+    """What to do where JAX has no device to run on; None where it has one."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        # JAX asserts, without a word, where it leaves out all that was asked for.
+        reason = (str(error).splitlines() or ["JAX finds none here"])[0]
+        return (
+            f"JAX_PLATFORMS: expected a platform that JAX finds here, got {wanted!r}: "
+            f"{reason.partition(' (set JAX')[0].rstrip('.')}; JAX_PLATFORMS=cpu runs on "
+            "the processor; caco_jax[cuda] and caco_jax[tpu] are for accelerators"
+        )
+    return None
 
 
 def leave(status: int) -> NoReturn:
