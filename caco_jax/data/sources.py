@@ -276,7 +276,7 @@ def load(
 
     Args:
         source: "digits" (embedded), "fake:HxWxC[xCOUNT]" (random bytes),
-            `tfds:NAME[/CONFIG][:VERSION]` (prepared by `experiments.prepare_dataset`)
+            `tfds:NAME[/CONFIG][:VERSION]` (prepared by `caco prepare`)
             or "folder:PATH" (see `folders.open_folder`).
         data_dir: where prepared sets lie, and what a folder's path is relative to;
             embedded and fake ones need none.

@@ -71,11 +71,11 @@ def missing_devices() -> str | None:
     except (RuntimeError, AssertionError) as error:
         wanted = os.environ.get("JAX_PLATFORMS", "")
         # JAX asserts, without a word, where it leaves out all that was asked for.
-        reason = (str(error).splitlines() or ["JAX finds none here"])[0]
+        said = (str(error).splitlines() or ["JAX finds none here"])[0]
+        reason = said.partition(" (set JAX_PLATFORMS")[0].rstrip(".")
         return (
             f"JAX_PLATFORMS: expected a platform that JAX finds here, got {wanted!r}: "
-            f"{reason.partition(' (set JAX')[0].rstrip('.')}; JAX_PLATFORMS=cpu runs on "
-            "the processor; caco_jax[cuda] and caco_jax[tpu] are for accelerators"
+            f"{reason}; JAX_PLATFORMS=cpu runs on the processor; caco_jax[cuda] and caco_jax[tpu] are for accelerators"
         )
     return None
 

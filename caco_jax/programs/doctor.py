@@ -1,4 +1,4 @@
-"""Checks an installation, and says what to fix: python -m experiments.doctor.
+"""Checks an installation, and says what to fix: caco doctor.
 
 Versions, devices, libtpu, the directory of compiled programs, and three steps of
 training on made-up images. Status 1 if anything is wrong.

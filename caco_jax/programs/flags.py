@@ -7,16 +7,23 @@ import argparse
 import ast
 import dataclasses
 import importlib.util
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
+from caco_jax._recipes import recipes
 from caco_jax.evaluation.plans import HELD_OUT, L2, L2_GRID, PRESETS, FineTuning
 from caco_jax.interop import BACKBONE, PARTS, TWINS
 from caco_jax.programs.parser import Parser
 from caco_jax.runs.preemption import MORE_SIGNALS, REQUEUE_STATUS, SIGNALS
 from caco_jax.runs.settings import TIMEOUT_SECONDS
 
-_REPLACES = "--config.SECTION.KEY=VALUE replaces a value of the recipe."
+_KEYS_PAGE = "docs/reference/config.md"
+_REPLACES = (
+    "--config.SECTION.KEY=VALUE replaces a value of the recipe, such as "
+    f"--config.training.epochs=100; {_KEYS_PAGE} has all keys. Recipes: "
+    f"{', '.join(recipes())}; each with :smoke behind it is seconds on made-up images."
+)
 
 
 def parser_of(program: str) -> Parser:
@@ -126,7 +133,7 @@ def _demo(parser: Parser) -> None:
     parser.add_argument("--workdir", default="runs/caco_digits", help="the run's place")
     parser.add_argument(
         "--fresh",
-        "--force_new",  # as experiments.pretrain and the message of a mismatch have it
+        "--force_new",  # as caco pretrain and the message of a mismatch have it
         action="store_true",
         help="start over; a run already there is moved to WORKDIR.old",
     )
@@ -161,7 +168,9 @@ def _pretrain(parser: Parser) -> None:
 
 def _compile_for_pod(parser: Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"{_REPLACES} No data set is read. A ResNet-50 takes minutes."
+    parser.epilog = textwrap.fill(
+        f"{_REPLACES} No data set is read. A ResNet-50 takes minutes.", 79
+    )
     _add_recipe(parser)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--topology", help="CHIP:SHAPE, such as v5e:4x4 or v4:4x4x4")

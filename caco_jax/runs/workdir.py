@@ -1,7 +1,6 @@
 """A run's directory: whose it is, its configuration, its metric lines."""
 
 import contextlib
-import difflib
 import fcntl
 import glob
 import json
@@ -13,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from caco_jax.runs.distributed import is_primary
-from caco_jax.schema import UserError, flatten
+from caco_jax.schema import UserError, did_you_mean, flatten
 
 # A key of a run's description that only runs have which were built in Python.
 BUILT_OF, OBJECTS = "built_of", "objects"
@@ -163,8 +162,7 @@ class Workdir:
             )
         for key in changes:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = did_you_mean(key, known)
                 raise UserError(f"--resume_with_changes: there is no key {key!r}{hint}")
         differences = [
             f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} asked for)"
