@@ -75,7 +75,8 @@ def missing_devices() -> str | None:
         reason = said.partition(" (set JAX_PLATFORMS")[0].rstrip(".")
         return (
             f"JAX_PLATFORMS: expected a platform that JAX finds here, got {wanted!r}: "
-            f"{reason}; JAX_PLATFORMS=cpu runs on the processor; caco_jax[cuda] and caco_jax[tpu] are for accelerators"
+            f"{reason}; JAX_PLATFORMS=cpu runs on the processor; caco_jax[cuda] and "
+            "caco_jax[tpu] are for accelerators"
         )
     return None
 
