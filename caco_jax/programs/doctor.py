@@ -73,7 +73,10 @@ def cache() -> str:
     Raises:
         Unwell: nothing can be written there.
     """
-    place = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    wanted = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if "://" in wanted:  # a bucket: JAX itself writes there
+        return f"compiled programs are kept in {wanted}, which was not tried"
+    place = pathlib.Path(wanted)
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place):

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
+from caco_jax._paths import local_path
 from caco_jax._recipes import recipes
 from caco_jax.evaluation.plans import HELD_OUT, L2, L2_GRID, PRESETS, FineTuning
 from caco_jax.interop import BACKBONE, PARTS, TWINS
@@ -48,6 +49,14 @@ def docstring(program: str) -> str:
 # What several have.
 
 
+def _path(text: str) -> str:
+    """A path of this machine, as `local_path` reads it."""
+    try:
+        return str(local_path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
@@ -57,7 +66,9 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_workdir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", required=True, help="the run's directory")
+    parser.add_argument(
+        "--workdir", type=_path, required=True, help="the run's directory"
+    )
 
 
 def _add_run(parser: Parser) -> None:
@@ -66,7 +77,7 @@ def _add_run(parser: Parser) -> None:
     parser.add_argument(
         "--source", help="other images than the run's: tfds:NAME, folder:PATH, digits"
     )
-    parser.add_argument("--data_dir", help="where prepared sets lie")
+    parser.add_argument("--data_dir", type=_path, help="where prepared sets lie")
     parser.add_argument("--train_split", help="of the source, to learn from")
     parser.add_argument("--test_split", help="of the source, to judge by")
 
@@ -130,7 +141,9 @@ def _add_distributed(parser: Parser) -> None:
 
 def _demo(parser: Parser) -> None:
     parser.add_argument("--config", default="caco_digits", help="a recipe")
-    parser.add_argument("--workdir", default="runs/caco_digits", help="the run's place")
+    parser.add_argument(
+        "--workdir", type=_path, default="runs/caco_digits", help="the run's place"
+    )
     parser.add_argument(
         "--fresh",
         "--force_new",  # as caco pretrain and the message of a mismatch have it
@@ -188,7 +201,10 @@ def _compile_for_pod(parser: Parser) -> None:
         "the same and memory nearly so, but HBM traffic, and so time, comes out higher",
     )
     parser.add_argument(
-        "--out", default="runs/pod/report.json", help="file; %(default)s by default"
+        "--out",
+        type=_path,
+        default="runs/pod/report.json",
+        help="file; %(default)s by default",
     )
 
 
@@ -287,7 +303,9 @@ def _report(parser: Parser) -> None:
         default="",
         help="directories of other runs, with commas between, to show beside it",
     )
-    parser.add_argument("--out", help="file to write; WORKDIR/report.html if not given")
+    parser.add_argument(
+        "--out", type=_path, help="file to write; WORKDIR/report.html if not given"
+    )
 
 
 # Files of others.
@@ -313,7 +331,7 @@ def _convert(parser: Parser) -> None:
         help="what is written; twins: the adversarial branches of norms",
     )
     for action in (into, out):
-        action.add_argument("--file", required=True, help="of weights")
+        action.add_argument("--file", type=_path, required=True, help="of weights")
         _add_workdir(action)
         action.add_argument(
             "--force",
@@ -325,8 +343,12 @@ def _convert(parser: Parser) -> None:
 def _prepare_dataset(parser: Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--dataset", required=True, help="tfds:NAME[/CONFIG][:VERSION]")
-    parser.add_argument("--data_dir", required=True, help="where prepared sets lie")
-    parser.add_argument("--manual_dir", help="where files fetched by hand are")
+    parser.add_argument(
+        "--data_dir", type=_path, required=True, help="where prepared sets lie"
+    )
+    parser.add_argument(
+        "--manual_dir", type=_path, help="where files fetched by hand are"
+    )
 
 
 # Analysis.
@@ -370,12 +392,15 @@ def _bank_dynamics(parser: Parser) -> None:
 
 
 def _deep_linear_pca(parser: Parser) -> None:
-    parser.add_argument("--out", default="runs/deep_linear_pca", help="a directory")
+    parser.add_argument(
+        "--out", type=_path, default="runs/deep_linear_pca", help="a directory"
+    )
     parser.add_argument("--starts", type=int, default=128, help="of each network")
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--widths", type=int, nargs="+", default=[4, 16], help="units")
     parser.add_argument(
         "--pairs",
+        type=_path,
         help="a .npz file with views x1, x2 [N, d] and, if wanted, weights alpha "
         "[N, N]: asks the theorem about these instead",
     )
@@ -383,7 +408,9 @@ def _deep_linear_pca(parser: Parser) -> None:
 
 
 def _relu_fixed_points(parser: Parser) -> None:
-    parser.add_argument("--out", default="runs/relu_fixed_points", help="a directory")
+    parser.add_argument(
+        "--out", type=_path, default="runs/relu_fixed_points", help="a directory"
+    )
     parser.add_argument("--seeds", type=int, default=64, help="networks at once")
     parser.add_argument("--hidden", type=int, nargs="+", default=[5, 10, 20, 40])
     parser.add_argument("--steps", type=int, default=5000, help="of training")

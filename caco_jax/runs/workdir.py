@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from caco_jax._paths import local_path
 from caco_jax.runs.distributed import is_primary
 from caco_jax.schema import UserError, did_you_mean, flatten
 
@@ -35,13 +36,19 @@ class Workdir:
     Args:
         path: the directory.
         complete: adds to a saved configuration the defaults of keys that came since.
+
+    Raises:
+        UserError: the path is of a bucket or another machine.
     """
 
     def __init__(
         self, path: str | os.PathLike, *, complete: CompleteFn = lambda values: values
     ) -> None:
         self._complete = complete
-        self.path = pathlib.Path(path).absolute()
+        try:
+            self.path = local_path(path).absolute()
+        except ValueError as error:
+            raise UserError(f"--workdir: {error}") from None
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
