@@ -117,8 +117,8 @@ RUNS = [
     Fault(
         "a signal is heard and forgotten",
         "runs/preemption.py",
-        "            self._name = name\n            with",
-        "            with",
+        "            self._name = name\n            _say",
+        "            _say",
         ("runs/test_preemption.py",),
     ),
     Fault(
