@@ -32,6 +32,12 @@ class ConfigError(UserError, ValueError):
     """A value that the configuration does not allow."""
 
 
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """The nearest of the known names, as the end of a message; "" if none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """An interval of numbers, printed as mathematicians write it."""

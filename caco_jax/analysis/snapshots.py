@@ -1,5 +1,6 @@
 """A run's checkpoints, networks and batches as plain arrays and functions."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -21,10 +22,11 @@ from caco_jax.nets.encoder import Encoder
 from caco_jax.nets.functions import EncoderFunctions, as_encoder
 from caco_jax.runs.checkpoints import Checkpoints, Workdir
 from caco_jax.runs.pretraining import Pretraining
-from caco_jax.runs.run import restore_state
+from caco_jax.runs.run import require_checkpoints, restore_state
 from caco_jax.schema import UserError
 from caco_jax.training.state import TrainState
 
+logger = logging.getLogger("caco_jax")
 PyTree = Any
 # parameters, normalised images [N, H, W, C] -> unit embeddings [N, D]
 Embed = Callable[[PyTree, Array], Float[Array, "n d"]]
@@ -59,8 +61,18 @@ class Memory(NamedTuple):
 
 
 def saved_steps(files: Workdir) -> list[int]:
-    """Steps of the checkpoints that a run kept, oldest first."""
-    return Checkpoints(files).steps()
+    """Steps of the checkpoints that a run kept and that are whole, oldest first.
+
+    Raises:
+        UserError: there is none.
+    """
+    checkpoints = Checkpoints(files)
+    checkpoints.require_whole()
+    damages = {step: checkpoints.damage(step) for step in checkpoints.steps()}
+    for step, damage in damages.items():
+        if damage is not None:
+            logger.warning("the checkpoint of step %d is left out: %s", step, damage)
+    return [step for step, damage in damages.items() if damage is None]
 
 
 def read_parts(workdir: str | os.PathLike) -> tuple[Workdir, Pretraining]:
@@ -73,11 +85,7 @@ def read_parts(workdir: str | os.PathLike) -> tuple[Workdir, Pretraining]:
     files = Workdir(workdir)
     pretraining = saved_pretraining(files)
     in_memory(pretraining)
-    if not saved_steps(files):
-        raise UserError(
-            f"--workdir: {files.path} has no checkpoint yet; let experiments.pretrain "
-            "run to its first one"
-        )
+    require_checkpoints(files)
     return files, pretraining
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from caco_jax._recipes import recipes
 from caco_jax.config.sections import default_config, method_of, optimizer_sections
 from caco_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
-from caco_jax.schema import ConfigError
+from caco_jax.schema import ConfigError, did_you_mean
 
 Variants = dict[str, dict[str, Any]]
 
@@ -126,14 +127,6 @@ def digits(method: str) -> ConfigDict:
     return config
 
 
-def recipes() -> dict[str, pathlib.Path]:
-    """The recipes that come with the package, by name."""
-    package = pathlib.Path(__file__).parent.parent
-    installed, checkout = package / "recipes", package.parent / "configs"
-    files = (installed if installed.is_dir() else checkout).glob("[!_]*.py")
-    return {file.stem: file for file in sorted(files)}
-
-
 def load_recipe(path: str) -> ConfigDict:
     """Runs a recipe file: ``configs/x.py``, ``configs/x.py:variant`` and so on.
 
@@ -155,7 +148,7 @@ def load_recipe(path: str) -> ConfigDict:
     if not pathlib.Path(file).is_file():
         raise ConfigError(
             f"--config: want the path of a recipe, or one of {', '.join(ours)}; "
-            f"got {file}: no such file"
+            f"got {file}: no such file{did_you_mean(pathlib.Path(name).stem, ours)}"
         )
     get_config = runpy.run_path(file).get("get_config")
     if get_config is None:
@@ -194,9 +187,13 @@ def override(config: ConfigDict, assignments: Sequence[str]) -> ConfigDict:
         for depth, name in enumerate(sections):
             if ".".join(sections[:depth]) in _OPEN_SECTIONS and name not in section:
                 section[name] = ConfigDict(type_safe=False)
-            section = section.get(name)
+            above, section = section, section.get(name)
             if not isinstance(section, ConfigDict):
-                raise ConfigError(f"--config.{path}: there is no section {name!r}")
+                known = [k for k in above if isinstance(above[k], ConfigDict)]
+                raise ConfigError(
+                    f"--config.{path}: there is no section {name!r}"
+                    f"{did_you_mean(name, known)}"
+                )
         # Types and keys are the schema's to judge: a field that is there would make a
         # float of a truth value.
         if key in section:
@@ -228,8 +225,11 @@ def with_variant(
     """
     for name in variant.split(":") if variant else ():
         if name not in variants:
-            known = ", ".join([*variants, "smoke"])
-            raise ConfigError(f"want one of the variants {known}, got {name!r}")
+            known = [*variants, "smoke"]
+            raise ConfigError(
+                f"want one of the variants {', '.join(known)}, got {name!r}"
+                f"{did_you_mean(name, known)}"
+            )
         config.update_from_flattened_dict(variants[name])
     return config
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from caco_jax._paths import local_path
 from caco_jax.data.dataset import ArrayDataset, RecordDataset
 from caco_jax.data.decode import BadImageError, decode_image, image_size
 from caco_jax.data.folders import open_folder
@@ -169,7 +170,7 @@ def _folder(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
     opencv()  # missed now and not by a worker
     base = Path() if request.data_dir is None else request.data_dir
     splits = open_folder(
-        base / Path(rest).expanduser(),
+        base / _local(rest, "data.source"),
         seed=request.seed,
         train_split=request.train_split,
         test_split=request.test_split,
@@ -263,6 +264,13 @@ SOURCES: dict[str, Callable[[str, _Request], ArrayDataset | RecordDataset]] = {
 }
 
 
+def _local(path: str | Path, key: str) -> Path:
+    try:
+        return local_path(path)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
 def load(
     source: str,
     *,
@@ -276,7 +284,7 @@ def load(
 
     Args:
         source: "digits" (embedded), "fake:HxWxC[xCOUNT]" (random bytes),
-            `tfds:NAME[/CONFIG][:VERSION]` (prepared by `experiments.prepare_dataset`)
+            `tfds:NAME[/CONFIG][:VERSION]` (prepared by `caco prepare`)
             or "folder:PATH" (see `folders.open_folder`).
         data_dir: where prepared sets lie, and what a folder's path is relative to;
             embedded and fake ones need none.
@@ -296,6 +304,6 @@ def load(
         raise ValueError(
             f"data.source: want one of {', '.join(sorted(SOURCES))}, got {source!r}"
         )
-    directory = None if data_dir is None else Path(data_dir).expanduser()
+    directory = None if data_dir is None else _local(data_dir, "data.data_dir")
     request = _Request(directory, seed, train_split, test_split, max_resident_bytes)
     return SOURCES[kind](rest, request)

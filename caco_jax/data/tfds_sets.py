@@ -53,10 +53,7 @@ class TfdsSplits(NamedTuple):
 def prepare_command(name: str, data_dir: Path | None) -> str:
     """What a person types to get a set."""
     directory = "DIR" if data_dir is None else data_dir
-    return (
-        f"python -m experiments.prepare_dataset --dataset=tfds:{name} "
-        f"--data_dir={directory}"
-    )
+    return f"caco prepare --dataset=tfds:{name} --data_dir={directory}"
 
 
 def open_tfds(
@@ -66,7 +63,7 @@ def open_tfds(
     train_split: str | None = None,
     test_split: str | None = None,
 ) -> TfdsSplits:
-    """Opens a set that `experiments.prepare_dataset` has prepared.
+    """Opens a set that `caco prepare` has prepared.
 
     Args:
         name: "set", "set/config", "set:1.2.3" or "set/config:1.2.3".

@@ -4,9 +4,11 @@ import functools
 import importlib
 import os
 import pathlib
+import sys
 
 from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
+from caco_jax.programs.streams import be_lenient
 from caco_jax.runs.preemption import Stop
 from caco_jax.schema import accepted
 
@@ -20,10 +22,18 @@ def start(name: str) -> None:
     Args:
         name: the module, such as "pretrain".
     """
+    be_lenient()
     stop = Stop()
     stop.listen(os._exit)  # before what takes seconds to import
-    parse(parser_of(name))  # --help and a wrong flag end here, before JAX is imported
+    # --help and a wrong flag end here, before JAX is imported.
+    flags, _ = parse(parser_of(name))
+    stop.listen_again(getattr(flags, "signals", None))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory()))
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:  # what it says names the variable
+        print(f"error: JAX refuses its environment: {error}", file=sys.stderr)
+        sys.exit(2)
     main = importlib.import_module(f"{__name__}.{name}").main
     from caco_jax.programs.command import run
 

@@ -1,4 +1,4 @@
-"""Pairwise importance in a trained encoder: python -m experiments.alpha_gradients.
+"""Pairwise importance in a trained encoder: caco analyse alpha.
 
 Measures, by jax.grad and layer by layer, that the gradient of every member of the
 (phi, psi) family is minus that of its energy; shows what each importance weighs; plays

@@ -1,9 +1,12 @@
 """The console command ``caco``: one front door to all programs."""
 
+import difflib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import caco_jax
 from caco_jax.programs import start
 from caco_jax.programs.flags import docstring
 from caco_jax.programs.parser import Parser
@@ -44,12 +47,38 @@ def main() -> None:
         used += 1
     name = " ".join(["caco", *words[:used]])
     if isinstance(found, dict):
-        front_door(name, found).parse_args(sys.argv[1 + used :])
+        door = front_door(name, found)
+        asked = sys.argv[1 + used : 2 + used]
+        meant = guessed(*asked) if asked and asked[0] not in found else ""
+        if meant:
+            door.error(
+                f"{name}: there is no command {asked[0]!r}; did you mean {meant}?"
+            )
+        door.parse_args(sys.argv[1 + used :])
         return
     sys.argv[:] = [name, *sys.argv[1 + used :]]
     if "_ARGCOMPLETE" in os.environ:  # how many words are before the program's own
         os.environ["_ARGCOMPLETE"] = str(int(os.environ["_ARGCOMPLETE"]) + used)
     start(found)
+
+
+def guessed(word: str) -> str:
+    """The command that a word may stand for, whole; "" if none is near."""
+    doors: dict[str, list[str]] = {}
+    for words, program in commands(PROGRAMS):
+        doors |= {program: words, program.replace("_", "-"): words, words[-1]: words}
+        doors |= {words[0]: words[:1]} if len(words) > 1 else {}
+    near = difflib.get_close_matches(word.lower(), doors, n=1)
+    return " ".join(["caco", *doors[near[0]]]) if near else ""
+
+
+def commands(programs: dict[str, Any], *above: str) -> Iterator[tuple[list[str], str]]:
+    """(words, program) of all commands."""
+    for word, found in programs.items():
+        if isinstance(found, dict):
+            yield from commands(found, *above, word)
+        else:
+            yield [*above, word], found
 
 
 def finished_words() -> list[str]:
@@ -68,6 +97,9 @@ def front_door(name: str, programs: dict[str, Any]) -> Parser:
         epilog=f"{name} COMMAND --help says more. Completion by the shell: "
         'eval "$(register-python-argcomplete caco)"',
     )
+    if programs is PROGRAMS:
+        version = f"caco_jax {caco_jax.__version__}"
+        parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for key, found in programs.items():
         several = isinstance(found, dict)
@@ -78,4 +110,4 @@ def front_door(name: str, programs: dict[str, Any]) -> Parser:
 
 def first_line(program: str) -> str:
     """What a program is for, in few words."""
-    return docstring(program).splitlines()[0].split(": python -m")[0].rstrip(".")
+    return docstring(program).splitlines()[0].split(": caco ")[0].rstrip(".")

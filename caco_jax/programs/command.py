@@ -56,6 +56,29 @@ def run(main: Callable[[], Any]) -> None:
         if is_primary():  # all have the same figures
             _say("stopped", error)
         sys.exit(1)
+    except (RuntimeError, AssertionError):
+        missing = missing_devices()
+        if missing is None:
+            raise
+        _say("error", UserError(missing))
+        sys.exit(2)
+
+
+def missing_devices() -> str | None:
+    """What to do where JAX has no device to run on; None where it has one."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        # JAX asserts, without a word, where it leaves out all that was asked for.
+        said = (str(error).splitlines() or ["JAX finds none here"])[0]
+        reason = said.partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        return (
+            f"JAX_PLATFORMS: expected a platform that JAX finds here, got {wanted!r}: "
+            f"{reason}; JAX_PLATFORMS=cpu runs on the processor; caco_jax[cuda] and "
+            "caco_jax[tpu] are for accelerators"
+        )
+    return None
 
 
 def leave(status: int) -> NoReturn:
@@ -72,7 +95,8 @@ def leave(status: int) -> NoReturn:
 
 def give_up(message: str) -> NoReturn:
     """Ends this process with one line, from any thread."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):
+        print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(2)
 
 

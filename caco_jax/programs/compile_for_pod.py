@@ -1,7 +1,7 @@
 """Compiles a recipe's train step for a TPU slice that is not there, and reads it.
 
-python -m experiments.compile_for_pod --config=... --topology=v5e:4x4
-python -m experiments.compile_for_pod --config=... --sweep_topologies=v5e:4x4,v5e:8x8
+caco compile --config=... --topology=v5e:4x4
+caco compile --config=... --sweep_topologies=v5e:4x4,v5e:8x8
 """
 
 import dataclasses

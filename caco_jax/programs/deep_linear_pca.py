@@ -1,4 +1,4 @@
-"""Deep linear networks under fixed α are PCA: python -m experiments.deep_linear_pca.
+"""Deep linear networks under fixed α are PCA: caco analyse deep-linear.
 
 Projected gradient ascent of the energy from many random starts, in double precision,
 for several depths and widths, on Gaussian inputs and on digits; then two cases that

@@ -1,4 +1,4 @@
-"""Checks an installation, and says what to fix: python -m experiments.doctor.
+"""Checks an installation, and says what to fix: caco doctor.
 
 Versions, devices, libtpu, the directory of compiled programs, and three steps of
 training on made-up images. Status 1 if anything is wrong.
@@ -6,6 +6,7 @@ training on made-up images. Status 1 if anything is wrong.
 
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import pathlib
 import platform
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 import jax
 
 from caco_jax.config.build import pretrain
-from caco_jax.programs.command import read_config
+from caco_jax.programs.command import missing_devices, read_config
 from caco_jax.programs.flags import parser_of
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -53,13 +54,10 @@ def devices() -> str:
     Raises:
         Unwell: JAX finds none, or a graphics card is there that it does not use.
     """
-    try:
-        found = jax.devices()
-    except RuntimeError as error:
-        raise Unwell(
-            f"JAX finds no device: {str(error).splitlines()[0]}; "
-            "JAX_PLATFORMS=cpu runs on the processor"
-        ) from None
+    missing = missing_devices()
+    if missing is not None:
+        raise Unwell(missing)
+    found = jax.devices()
     kind = f"{len(found)} x {found[0].device_kind} ({found[0].platform})"
     wanted = os.environ.get("JAX_PLATFORMS")
     if not wanted and found[0].platform == "cpu" and os.path.exists("/dev/nvidia0"):
@@ -75,7 +73,10 @@ def cache() -> str:
     Raises:
         Unwell: nothing can be written there.
     """
-    place = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    wanted = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if "://" in wanted:  # a bucket: JAX itself writes there
+        return f"compiled programs are kept in {wanted}, which was not tried"
+    place = pathlib.Path(wanted)
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place):
@@ -93,12 +94,19 @@ def steps() -> str:
     Raises:
         Unwell: they fail.
     """
+    if missing_devices() is not None:
+        raise Unwell("three steps of training need a device, and JAX finds none")
+    # Whoever asks for a check does not ask what a run says of itself.
+    logging.getLogger("caco_jax").setLevel(logging.WARNING)
     config = read_config("caco_digits:smoke", [])
     with tempfile.TemporaryDirectory() as folder:
         try:
             summary = pretrain(config, f"{folder}/run")
         except Exception as error:  # whatever it is, it is what the reader must know
-            raise Unwell(f"three steps of training fail: {error!r}") from error
+            reason = (str(error).splitlines() or [""])[0]
+            raise Unwell(
+                f"three steps of training fail: {type(error).__name__}: {reason}"
+            ) from error
     return f"three steps of training in {summary['pretrain_seconds']:.1f} s"
 
 

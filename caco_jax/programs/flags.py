@@ -7,15 +7,24 @@ import argparse
 import ast
 import dataclasses
 import importlib.util
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
+from caco_jax._paths import local_path
+from caco_jax._recipes import recipes
 from caco_jax.evaluation.plans import HELD_OUT, L2, L2_GRID, PRESETS, FineTuning
 from caco_jax.interop import BACKBONE, PARTS, TWINS
 from caco_jax.programs.parser import Parser
+from caco_jax.runs.preemption import MORE_SIGNALS, REQUEUE_STATUS, SIGNALS
 from caco_jax.runs.settings import FEATURES, TIMEOUT_SECONDS
 
-_REPLACES = "--config.SECTION.KEY=VALUE replaces a value of the recipe."
+_KEYS_PAGE = "docs/reference/config.md"
+_REPLACES = (
+    "--config.SECTION.KEY=VALUE replaces a value of the recipe, such as "
+    f"--config.training.epochs=100; {_KEYS_PAGE} has all keys. Recipes: "
+    f"{', '.join(recipes())}; each with :smoke behind it is seconds on made-up images."
+)
 
 
 def parser_of(program: str) -> Parser:
@@ -40,6 +49,14 @@ def docstring(program: str) -> str:
 # What several have.
 
 
+def _path(text: str) -> str:
+    """A path of this machine, as `local_path` reads it."""
+    try:
+        return str(local_path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
@@ -49,7 +66,9 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_workdir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", required=True, help="the run's directory")
+    parser.add_argument(
+        "--workdir", type=_path, required=True, help="the run's directory"
+    )
 
 
 def _add_run(parser: Parser) -> None:
@@ -58,7 +77,7 @@ def _add_run(parser: Parser) -> None:
     parser.add_argument(
         "--source", help="other images than the run's: tfds:NAME, folder:PATH, digits"
     )
-    parser.add_argument("--data_dir", help="where prepared sets lie")
+    parser.add_argument("--data_dir", type=_path, help="where prepared sets lie")
     parser.add_argument("--train_split", help="of the source, to learn from")
     parser.add_argument("--test_split", help="of the source, to judge by")
 
@@ -72,6 +91,29 @@ def _add_reporting(parser: Parser) -> None:
     )
     parser.add_argument(
         "--wandb", metavar="PROJECT", help="log to this project of Weights & Biases"
+    )
+
+
+def _signals(text: str) -> list[str]:
+    """Names of signals, with commas between them."""
+    names = [name.strip().upper().removeprefix("SIG") for name in text.split(",")]
+    known = (*SIGNALS, *MORE_SIGNALS)
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(
+                f"expected some of {','.join(known)}, got {name or text!r}"
+            )
+    return names
+
+
+def _add_signals(parser: Parser) -> None:
+    parser.add_argument(
+        "--signals",
+        type=_signals,
+        default=list(SIGNALS),
+        metavar="NAME,NAME",
+        help="that end the run in order: it saves, and its status is "
+        f"{REQUEUE_STATUS} ({','.join(SIGNALS)} if not given)",
     )
 
 
@@ -99,14 +141,17 @@ def _add_distributed(parser: Parser) -> None:
 
 def _demo(parser: Parser) -> None:
     parser.add_argument("--config", default="caco_digits", help="a recipe")
-    parser.add_argument("--workdir", default="runs/caco_digits", help="the run's place")
+    parser.add_argument(
+        "--workdir", type=_path, default="runs/caco_digits", help="the run's place"
+    )
     parser.add_argument(
         "--fresh",
-        "--force_new",  # as experiments.pretrain and the message of a mismatch have it
+        "--force_new",  # as caco pretrain and the message of a mismatch have it
         action="store_true",
         help="start over; a run already there is moved to WORKDIR.old",
     )
     _add_reporting(parser)
+    _add_signals(parser)
 
 
 def _pretrain(parser: Parser) -> None:
@@ -130,12 +175,15 @@ def _pretrain(parser: Parser) -> None:
         help="check the run, its images, memory and directory; train and write nothing",
     )
     _add_reporting(parser)
+    _add_signals(parser)
     _add_distributed(parser)
 
 
 def _compile_for_pod(parser: Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"{_REPLACES} No data set is read. A ResNet-50 takes minutes."
+    parser.epilog = textwrap.fill(
+        f"{_REPLACES} No data set is read. A ResNet-50 takes minutes.", 79
+    )
     _add_recipe(parser)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--topology", help="CHIP:SHAPE, such as v5e:4x4 or v4:4x4x4")
@@ -153,7 +201,10 @@ def _compile_for_pod(parser: Parser) -> None:
         "the same and memory nearly so, but HBM traffic, and so time, comes out higher",
     )
     parser.add_argument(
-        "--out", default="runs/pod/report.json", help="file; %(default)s by default"
+        "--out",
+        type=_path,
+        default="runs/pod/report.json",
+        help="file; %(default)s by default",
     )
 
 
@@ -258,7 +309,9 @@ def _report(parser: Parser) -> None:
         default="",
         help="directories of other runs, with commas between, to show beside it",
     )
-    parser.add_argument("--out", help="file to write; WORKDIR/report.html if not given")
+    parser.add_argument(
+        "--out", type=_path, help="file to write; WORKDIR/report.html if not given"
+    )
 
 
 # Files of others.
@@ -284,7 +337,7 @@ def _convert(parser: Parser) -> None:
         help="what is written; twins: the adversarial branches of norms",
     )
     for action in (into, out):
-        action.add_argument("--file", required=True, help="of weights")
+        action.add_argument("--file", type=_path, required=True, help="of weights")
         _add_workdir(action)
         action.add_argument(
             "--force",
@@ -296,8 +349,12 @@ def _convert(parser: Parser) -> None:
 def _prepare_dataset(parser: Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--dataset", required=True, help="tfds:NAME[/CONFIG][:VERSION]")
-    parser.add_argument("--data_dir", required=True, help="where prepared sets lie")
-    parser.add_argument("--manual_dir", help="where files fetched by hand are")
+    parser.add_argument(
+        "--data_dir", type=_path, required=True, help="where prepared sets lie"
+    )
+    parser.add_argument(
+        "--manual_dir", type=_path, help="where files fetched by hand are"
+    )
 
 
 # Analysis.
@@ -341,12 +398,15 @@ def _bank_dynamics(parser: Parser) -> None:
 
 
 def _deep_linear_pca(parser: Parser) -> None:
-    parser.add_argument("--out", default="runs/deep_linear_pca", help="a directory")
+    parser.add_argument(
+        "--out", type=_path, default="runs/deep_linear_pca", help="a directory"
+    )
     parser.add_argument("--starts", type=int, default=128, help="of each network")
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--widths", type=int, nargs="+", default=[4, 16], help="units")
     parser.add_argument(
         "--pairs",
+        type=_path,
         help="a .npz file with views x1, x2 [N, d] and, if wanted, weights alpha "
         "[N, N]: asks the theorem about these instead",
     )
@@ -354,7 +414,9 @@ def _deep_linear_pca(parser: Parser) -> None:
 
 
 def _relu_fixed_points(parser: Parser) -> None:
-    parser.add_argument("--out", default="runs/relu_fixed_points", help="a directory")
+    parser.add_argument(
+        "--out", type=_path, default="runs/relu_fixed_points", help="a directory"
+    )
     parser.add_argument("--seeds", type=int, default=64, help="networks at once")
     parser.add_argument("--hidden", type=int, nargs="+", default=[5, 10, 20, 40])
     parser.add_argument("--steps", type=int, default=5000, help="of training")

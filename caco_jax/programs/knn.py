@@ -1,4 +1,4 @@
-"""kNN accuracy of a run's frozen features: python -m experiments.knn --workdir=..."""
+"""kNN accuracy of a run's frozen features: caco knn --workdir=..."""
 
 import jax
 

@@ -1,21 +1,56 @@
 """Flags of all commands."""
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import argcomplete
 
+from caco_jax.schema import did_you_mean, flatten
+
 PREFIX = "--config."
+_UNKNOWN = "unrecognized arguments: "
+
+
+def config_keys() -> list[str]:
+    """The dotted keys of all recipes; it imports what knows them."""
+    from caco_jax.config.sections import default_config
+    from caco_jax.methods.registry import METHODS
+
+    keys = (key for name in METHODS for key in flatten(default_config(name).to_dict()))
+    return list(dict.fromkeys(keys))
 
 
 class Parser(argparse.ArgumentParser):
     """Flags of a command; a wrong one is one line and status 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Prints the line and exits."""
-        self.exit(2, f"error: {message}; see --help\n")
+        """Prints the line, with what was meant if that can be guessed, and exits."""
+        if message.startswith(_UNKNOWN):
+            message += self._meant(*message.removeprefix(_UNKNOWN).split()[:2])
+        more = " --help says more" if message.endswith("?") else "; see --help"
+        self.exit(2, f"error: {message}{more}\n")
+
+    def _meant(self, word: str, after: str = "") -> str:
+        """What a word that is no flag may stand for: another flag, or a recipe's key.
+
+        Keys are looked up, which takes a second, for what has a value.
+        """
+        name, _, value = word.partition("=")
+        name, value = name.lstrip("-"), value or after
+        options = [o[2:] for o in self._option_string_actions if o.startswith("--")]
+        flag = did_you_mean(name.replace("-", "_"), options)
+        if "config" in options and value:
+            known = config_keys()
+            keys = [key for key in known if f".{key}".endswith(f".{name}")]
+            if "." in name:
+                keys = keys or difflib.get_close_matches(name, known, n=1)
+            if keys:
+                said = " or ".join(f"{PREFIX}{key}={value}" for key in keys[:3])
+                return f"; did you mean {said}?"
+        return flag.replace("did you mean ", "did you mean --")
 
     def parse_args(self, *args: Any, **options: Any) -> Any:
         """As its base; before that, answers a shell that completes a command line."""
@@ -28,6 +63,9 @@ def parse(
 ) -> tuple[argparse.Namespace, list[str]]:
     """The flags, and the assignments "a.b=value" of all ``--config.a.b=value``."""
     argv = sys.argv[1:] if argv is None else argv
+    for word in argv:
+        if word.startswith(PREFIX) and "=" not in word:
+            parser.error(f"{word}: want {word}=VALUE")
     assignments = [a.removeprefix(PREFIX) for a in argv if a.startswith(PREFIX)]
     flags = parser.parse_args([a for a in argv if not a.startswith(PREFIX)])
     return flags, assignments

@@ -1,6 +1,6 @@
 """Downloads a TFDS image set and writes it as ArrayRecord, for training to read.
 
-    python -m experiments.prepare_dataset --dataset=tfds:cifar10 --data_dir=data
+    caco prepare --dataset=tfds:cifar10 --data_dir=data
 
 ImageNet's two tar files have to be fetched by hand, and --manual_dir says where they
 are. What was prepared is summed up on the screen and in summary.json beside it.

@@ -1,4 +1,4 @@
-"""Pretrains an encoder: python -m experiments.pretrain --config=... --workdir=..."""
+"""Pretrains an encoder: caco pretrain --config=... --workdir=..."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""Where two-layer ReLU networks come to rest: python -m experiments.relu_fixed_points.
+"""Where two-layer ReLU networks come to rest: caco analyse relu.
 
 Fixed points of the energy under fixed α from many starts at once, ReLU beside linear,
 in double precision; then the released training set-up over hidden sizes, with and

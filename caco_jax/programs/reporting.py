@@ -1,6 +1,7 @@
 """Who follows a run from the command line: a bar or lines, TensorBoard, W&B."""
 
 import argparse
+import logging
 import pathlib
 import sys
 import time
@@ -12,6 +13,7 @@ from caco_jax._extras import require_package
 from caco_jax.programs.events import EventFile
 from caco_jax.runs.fit import Reporter
 
+logger = logging.getLogger("caco_jax")
 SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -30,30 +32,45 @@ def make_reporter(flags: argparse.Namespace) -> Reporter:
 
 
 class Everyone(Reporter):
-    """Several as one."""
+    """Several as one; whatever fails in one of them, the run goes on."""
 
     def __init__(self, reporters: list[Reporter]) -> None:
         self._reporters = reporters
+        self._failed: set[Reporter] = set()
+
+    def _tell(self, what: str, *args: Any) -> None:
+        for reporter in self._reporters:
+            try:
+                getattr(reporter, what)(*args)
+            except Exception as error:
+                if reporter not in self._failed:
+                    _warn(type(reporter).__name__, error)
+                self._failed.add(reporter)
 
     def phase_begun(self, *args: Any) -> None:
         """Tells all."""
-        for reporter in self._reporters:
-            reporter.phase_begun(*args)
+        self._tell("phase_begun", *args)
 
     def watch(self, *args: Any) -> None:
         """Tells all."""
-        for reporter in self._reporters:
-            reporter.watch(*args)
+        self._tell("watch", *args)
 
     def epoch_done(self, *args: Any) -> None:
         """Tells all."""
-        for reporter in self._reporters:
-            reporter.epoch_done(*args)
+        self._tell("epoch_done", *args)
 
     def close(self) -> None:
         """Closes all."""
-        for reporter in self._reporters:
-            reporter.close()
+        self._tell("close")
+
+
+def _warn(name: str, error: Exception) -> None:
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    logger.warning(
+        "%s cannot report (%s); the run goes on, metrics.jsonl has every line",
+        name,
+        reason,
+    )
 
 
 def in_words(row: dict[str, Any], images_per_second: float) -> str:
@@ -229,21 +246,28 @@ class WeightsAndBiases(Reporter):
     def __init__(self, project: str, workdir: str) -> None:
         wandb = require_package("wandb", purpose="--wandb")
         path = pathlib.Path(workdir).absolute()
-        self._run = wandb.init(
-            project=project,
-            name=path.name,
-            id=str(path).strip("/").replace("/", "-"),
-            resume="allow",
-            dir=str(path),
-        )
+        self._run: Any = None
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=path.name,
+                id=str(path).strip("/").replace("/", "-"),
+                resume="allow",
+                dir=str(path),
+            )
+        except Exception as error:  # a server may be away; a run that is due is not
+            _warn(type(self).__name__, error)
 
     def epoch_done(
         self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
     ) -> None:
         """Logs an epoch's row."""
+        if self._run is None:
+            return
         values = numbers(row) | {"images_per_second": images_per_second}
         self._run.log(values, step=epoch)
 
     def close(self) -> None:
         """Sends what is still here."""
-        self._run.finish()
+        if self._run is not None:
+            self._run.finish()

@@ -98,9 +98,9 @@ class Command(NamedTuple):
 # By the stem of the file; that of other images goes on with their name.
 COMMANDS = {
     "knn": Command("knn", "kNN accuracy", _knn),
-    "linear_probe": Command("linear_probe", "the linear probe", _linear_probe),
-    "few_shot": Command("few_shot", "accuracy from few labels", _few_shot),
-    "fine_tune": Command("fine_tune", "fine-tuning", _fine_tune),
+    "linear_probe": Command("probe", "the linear probe", _linear_probe),
+    "few_shot": Command("few-shot", "accuracy from few labels", _few_shot),
+    "fine_tune": Command("fine-tune", "fine-tuning", _fine_tune),
 }
 DEMO = Command("demo", "the demo's table", _demo)
 
@@ -165,5 +165,5 @@ def missing(folder: pathlib.Path, workdir: str) -> list[dict[str, str]]:
 
 
 def command_line(program: str, workdir: str) -> str:
-    """How a program is run on a run."""
-    return f"python -m experiments.{program} --workdir={shlex.quote(workdir)}"
+    """How a program is run on a run, by its name behind ``caco``."""
+    return f"caco {program} --workdir={shlex.quote(workdir)}"

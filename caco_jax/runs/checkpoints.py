@@ -1,8 +1,6 @@
 """A run's checkpoints: saved behind its back, checked before they are believed."""
 
 import contextlib
-import hashlib
-import json
 import logging
 import pathlib
 import shutil
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from caco_jax.runs.distributed import is_primary
+from caco_jax.runs.manifest import find_damage, find_missing, write_manifest
 from caco_jax.runs.progress import RunProgress
 from caco_jax.runs.workdir import Workdir, write_json
 from caco_jax.schema import UserError
@@ -22,9 +21,6 @@ from caco_jax.training.state import TrainState
 __all__ = ["Checkpoints", "SaveError", "Workdir", "write_json"]
 
 logger = logging.getLogger("caco_jax")
-MANIFEST = "manifest.json"
-# Orbax writes these last, after the manifest; nothing in them is needed to restore.
-_AFTERWARDS = {"_CHECKPOINT_METADATA", "commit_success.txt"}
 
 
 class SaveError(UserError):
@@ -68,7 +64,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         if step in self._whole or not is_primary() or _is_old(folder):
             return None
-        damage = find_damage(folder)
+        damage = find_damage(folder) or find_missing(folder)
         if damage is None:
             self._whole.add(step)
         return damage
@@ -77,6 +73,27 @@ class Checkpoints:
         """The newest saved step whose files are what was written, or None."""
         steps = reversed(self.steps())
         return next((step for step in steps if self.damage(step) is None), None)
+
+    def require_some(self) -> None:
+        """Raises UserError where no save was ever finished."""
+        if not self.steps():
+            raise UserError(
+                f"--workdir: {self.folder.parent} has no checkpoint yet; let caco "
+                "pretrain run to its first one"
+            )
+
+    def require_whole(self) -> int:
+        """The newest step that can be restored; UserError says why there is none."""
+        newest = self.latest_step()
+        if newest is None:
+            self.require_some()
+            damages = [f"step {step}: {self.damage(step)}" for step in self.steps()]
+            raise UserError(
+                f"--workdir: none of the checkpoints in {self.folder} can be restored "
+                f"({'; '.join(damages)}); put back a copy of one, or start over with "
+                "caco pretrain --force_new (the old run is moved aside)"
+            )
+        return newest
 
     def save(self, state: TrainState, progress: RunProgress | None = None) -> None:
         """Begins to save under the state's own step, unless that is there.
@@ -129,13 +146,8 @@ class Checkpoints:
         newest = self.latest_step()
         after = -1 if newest is None else newest
         damages = {step: self.damage(step) for step in self.steps() if step > after}
-        if damages and newest is None:
-            last = max(damages)
-            raise UserError(
-                f"--workdir: all checkpoints in {self.folder} are damaged (step "
-                f"{last}: {damages[last]}); put back a copy of one, or --force_new to "
-                "start over (the old run is moved aside)"
-            )
+        if damages:
+            self.require_whole()
         for step, damage in damages.items():
             aside = place / f"{self.folder.name}-{step}"
             shutil.rmtree(aside, ignore_errors=True)
@@ -184,9 +196,16 @@ class Checkpoints:
         return self._manager
 
     def _before_it_counts(self) -> None:
-        """Adds the digests: Orbax has written all else, and renames the folder next."""
+        """Adds the digests: Orbax has written all else, and renames the folder next.
+
+        Raises:
+            ValueError: what was written cannot be restored; it is not renamed.
+        """
         (unnamed,) = self.folder.glob(f"{self._begun}.orbax-checkpoint-tmp*")
         write_manifest(unnamed)
+        missing = find_missing(unnamed)
+        if missing is not None:
+            raise ValueError(f"what was written cannot be restored: {missing}")
 
     def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
         """The state of a step.
@@ -235,12 +254,7 @@ class Checkpoints:
 
     def _whole_step(self, step: int | None) -> int:
         """The step, or the newest; UserError where it is not there or is damaged."""
-        found = self.latest_step() if step is None else step
-        if found is None:
-            raise UserError(
-                f"--workdir: no checkpoint in {self.folder}; run "
-                "experiments.pretrain to its end first"
-            )
+        found = self.require_whole() if step is None else step
         if found not in self.steps():
             kept = ", ".join(map(str, self.steps())) or "none"
             raise UserError(
@@ -302,51 +316,3 @@ def _shapes(tree: Any) -> list[tuple[int, ...]]:
 def _is_old(folder: pathlib.Path) -> bool:
     """Whether a checkpoint is from before there were records and digests."""
     return (folder / "default").is_dir()
-
-
-def write_manifest(folder: pathlib.Path) -> None:
-    """Writes the digests of all files of a checkpoint that is otherwise complete."""
-    entries = json.dumps(
-        {
-            str(path.relative_to(folder)): [path.stat().st_size, _digest(path)]
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name not in _AFTERWARDS
-        }
-    )
-    digest = hashlib.sha256(entries.encode()).hexdigest()
-    (folder / MANIFEST).write_text(f"{digest}\n{entries}\n")
-
-
-def find_damage(folder: pathlib.Path) -> str | None:
-    """What is wrong with a checkpoint, or None.
-
-    Every file is read.
-
-    Args:
-        folder: of one checkpoint.
-    """
-    try:
-        digest, _, entries = (folder / MANIFEST).read_text().partition("\n")
-    except (OSError, UnicodeDecodeError):
-        return f"{MANIFEST} cannot be read"
-    entries = entries.removesuffix("\n")
-    if hashlib.sha256(entries.encode()).hexdigest() != digest:
-        return f"{MANIFEST} is not what was written"
-    for name, (size, expected) in json.loads(entries).items():
-        path = folder / name
-        try:
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size} bytes of {size}"
-            if _digest(path) != expected:
-                return f"{name} is not what was written"
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
-    # Orbax overlooks a checkpoint without this one.
-    if not (folder / "commit_success.txt").is_file():
-        return "commit_success.txt cannot be read"
-    return None
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,6 @@
 """Whether the parts of a run fit each other and the devices, by shapes alone."""
 
 import dataclasses
-import difflib
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from caco_jax.data.views import make_views
 from caco_jax.methods.method import Method
 from caco_jax.optim.settings import OptimizerConfig
 from caco_jax.runs.settings import TrainingConfig
-from caco_jax.schema import ConfigError, one_line, require
+from caco_jax.schema import ConfigError, did_you_mean, one_line, require
 from caco_jax.training.feeds import step_examples
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ def check_names(training: Collection[str]) -> None:
     known += ["method", "encoder", "views", "data", "projector", "optimizers", "seed"]
     for name in training:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, known)
             raise TypeError(f"Pretraining has no argument {name!r}{hint}")
 
 

@@ -44,6 +44,7 @@ def dry_run(
         UserError: the run cannot be.
     """
     files = Workdir(workdir, complete=run.description.complete)
+    files.require_plain_name()
     resumes = files.has_run() and not force_new
     if resumes:
         files.compare(run.description.values, changes)

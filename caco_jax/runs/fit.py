@@ -286,13 +286,14 @@ class _Fit:
             self._leave(state)
         progress.finish_epoch(row)
         self.policy.write_line(progress)
-        speed = progress.throughput.images_per_second()
-        self.reporter.epoch_done(epoch, training.epochs, row, speed)
         progress.note_process(self.bad)
         due = epoch % training.checkpoint_every_epochs == 0
         self.policy.epoch_done(state, progress, due=due)
         if epoch == training.epochs:
             self.policy.save_now(state, progress)
+        # Last: who is told may fail, and what it is told of is saved.
+        speed = progress.throughput.images_per_second()
+        self.reporter.epoch_done(epoch, training.epochs, row, speed)
 
     def _leave(self, state: TrainState) -> NoReturn:
         self.progress.note_process(self.bad)

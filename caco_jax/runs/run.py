@@ -1,6 +1,5 @@
 """A finished or unfinished run, read back from its directory."""
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from caco_jax.methods.method import Network
 from caco_jax.nets.functions import EncoderFunctions
 from caco_jax.runs.checkpoints import Checkpoints
 from caco_jax.runs.pretraining import Pretraining
-from caco_jax.runs.workdir import Workdir
+from caco_jax.runs.workdir import Workdir, read_json
 from caco_jax.schema import UserError
 from caco_jax.training.state import TrainState
 
@@ -98,11 +97,7 @@ def read_run(pretraining: Pretraining, workdir: str | os.PathLike) -> Run:
 
 def require_checkpoints(files: Workdir) -> None:
     """Raises UserError where a run has saved nothing yet."""
-    if not files.checkpoints.is_dir():
-        raise UserError(
-            f"--workdir: {files.path} has no checkpoint yet; let experiments.pretrain "
-            "run to its first one"
-        )
+    Checkpoints(files).require_some()
 
 
 class Embedder(NamedTuple):
@@ -226,4 +221,4 @@ def _split(
 
 def read_summary(files: Workdir) -> dict[str, Any]:
     """What the run measured of itself."""
-    return json.loads(files.summary_file.read_text())
+    return read_json(files.summary_file)

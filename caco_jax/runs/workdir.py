@@ -1,8 +1,8 @@
 """A run's directory: whose it is, its configuration, its metric lines."""
 
 import contextlib
-import difflib
 import fcntl
+import glob
 import json
 import logging
 import os
@@ -11,8 +11,9 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from caco_jax._paths import local_path
 from caco_jax.runs.distributed import is_primary
-from caco_jax.schema import UserError, flatten
+from caco_jax.schema import UserError, did_you_mean, flatten
 
 # A key of a run's description that only runs have which were built in Python.
 BUILT_OF, OBJECTS = "built_of", "objects"
@@ -35,13 +36,19 @@ class Workdir:
     Args:
         path: the directory.
         complete: adds to a saved configuration the defaults of keys that came since.
+
+    Raises:
+        UserError: the path is of a bucket or another machine.
     """
 
     def __init__(
         self, path: str | os.PathLike, *, complete: CompleteFn = lambda values: values
     ) -> None:
         self._complete = complete
-        self.path = pathlib.Path(path).absolute()
+        try:
+            self.path = local_path(path).absolute()
+        except ValueError as error:
+            raise UserError(f"--workdir: {error}") from None
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
@@ -69,6 +76,7 @@ class Workdir:
             UserError: the directory cannot be written, or belongs to another
                 configuration; nothing in it was touched.
         """
+        self.require_plain_name()
         config = json.loads(json.dumps(config))
         if self.has_run() and not force_new:
             self.compare(config, changes)
@@ -117,6 +125,20 @@ class Workdir:
         with locked(self.path):
             yield
 
+    def require_plain_name(self) -> None:
+        """Raises UserError where Orbax could not read back what it writes.
+
+        It searches its own folders by patterns, and TensorStore takes UTF-8 and no
+        backslash.
+        """
+        shown = str(self.path).encode("utf-8", "backslashreplace").decode()
+        if glob.has_magic(shown) or "\\" in shown:
+            raise UserError(
+                "--workdir: expected a path in UTF-8 without any of * ? [ \\, got "
+                f"{shown}: checkpoints there could not be read back; name another "
+                "directory, rename this one, or name a link to it"
+            )
+
     def has_run(self) -> bool:
         """Whether there is a run."""
         # Unlike Path.exists, False and no error where a directory may not be searched.
@@ -147,8 +169,7 @@ class Workdir:
             )
         for key in changes:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = did_you_mean(key, known)
                 raise UserError(f"--resume_with_changes: there is no key {key!r}{hint}")
         differences = [
             f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} asked for)"
@@ -172,9 +193,9 @@ class Workdir:
         if not self.has_run():
             raise UserError(
                 f"--workdir: want the directory of a run, got {self.path}: it has no "
-                "config.json; run experiments.pretrain first"
+                "config.json; run caco pretrain first"
             )
-        return json.loads(self.config_file.read_text())
+        return read_json(self.config_file)
 
     def _completed(self) -> dict[str, Any]:
         """The saved configuration with the defaults of keys that came since."""
@@ -203,6 +224,26 @@ class Workdir:
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Makes these the lines."""
         write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """What a file of a run says.
+
+    Raises:
+        UserError: it cannot be read, or is not whole.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    else:
+        if isinstance(values, dict):
+            return values
+        reason = f"expected an object, got {type(values).__name__}"
+    raise UserError(
+        f"--workdir: {path} cannot be read ({reason}); put back a copy of it, or start "
+        "over in another directory"
+    )
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

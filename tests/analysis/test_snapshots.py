@@ -65,7 +65,6 @@ def test_a_directory_without_a_checkpoint_is_refused(tmp_path, saved):
     with pytest.raises(UserError, match=r"it has no\s+config.json"):
         snapshots.read_parts(tmp_path)
     write_json(files.config_file, saved[1].description.values)
-    assert snapshots.saved_steps(files) == []
     with pytest.raises(UserError, match="has no checkpoint yet"):
         snapshots.read_parts(tmp_path)
 

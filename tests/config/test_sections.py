@@ -103,7 +103,8 @@ def test_the_embedding_is_as_wide_as_the_last_projection():
         ("seed", "--config.seed: want --config.seed=VALUE"),
         (
             "optimiser.name=sgd",
-            "--config.optimiser.name: there is no section 'optimiser'",
+            "--config.optimiser.name: there is no section 'optimiser'; did you mean "
+            "optimizer?",
         ),
         ("seed.x=1", "--config.seed.x: there is no section 'seed'"),
         (
@@ -340,3 +341,19 @@ def test_nested_mappings_flatten_to_dotted_keys():
         "a.c.d": (2,),
         "e": None,
     }
+
+
+@pytest.mark.parametrize(
+    "path, meant",
+    [("simclr_digit", "simclr_digits"), ("configs/caco-digits.py", "caco_digits")],
+)
+def test_a_recipe_that_is_nearly_one_is_offered(path, meant):
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    end = f"; got {path}: no such file; did you mean {meant}?"
+    assert str(caught.value).endswith(end)
+
+
+def test_a_variant_that_is_nearly_one_is_offered():
+    with pytest.raises(ConfigError, match=r"got 'smok'; did you mean smoke\?$"):
+        load_recipe("simclr_digits:smok")

@@ -36,10 +36,7 @@ def test_configs(tmp_path):
 
 
 def test_a_missing_set_names_the_command(tmp_path):
-    command = (
-        "python -m experiments.prepare_dataset --dataset=tfds:cifar10 "
-        f"--data_dir={tmp_path}"
-    )
+    command = f"caco prepare --dataset=tfds:cifar10 --data_dir={tmp_path}"
     with pytest.raises(ValueError, match=r"^data.source: tfds:cifar10 is not") as error:
         open_tfds("cifar10", tmp_path)
     assert str(error.value).endswith(f"; to prepare it: {command}")

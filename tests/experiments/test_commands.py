@@ -222,9 +222,9 @@ def test_help_is_given(name):
             "config.encoder.projector_widths: want (hidden, hidden, dim) for the caco "
             "projector, got (8, 4)",
         ),
-        (["--config.seed", "3"], "unrecognized arguments: 3; see --help"),
+        (["--config.seed", "3"], "--config.seed: want --config.seed=VALUE; see"),
         (["--config.seed"], "--config.seed: want --config.seed=VALUE"),
-        (["--confg=x"], "unrecognized arguments: --confg=x; see --help"),
+        (["--confg=x"], "unrecognized arguments: --confg=x; did you mean --c"),
         (["--config=configs"], "--config: want the path of a recipe, or one of "),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_directory_without_a_run_says_what_to_do_first(tmp_path, name):
     for path in (tmp_path, tmp_path / "none"):
         assert one_line(call(MAINS[name], f"--workdir={path}")) == (
             f"--workdir: want the directory of a run, got {path}: it has no "
-            "config.json; run experiments.pretrain first"
+            "config.json; run caco pretrain first"
         )
 
 

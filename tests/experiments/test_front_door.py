@@ -8,7 +8,11 @@ import sys
 
 import pytest
 
+import caco_jax
+from caco_jax.config.recipe import recipes
 from caco_jax.programs import cache_directory, cli
+from caco_jax.programs.flags import parser_of
+from caco_jax.programs.parser import parse
 
 ROOT = pathlib.Path(__file__).parents[2]
 FACES = {file.stem for file in (ROOT / "experiments").glob("[!_]*.py")}
@@ -62,7 +66,7 @@ def test_help_says_a_line_for_each(caco):
     [
         ([], "the following arguments are required: COMMAND"),
         (["analyse"], "the following arguments are required: COMMAND"),
-        (["prob"], "argument COMMAND: invalid choice: 'prob' (choose from "),
+        (["xyz"], "argument COMMAND: invalid choice: 'xyz' (choose from "),
         (["analyse", "beta"], "argument COMMAND: invalid choice: 'beta' "),
     ],
 )
@@ -71,6 +75,87 @@ def test_a_mistake_is_one_line(caco, words, message):
     assert (started, status, out) == ([], 2, "")
     assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "word, meant",
+    [
+        ("pretrian", "pretrain"),
+        ("prob", "probe"),
+        ("linear_probe", "probe"),
+        ("finetune", "fine-tune"),
+        ("fewshot", "few-shot"),
+        ("KNN", "knn"),
+        ("analyze", "analyse"),
+        ("deep-linear", "analyse deep-linear"),
+        ("prepare_dataset", "prepare"),
+    ],
+)
+def test_a_command_that_is_nearly_one_is_offered(caco, word, meant):
+    started, status, _, err = caco(word, "--workdir=a")
+    assert (started, status) == ([], 2)
+    assert err == (
+        f"error: caco: there is no command {word!r}; did you mean caco {meant}? "
+        "--help says more\n"
+    )
+
+
+def test_the_version_is_told_at_once(caco):
+    _, status, out, err = caco("--version")
+    assert (status, out, err) == (0, f"caco_jax {caco_jax.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "flag, meant",
+    [
+        ("--epochs=3", "--config.training.epochs=3"),
+        ("epochs=3", "--config.training.epochs=3"),
+        ("--training.epochs=3", "--config.training.epochs=3"),
+        ("--training.epoch=3", "--config.training.epochs=3"),
+        ("--data_dir=x", "--config.data.data_dir=x"),
+        ("--bank_size=64", "--config.method.bank_size=64"),
+        ("--epochs 3", "--config.training.epochs=3"),
+        ("--dry-run", "--dry_run"),
+        ("--work_dir=x", "--workdir"),
+    ],
+)
+def test_a_flag_that_is_nearly_one_or_a_key_is_offered(capsys, flag, meant):
+    parser = parser_of("pretrain")
+    with pytest.raises(SystemExit) as left:
+        parse(parser, ["--config=caco_digits", "--workdir=a", *flag.split()])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: unrecognized arguments: {flag}; did you mean {meant}? --help says "
+        "more\n"
+    )
+
+
+@pytest.mark.parametrize("program", ["pretrain", "knn"])
+def test_a_flag_that_is_near_nothing_is_just_unknown(capsys, program):
+    with pytest.raises(SystemExit):
+        parse(parser_of(program), ["--config=caco_digits", "--workdir=a", "--zzz=3"])
+    assert capsys.readouterr().err.endswith("--zzz=3; see --help\n")
+
+
+def test_a_key_without_its_value_is_one_line(capsys):
+    with pytest.raises(SystemExit):
+        parse(parser_of("pretrain"), ["--config.training.epochs", "3"])
+    assert capsys.readouterr().err == (
+        "error: --config.training.epochs: want --config.training.epochs=VALUE; see "
+        "--help\n"
+    )
+
+
+def test_help_names_the_recipes_and_the_page_of_keys():
+    said = " ".join(parser_of("pretrain").format_help().split())
+    for name in recipes():
+        assert name in said
+    assert "docs/reference/config.md has all keys" in said
+
+
+@pytest.mark.parametrize("program", sorted(FACES))
+def test_help_speaks_of_what_an_installed_wheel_has(program):
+    assert "experiments." not in parser_of(program).format_help()
 
 
 @pytest.mark.parametrize(

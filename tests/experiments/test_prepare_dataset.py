@@ -39,5 +39,5 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, flags, message):
 def test_help_names_every_flag():
     status, printed, _ = call("--help")
     assert status == 0
-    for flag in ("--dataset", "--data_dir", "--manual_dir", "python -m"):
+    for flag in ("--dataset", "--data_dir", "--manual_dir", "caco prepare"):
         assert flag in printed

@@ -195,3 +195,59 @@ def test_all_that_the_flags_name_are_told(monkeypatch, tmp_path, clock, capsys):
     flags.no_tensorboard, flags.workdir = True, str(tmp_path / "other")
     reporting.make_reporter(flags).epoch_done(1, 1, ROW, 640.0)
     assert not (tmp_path / "other").exists()
+
+
+class Failing(reporting.Reporter):
+    def __init__(self):
+        self.asked = []
+
+    def _fail(self, what):
+        self.asked.append(what)
+        raise OSError(28, "No space left on device")
+
+    def phase_begun(self, *_):
+        self._fail("phase_begun")
+
+    def watch(self, *_):
+        self._fail("watch")
+
+    def epoch_done(self, *_):
+        self._fail("epoch_done")
+
+    def close(self):
+        self._fail("close")
+
+
+def test_one_that_fails_keeps_nobody_else_from_hearing_and_is_said_once(caplog):
+    failing, heard = Failing(), []
+    other = reporting.Reporter()
+    other.epoch_done = lambda *row: heard.append(row)
+    everyone = reporting.Everyone([failing, other])
+    everyone.phase_begun("step", 0, 4)
+    everyone.watch("step", 1, {})
+    everyone.epoch_done(1, 2, ROW, 640.0)
+    everyone.epoch_done(2, 2, ROW, 640.0)
+    everyone.close()
+    assert failing.asked == [
+        "phase_begun",
+        "watch",
+        "epoch_done",
+        "epoch_done",
+        "close",
+    ]
+    assert [row[0] for row in heard] == [1, 2]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Failing cannot report ([Errno 28] No space left on device); the run goes on, "
+        "metrics.jsonl has every line"
+    ]
+
+
+def test_a_service_that_is_away_does_not_stop_a_run(monkeypatch, caplog):
+    def init(**_):
+        raise RuntimeError("api_key not configured\nTraceback ...")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    board = reporting.WeightsAndBiases("project", "runs/mine")
+    board.epoch_done(1, 2, ROW, 640.0)
+    board.close()
+    assert "WeightsAndBiases cannot report (api_key not configured)" in caplog.text

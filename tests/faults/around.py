@@ -89,20 +89,20 @@ RUNS = [
     Fault(
         "a checkpoint is believed unread",
         "runs/checkpoints.py",
-        "damage = find_damage(folder)\n        if",
+        "damage = find_damage(folder) or find_missing(folder)\n        if",
         "damage = None\n        if",
         ("runs/test_checkpoints.py",),
     ),
     Fault(
         "a checkpoint's files are compared by their sizes alone",
-        "runs/checkpoints.py",
+        "runs/manifest.py",
         "if _digest(path) != expected:",
         "if False and _digest(path) != expected:",
         ("runs/test_manifest.py",),
     ),
     Fault(
         "a checkpoint counts that was not finished",
-        "runs/checkpoints.py",
+        "runs/manifest.py",
         'if not (folder / "commit_success.txt").is_file():',
         'if False and not (folder / "commit_success.txt").is_file():',
         ("runs/test_manifest.py",),
@@ -117,8 +117,8 @@ RUNS = [
     Fault(
         "a signal is heard and forgotten",
         "runs/preemption.py",
-        "            self._name = name\n            with",
-        "            with",
+        "            self._name = name\n            _say",
+        "            _say",
         ("runs/test_preemption.py",),
     ),
     Fault(

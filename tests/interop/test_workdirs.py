@@ -415,8 +415,8 @@ def test_no_run_no_file(tmp_path):
     files = Workdir(tmp_path / "begun")
     files.claim(config("simclr").values())
     assert refused(export_run, files.path, out) == (
-        f"--workdir: {files.path} has no checkpoint yet; let experiments.pretrain run "
-        "to its first one"
+        f"--workdir: {files.path} has no checkpoint yet; let caco pretrain run to "
+        "its first one"
     )
     assert not out.exists()
 

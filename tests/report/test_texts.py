@@ -94,9 +94,7 @@ def test_what_was_not_measured_is_named_with_its_command(tmp_path):
         "fine-tuning",
         "the health of the features",
     ]
-    assert found[-1]["command"] == (
-        "python -m experiments.health --workdir='runs/my run'"
-    )
+    assert found[-1]["command"] == ("caco health --workdir='runs/my run'")
 
 
 def lights(row=None, health=None, *, epochs=20, candidates=100):

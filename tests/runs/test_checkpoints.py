@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from caco_jax.methods.method import Network
-from caco_jax.runs.checkpoints import Checkpoints, Workdir, write_json
+from caco_jax.runs.checkpoints import Checkpoints, SaveError, Workdir, write_json
 from caco_jax.schema import UserError
 from caco_jax.training.sharding import make_mesh, state_shardings
 from caco_jax.training.state import TrainState
@@ -150,7 +150,7 @@ def test_a_run_is_not_read_where_there_is_none(tmp_path, kind):
         Workdir(path).read_config()
     assert str(caught.value) == (
         f"--workdir: want the directory of a run, got {path}: it has no config.json; "
-        "run experiments.pretrain first"
+        "run caco pretrain first"
     )
 
 
@@ -335,6 +335,112 @@ def test_without_a_checkpoint_there_is_nothing_to_restore(tmp_path):
         with pytest.raises(UserError) as caught:
             checkpoints.restore(make_state(0))
     assert str(caught.value) == (
-        f"--workdir: no checkpoint in {files.checkpoints}; run experiments.pretrain to "
-        "its end first"
+        f"--workdir: {files.path} has no checkpoint yet; let caco pretrain run to its "
+        "first one"
     )
+
+
+MAGIC = ["crops=[1,6]", "[!a]", "a*b", "a?b", "a[b", "a**b", "a\\b", "\udcff"]
+PLAIN = ["a]b", "a b", "$HOME", "{a,b}", "a%20b", "~", "ü=α", "a\nb", "#1", "5"]
+
+
+@pytest.mark.parametrize("name", MAGIC)
+def test_a_name_that_orbax_takes_for_a_pattern_is_refused(tmp_path, name):
+    files = Workdir(tmp_path / name / "run")
+    with pytest.raises(UserError) as caught:
+        files.claim(CONFIG)
+    shown = name.replace("\udcff", "\\udcff")
+    assert str(caught.value) == (
+        r"--workdir: expected a path in UTF-8 without any of * ? [ \, got "
+        f"{tmp_path}/{shown}/run: checkpoints there could not be read back; name "
+        "another directory, rename this one, or name a link to it"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_state_comes_back_from_any_other_name(tmp_path, name):
+    files = Workdir(tmp_path / name)
+    files.claim(CONFIG)
+    with Checkpoints(files) as checkpoints:
+        checkpoints.save(make_state(3))
+        checkpoints.finish()
+        assert int(checkpoints.restore(make_state(0)).step) == 3
+
+
+def test_a_link_leads_to_a_name_that_is_refused(tmp_path):
+    (tmp_path / "crops=[1,6]").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "crops=[1,6]")
+    files = Workdir(tmp_path / "link")
+    files.claim(CONFIG)
+    with Checkpoints(files) as checkpoints:
+        checkpoints.save(make_state(3))
+        checkpoints.finish()
+        assert int(checkpoints.restore(make_state(0)).step) == 3
+
+
+def test_a_save_that_cannot_be_restored_does_not_count(tmp_path):
+    files = Workdir(tmp_path / "crops=[1,6]")  # unclaimed: Orbax leaves out its index
+    with Checkpoints(files) as checkpoints:
+        checkpoints.save(make_state(3))
+        with pytest.raises(SaveError) as caught:
+            checkpoints.finish()
+        assert checkpoints.steps() == []
+    assert str(caught.value) == (
+        f"--workdir: cannot save step 3 in {files.checkpoints}: what was written "
+        "cannot be restored: 8 of 8 arrays are missing, as step"
+    )
+
+
+def test_an_earlier_save_that_cannot_be_restored_is_damaged(tmp_path, monkeypatch):
+    files = Workdir(tmp_path / "crops=[1,6]")
+    monkeypatch.setattr("caco_jax.runs.checkpoints.find_missing", lambda folder: None)
+    with Checkpoints(files) as checkpoints:
+        checkpoints.save(make_state(3))
+    monkeypatch.undo()
+    with Checkpoints(files) as checkpoints:
+        assert checkpoints.damage(3) == "8 of 8 arrays are missing, as step"
+        assert checkpoints.latest_step() is None
+
+
+def test_where_all_are_damaged_each_is_said_with_what_is_wrong(saved, tmp_path):
+    files = Workdir(tmp_path)
+    shutil.copytree(saved.checkpoints, files.checkpoints)
+    (files.checkpoints / "6" / "manifest.json").unlink()
+    (files.checkpoints / "9" / "state" / "_METADATA").write_bytes(b"")
+    size = (saved.checkpoints / "9" / "state" / "_METADATA").stat().st_size
+    with Checkpoints(files) as checkpoints:
+        for act in (
+            lambda: checkpoints.restore(make_state(0)),
+            checkpoints.restore_arrays,
+            lambda: checkpoints.set_aside_damaged(files.damaged),
+        ):
+            with pytest.raises(UserError) as caught:
+                act()
+            assert str(caught.value) == (
+                f"--workdir: none of the checkpoints in {files.checkpoints} can be "
+                "restored (step 6: manifest.json cannot be read; step 9: "
+                f"state/_METADATA has 0 bytes of {size}); put back a copy of one, or "
+                "start over with caco pretrain --force_new (the old run is moved aside)"
+            )
+    assert checkpoints.steps() == [6, 9]
+    assert not files.damaged.exists()
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "Expecting value: line 1 column 1 (char 0)"),
+        (b'{"seed": 0', "Expecting ',' delimiter: line 1 column 11 (char 10)"),
+        (b"[]", "expected an object, got list"),
+        (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start"),
+    ],
+)
+def test_a_damaged_configuration_is_one_line(files, content, reason):
+    files.config_file.write_bytes(content)
+    for act in (files.read_config, lambda: files.claim(CONFIG)):
+        with pytest.raises(UserError) as caught:
+            act()
+        assert str(caught.value).startswith(
+            f"--workdir: {files.config_file} cannot be read ({reason}"
+        )

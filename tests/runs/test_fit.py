@@ -402,7 +402,18 @@ def test_a_directory_without_a_checkpoint_says_what_to_do(whole, tmp_path):
     files = Workdir(tmp_path / "claimed")
     files.claim(whole.files.read_config())
     for load in (load_run, whole.run.load):
-        with pytest.raises(UserError, match=r"/claimed has no checkpoint yet; let exp"):
+        with pytest.raises(
+            UserError, match=r"/claimed has no checkpoint yet; let caco"
+        ):
             load(files.path)
         with pytest.raises(UserError, match=r"want the directory of a run, got .*/no"):
             load(tmp_path / "none")
+
+
+def test_an_epoch_is_saved_before_anybody_is_told_of_it(tmp_path):
+    run = at_once(**EVERY_TWO)
+    with pytest.raises(Interrupted):
+        run.fit(tmp_path, reporter=interrupt_at(2))
+    files = Workdir(tmp_path)
+    assert Checkpoints(files).steps() == [2 * run.steps_per_epoch]
+    assert len(files.read_metrics()) == 2

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caco_jax.runs.checkpoints import MANIFEST, find_damage, write_manifest
+from caco_jax.runs.manifest import MANIFEST, find_damage, write_manifest
 
 FILES = {"state/d/abc": b"\x00" * 40, "state/_METADATA": b"{}", "record/metadata": b""}
 LATER = {"commit_success.txt": b"yes", "_CHECKPOINT_METADATA": b"{}"}

@@ -1,0 +1,46 @@
+"""Paths as people write them: with ~, as file:// or, by mistake, of another machine."""
+
+import os
+import pathlib
+import re
+from urllib.parse import unquote
+
+# What pathlib makes of gs://bucket/run is gs:/bucket/run, in the current directory.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//|/(?!/))")
+# These have one slash where pathlib took the other.
+_KNOWN = {"abfs", "abfss", "az", "dbfs", "file", "ftp", "gcs", "gs", "hdfs", "hf"}
+_KNOWN |= {"http", "https", "memory", "oci", "r2", "s3", "s3a", "sftp", "ssh", "wasb"}
+
+
+def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """A path of this machine's file systems, mounted ones among them.
+
+    Args:
+        path: a path, in which a leading ~ is the user's home; or file:///PATH, with
+            escapes such as %20.
+
+    Returns:
+        The path, absolute only if it was.
+
+    Raises:
+        ValueError: it is of a bucket or another machine; the message has no key.
+    """
+    text = os.fspath(path)
+    found = _SCHEME.match(text)
+    if found and (found[2] == "//" or found[1].lower() in _KNOWN):
+        scheme, rest = found[1].lower(), text[found.end() :]
+        if scheme != "file":
+            raise ValueError(
+                f"expected a path of this machine, got {text}: {scheme}:// cannot be "
+                "read or written; mount it or copy it, and name that folder"
+            )
+        if found[2] == "/":
+            rest = f"/{rest}"
+        host, slash, below = rest.partition("/")
+        if not slash or host not in ("", "localhost"):
+            raise ValueError(f"expected file:///PATH, got {text}")
+        text = f"/{unquote(below)}"
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError:  # there is no such user: it is a name like any other
+        return pathlib.Path(text)

@@ -1,0 +1,101 @@
+"""Whether a checkpoint's files are what was written, and all that a restore needs."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import tensorstore
+
+MANIFEST = "manifest.json"
+# Orbax writes these last, after the manifest; nothing in them is needed to restore.
+_AFTERWARDS = {"_CHECKPOINT_METADATA", "commit_success.txt"}
+
+
+def write_manifest(folder: pathlib.Path) -> None:
+    """Writes the digests of all files of a checkpoint that is otherwise complete."""
+    entries = json.dumps(
+        {
+            str(path.relative_to(folder)): [path.stat().st_size, _digest(path)]
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name not in _AFTERWARDS
+        }
+    )
+    digest = hashlib.sha256(entries.encode()).hexdigest()
+    (folder / MANIFEST).write_text(f"{digest}\n{entries}\n")
+
+
+def find_damage(folder: pathlib.Path) -> str | None:
+    """What is wrong with a checkpoint, or None.
+
+    Every file is read.
+
+    Args:
+        folder: of one checkpoint.
+    """
+    try:
+        digest, _, entries = (folder / MANIFEST).read_text().partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return f"{MANIFEST} cannot be read"
+    entries = entries.removesuffix("\n")
+    if hashlib.sha256(entries.encode()).hexdigest() != digest:
+        return f"{MANIFEST} is not what was written"
+    for name, (size, expected) in json.loads(entries).items():
+        path = folder / name
+        try:
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes of {size}"
+            if _digest(path) != expected:
+                return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+    # Orbax overlooks a checkpoint without this one.
+    if not (folder / "commit_success.txt").is_file():
+        return "commit_success.txt cannot be read"
+    return None
+
+
+def find_missing(folder: pathlib.Path) -> str | None:
+    """Which array of a checkpoint's state a restore would not find, or None.
+
+    Orbax may write all of a state and not the index by which it is read again. No
+    array's values are read.
+
+    Args:
+        folder: of one checkpoint.
+    """
+    try:
+        arrays = list(_arrays(folder / "state" / "_METADATA"))
+        there = _stored(folder / "state")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"state cannot be opened: {reason[:200]}"
+    missing = [name for name in arrays if name not in there]
+    if missing:
+        return f"{len(missing)} of {len(arrays)} arrays are missing, as {missing[0]}"
+    return None
+
+
+def _arrays(metadata: pathlib.Path) -> Iterator[str]:
+    """The names of a state's arrays, as Orbax stores them."""
+    for leaf in json.loads(metadata.read_text())["tree_metadata"].values():
+        if leaf["value_metadata"]["value_type"] == "jax.Array":
+            yield ".".join(str(key["key"]) for key in leaf["key_metadata"])
+
+
+def _stored(state: pathlib.Path) -> set[str]:
+    """The names of the arrays that have both their description and some values."""
+    place = {"driver": "file", "path": f"{state}/"}
+    store: Any = tensorstore.KvStore.open({"driver": "ocdbt", "base": place}).result()
+    keys = (key.decode().rpartition("/") for key in store.list().result())
+    described: set[str] = set()
+    filled: set[str] = set()
+    for name, _, part in keys:
+        (described if part == ".zarray" else filled).add(name)
+    return described & filled
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
