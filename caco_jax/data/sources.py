@@ -9,13 +9,13 @@ import logging
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from caco_jax.data.dataset import ArrayDataset, RecordDataset
+from caco_jax.data.dataset import ArrayDataset, RecordDataset, describe_data
 from caco_jax.data.decode import BadImageError, decode_image, image_size
 from caco_jax.data.folders import open_folder
 from caco_jax.data.records import Records
@@ -179,6 +179,7 @@ def _folder(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
         train=splits.train,
         test=splits.test,
         class_names=splits.class_names,
+        notes=splits.notes,
     )
     try:
         size = image_size(splits.train[0])
@@ -215,6 +216,7 @@ def _in_memory(
         test_examples=test_examples,
         test_labels=test_labels if labelled else None,
         class_names=records.class_names,
+        notes=records.notes,
     )
 
 
@@ -298,4 +300,5 @@ def load(
         )
     directory = None if data_dir is None else Path(data_dir).expanduser()
     request = _Request(directory, seed, train_split, test_split, max_resident_bytes)
-    return SOURCES[kind](rest, request)
+    dataset = SOURCES[kind](rest, request)
+    return replace(dataset, notes=(describe_data(dataset), *dataset.notes))

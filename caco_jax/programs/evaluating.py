@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,9 +20,12 @@ from caco_jax.evaluation.scores import LEVEL, Accuracies
 from caco_jax.evaluation.sweep import Frozen
 from caco_jax.programs.command import as_user_error
 from caco_jax.runs.checkpoints import write_json
+from caco_jax.runs.opening import data_notes
 from caco_jax.runs.run import Run, Split
 from caco_jax.schema import UserError, require
 from caco_jax.training.sharding import replicated, rows
+
+logger = logging.getLogger("caco_jax")
 
 _DATA_FLAGS = ("source", "data_dir", "train_split", "test_split")
 
@@ -38,6 +42,8 @@ def open_run(flags: argparse.Namespace) -> Run:
     if changes:
         config = saved_config(run.files)
         run = run._replace(data=build_data(dataclasses.replace(config.data, **changes)))
+        for line in data_notes(run.data):
+            logger.info("%s", line)
     if run.data.has_labels and run.data.num_classes < 2:
         raise UserError(
             f"--source: want images of two classes or more, {run.data.name} has "
