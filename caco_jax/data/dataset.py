@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int, Int32, Shaped
 
-from caco_jax.data.records import ArrayRecords, Records
+from caco_jax.data.records import UNREADABLE, ArrayRecords, Records
 from caco_jax.schema import ConfigError, require
 
 # Records of a set that its digest reads.
@@ -219,7 +219,7 @@ def some_names(names: Collection[str], *, most: int = 3) -> str:
 def _content(records: Records, index: int) -> bytes:
     try:
         encoded = records[index].encoded
-    except OSError:
+    except UNREADABLE:
         return b""  # who trains on it counts the bad ones
     return encoded if isinstance(encoded, bytes) else encoded.tobytes()
 

@@ -319,7 +319,12 @@ def list_images(root: Path, all_classes: bool = False) -> Listing:
 def _annotated(
     root: Path, paths: Sequence[str], annotations: Path, ignored: Counter[str]
 ) -> Listing:
-    text = annotations.read_text(encoding="utf-8", errors="surrogateescape")
+    try:
+        text = annotations.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise ValueError(
+            f"data.source: want {annotations} readable: {error.strerror}"
+        ) from None
     lines = (line.split("\t") for line in text.splitlines())
     classes = {fields[0]: fields[1] for fields in lines if len(fields) > 1}
     known = [path for path in paths if os.path.basename(path) in classes]

@@ -28,12 +28,11 @@ from jaxtyping import Int, Int32, UInt8
 from caco_jax._cores import usable_cores
 from caco_jax._extras import require_package
 from caco_jax.data.decode import (
-    BadImageError,
     CropSpec,
     center_crop,
     random_resized_crops,
 )
-from caco_jax.data.records import Records
+from caco_jax.data.records import UNREADABLE, Records
 from caco_jax.data.resize import opencv
 from caco_jax.schema import UserError
 
@@ -93,6 +92,13 @@ class Source(Protocol[T]):
 
     def __getitem__(self, index: Any) -> T:
         """A part."""
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a record, behind its name."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 @functools.lru_cache(maxsize=2)
@@ -183,8 +189,8 @@ class CropSource:
             try:
                 record = self._records[row]
                 return random_resized_crops(rng, record, self._specs), record.label
-            except (BadImageError, OSError) as error:
-                bad.append(Bad(row, str(error)))
+            except UNREADABLE as error:
+                bad.append(Bad(row, _reason(error)))
         return None
 
 
@@ -220,8 +226,8 @@ class CenterSource:
             try:
                 record = self._records[row]
                 images.append(center_crop(record, size_pixels=size))
-            except (BadImageError, OSError) as error:
-                bad.append(Bad(row, str(error)))
+            except UNREADABLE as error:
+                bad.append(Bad(row, _reason(error)))
             else:
                 labels.append(record.label)
         pixels = np.array(images, np.uint8).reshape(-1, size, size, 3)
@@ -263,8 +269,9 @@ class BadImages:
         """
         for row, reason in bad:
             if row not in self.reasons:
-                self.reasons[row] = reason
-                logger.warning("skipped: %s", reason)
+                line = "\\n".join(reason.splitlines())  # a name may have two
+                self.reasons[row] = line
+                logger.warning("skipped: %s", line)
         if len(self) > self.allowed:
             self.stop()
 
