@@ -35,6 +35,9 @@ class Workdir:
     Args:
         path: the directory.
         complete: adds to a saved configuration the defaults of keys that came since.
+
+    Raises:
+        UserError: the directory's name is not UTF-8.
     """
 
     def __init__(
@@ -42,6 +45,10 @@ class Workdir:
     ) -> None:
         self._complete = complete
         self.path = pathlib.Path(path).absolute()
+        if not _is_unicode(str(self.path)):  # Orbax could not write there
+            raise UserError(
+                f"--workdir: want a name in UTF-8, got {str(self.path)!r}; name another"
+            )
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
@@ -203,6 +210,14 @@ class Workdir:
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Makes these the lines."""
         write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -159,6 +159,13 @@ def test_no_picture_that_can_be_opened_is_one_line(tmp_path):
     assert told.startswith("config.data.source: want images that can be read in ")
 
 
+def test_a_workdir_whose_name_is_not_utf8_is_one_line(tmp_path):
+    workdir = tmp_path / os.fsdecode(b"caf\xe9")
+    told = one_line(call(pretrain.main, CONFIG, f"--workdir={workdir}", *TINY))
+    assert told.startswith("--workdir: want a name in UTF-8, got '")
+    assert told.endswith("caf\\udce9'; name another")
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="names are UTF-8 there")
 def test_a_name_that_is_not_utf8_can_be_skipped_and_be_a_class(tmp_path):
     for name in ("cat", os.fsdecode(b"ca\xe9")):
