@@ -147,7 +147,11 @@ class RecordPart:
             chosen=rows,
             epochs=epochs,
         )
-        count = pipeline.worker_count(self.workers)
+        count = pipeline.fitting_workers(
+            pipeline.worker_count(self.workers),
+            source.part_bytes,
+            held=source.parts_per_step,
+        )
         with pipeline.stream(source, workers=count) as parts:
 
             def steps() -> Iterator[tuple[Pixels, Labels]]:

@@ -34,7 +34,11 @@ class BadImageError(ValueError):
 UNREADABLE = (BadImageError, OSError)
 
 
-class SourceGoneError(UserError):
+class StreamError(UserError):
+    """A stream of examples ended before its time; what was trained can be saved."""
+
+
+class SourceGoneError(StreamError):
     """None of a set's records can be opened any more: no fault of a single one."""
 
 
@@ -100,8 +104,8 @@ class _Drive:
                 return
         self._gone = True
         raise SourceGoneError(
-            f"data.source: nothing in {self._name} can be read any more; is the drive "
-            "there?"
+            f"data.source: nothing in {self._name} can be read any more: is the drive "
+            "there"
         )
 
 

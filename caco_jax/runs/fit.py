@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from caco_jax.data.pipeline import BadImagesError
-from caco_jax.data.records import SourceGoneError
+from caco_jax.data.records import SourceGoneError, StreamError
 from caco_jax.methods.method import StartUp
 from caco_jax.runs.checkpoints import Checkpoints
 from caco_jax.runs.distributed import (
@@ -201,12 +201,13 @@ class _Fit:
         try:
             if len(self.progress.rows) < self.run.training.epochs:
                 self._train()
-        except SourceGoneError as error:
+        except StreamError as error:
             kept = self.checkpoints.latest_step()
             said = "nothing is" if kept is None else f"step {kept} is"
-            raise Stopped(
-                f"{error} {said} saved; the same command goes on from there"
-            ) from None
+            line = f"{error}; {said} saved, the same command goes on from there"
+            # A drive may come back: a scheduler is to start the run again.
+            kind = Stopped if isinstance(error, SourceGoneError) else UserError
+            raise kind(line) from None
         except BadImagesError as error:
             raise UserError(
                 f"{error}; all are listed in {self._bad_images_file()}"
@@ -263,10 +264,12 @@ class _Fit:
         try:
             for _, state, metrics in done:
                 progress.add(metrics)
-                if not progress.is_waiting():
+                if progress.is_waiting():
+                    self._end_epoch(state)
+                elif jax.process_count() > 1 or self.stop.requested():
                     self._leave(state)
-                self._end_epoch(state)
-        except SourceGoneError:
+                # Otherwise the stream ended: the next turn says why.
+        except StreamError:
             if jax.process_count() == 1:  # others may not have lost it
                 self._save(state)
             raise

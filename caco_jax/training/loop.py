@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from caco_jax.data.records import SourceGoneError
+from caco_jax.data.records import StreamError
 from caco_jax.methods.method import Network
 from caco_jax.training.feeds import Feed, Layout
 from caco_jax.training.finite_check import check_finite, check_step
@@ -169,13 +169,13 @@ def run_phase(
 
     Raises:
         NonFiniteError: a metric or a player is NaN or infinite.
-        SourceGoneError: there are no more examples to be had. The steps done before
+        StreamError: there are no more examples to be had. The steps done before
             are yielded first, unless other processes wait for this one.
     """
     dispatch = throughput.sparing_the_first(dispatch)
     for epoch, inputs in feed.epochs:
         parts: list[Metrics] = []
-        gone: list[SourceGoneError] = []
+        gone: list[StreamError] = []
         step = int(state.step)
         with throughput.counting():
             results = _dispatched(dispatch, state, feed.fixed, inputs, stop, gone)
@@ -196,7 +196,7 @@ def _dispatched(
     fixed: Any,
     inputs: Iterator[Any],
     stop: Callable[[], bool],
-    gone: list[SourceGoneError],
+    gone: list[StreamError],
 ) -> Iterator[tuple[TrainState, Any]]:
     """The state so far and the next metrics, which are of one dispatch before it.
 
@@ -212,7 +212,7 @@ def _dispatched(
             chosen = next(inputs)
         except StopIteration:
             break
-        except SourceGoneError as error:
+        except StreamError as error:
             if waiting is None or jax.process_count() > 1:
                 raise
             gone.append(error)

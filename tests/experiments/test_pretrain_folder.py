@@ -9,7 +9,7 @@ import sys
 import jax
 import pytest
 
-from caco_jax.data import records
+from caco_jax.data import pipeline, records
 from caco_jax.programs import pretrain
 from caco_jax.runs.preemption import REQUEUE_STATUS
 from caco_jax.runs.workdir import Workdir
@@ -146,6 +146,28 @@ def test_a_directory_that_goes_away_is_waited_for_and_then_saved(tmp_path, monke
     status, _, err = call(pretrain.main, *flags)
     assert status == 0, err
     assert "continuing from step" in err
+
+
+def test_what_was_trained_is_saved_where_a_worker_ends(tmp_path, monkeypatch):
+    write_pictures(tmp_path / "pictures", 48)
+    made, left = pipeline.CropSource.__getitem__, iter(range(8))
+
+    def make_some(source, index):
+        if next(left, None) is None:
+            raise MemoryError
+        return made(source, index)
+
+    monkeypatch.setattr(pipeline.CropSource, "__getitem__", make_some)
+    flags = [CONFIG, f"--workdir={tmp_path / 'run'}", *STREAMED]
+    flags += [f"--config.data.source=folder:{tmp_path / 'pictures'}"]
+    flags += ["--config.training.epochs=6"]
+    status, _, err = call(pretrain.main, *flags)
+    assert status == 2
+    last = err.splitlines()[-1]
+    assert re.search(
+        r"^error: data\.workers: a worker was killed, .*step \d+ is s", last
+    )
+    assert (tmp_path / "run" / "checkpoints").is_dir()
 
 
 def test_no_picture_that_can_be_opened_is_one_line(tmp_path):
