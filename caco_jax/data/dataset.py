@@ -1,13 +1,14 @@
 """Sets of examples: one protocol, for arrays in memory and for records on a disk."""
 
 import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int, Int32, Shaped
 
-from caco_jax.data.records import ArrayRecords, Records
+from caco_jax.data.records import UNREADABLE, ArrayRecords, Records
 from caco_jax.schema import ConfigError, require
 
 # Records of a set that its digest reads.
@@ -60,6 +61,7 @@ class ArrayDataset:
         test_examples: [T, ...], held out; T may be 0.
         test_labels: int32 [T], or None.
         class_names: one name for each class; empty without labels.
+        notes: how the source was understood, in lines for people.
     """
 
     name: str
@@ -68,6 +70,7 @@ class ArrayDataset:
     test_examples: Shaped[np.ndarray, "t *example"] = field(repr=False)
     test_labels: Int32[np.ndarray, " t"] | None = field(repr=False)
     class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         train, test = self.train_examples, self.test_examples
@@ -125,6 +128,7 @@ class ArrayDataset:
                 f"{self.name}/test", self.test_examples, self.test_labels
             ),
             class_names=self.class_names,
+            notes=self.notes,
         )
 
 
@@ -144,6 +148,7 @@ class RecordDataset:
             `evaluation_train`.
         bad_share: share of each part that may be unreadable and is skipped.
         workers: processes of each host that read it; 0: threads; None: one a core.
+        notes: how the source was understood, in lines for people.
     """
 
     name: str
@@ -153,6 +158,7 @@ class RecordDataset:
     labelled: Records | None = field(default=None, repr=False)
     bad_share: float = field(default=0.001, repr=False)
     workers: int | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -189,10 +195,31 @@ class RecordDataset:
         return digest.hexdigest()
 
 
+def describe_data(dataset: ArrayDataset | RecordDataset) -> str:
+    """A set in a line for people: its images, what is held out, its classes."""
+    if isinstance(dataset, ArrayDataset):
+        held_out = len(dataset.test_examples)
+    else:
+        held_out = 0 if dataset.test is None else len(dataset.test)
+    count = dataset.num_classes
+    named = f"{count:,} classes: {some_names(dataset.class_names, most=10)}"
+    return (
+        f"{dataset.name}: {dataset.train_count:,} images to train on, {held_out:,} "
+        f"held out, {named if count else 'no classes'}"
+    )
+
+
+def some_names(names: Collection[str], *, most: int = 3) -> str:
+    """The first names, and how many others there are."""
+    first = names if isinstance(names, Sequence) else sorted(names)
+    more = len(first) - most
+    return ", ".join(first[:most]) + (f" and {more:,} others" if more > 0 else "")
+
+
 def _content(records: Records, index: int) -> bytes:
     try:
         encoded = records[index].encoded
-    except OSError:
+    except UNREADABLE:
         return b""  # who trains on it counts the bad ones
     return encoded if isinstance(encoded, bytes) else encoded.tobytes()
 

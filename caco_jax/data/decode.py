@@ -18,7 +18,7 @@ from PIL import Image
 
 from caco_jax.data import jpeg
 from caco_jax.data.random_resized_crop import Box, Range, draw_box
-from caco_jax.data.records import Record
+from caco_jax.data.records import BadImageError, Record
 from caco_jax.data.resize import opencv, resize
 
 Pixels = UInt8[np.ndarray, "h w c"]
@@ -39,10 +39,6 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {  # by EXIF's orientation
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
 }
-
-
-class BadImageError(ValueError):
-    """A record that is no image, or a damaged one; the message begins with its name."""
 
 
 class Crop(Protocol):

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32
 
-from caco_jax.data.dataset import hold_out
+from caco_jax.data.dataset import hold_out, some_names
 from caco_jax.data.records import FolderRecords
+from caco_jax.data.split_names import (
+    HELD_OUT,
+    TRAIN,
+    looks_like_split,
+    mixes_splits,
+    role_of,
+)
 
 logger = logging.getLogger("caco_jax")
 
@@ -19,7 +27,15 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"),
     *(".gif", ".tif", ".tiff", ".ppm", ".pgm"),
 )
-TEST_NAMES = ("test", "val", "validation")
+# What file servers and systems put beside a person's pictures, in lower case.
+_SYSTEM_FOLDERS = {
+    *("#recycle", "#snapshot", "recycler", "recycled", "system volume information"),
+    *("__macosx", "lost+found", "network trash folder", "temporary items"),
+    *("thevolumesettingsfolder", "found.000", "thumbs.db", "__pycache__"),
+}
+_SYSTEM_PREFIXES = ("@", "$")  # @eaDir, @Recycle, $RECYCLE.BIN
+# Fewer images than this share beside the classes' folders are strays.
+_STRAY_SHARE = 0.2
 _ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's: file, tab, class, ...
 
 
@@ -30,11 +46,13 @@ class Listing(NamedTuple):
         root: the directory.
         paths: relative to it, in natural order.
         classes: the class of each path; empty where the directory names none.
+        ignored: how many of what was left out, by what it is.
     """
 
     root: Path
     paths: tuple[str, ...]
     classes: tuple[str, ...]
+    ignored: Counter[str]
 
     def records(
         self, class_names: Sequence[str], rows: Int[np.ndarray, " m"] | None = None
@@ -57,11 +75,13 @@ class FolderSplits(NamedTuple):
         train: to learn from.
         test: held out; None where there are no classes.
         class_names: in natural order; empty where there are no classes.
+        notes: for people: how the layout was understood, and what was ignored.
     """
 
     train: FolderRecords
     test: FolderRecords | None
     class_names: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def open_folder(
@@ -73,26 +93,28 @@ def open_folder(
 ) -> FolderSplits:
     """Finds the images below a directory, and what its layout says of them.
 
-    Sub-folders are classes, unless there are fewer than two or images lie beside them;
-    then there are no classes. A sub-folder ``train`` is the training split, and the
-    first of ``test``, ``val`` and ``validation`` that has its classes is the test
-    split: the classes are then one level below. Without one, a tenth of each class is
-    held out. Tiny ImageNet's ``val_annotations.txt`` is understood. Hidden files, and
-    files whose suffix is none of `SUFFIXES`, are ignored; whether a file is an image
-    shows when it is decoded.
+    Sub-folders are classes, unless there are fewer than two, or many images lie beside
+    them; then there are no classes. Few images beside them are left out. A sub-folder
+    that `split_names` knows as the training split is one, and the first that it knows
+    as held out and that has its classes is the test split: the classes are then one
+    level below. Without one, a tenth of each class is held out. What looks like splits
+    and is not understood is refused. Tiny ImageNet's ``val_annotations.txt`` is
+    understood. Hidden files, folders of the system, and files whose suffix is none of
+    `SUFFIXES`, are ignored; whether a file is an image shows when it is decoded.
 
     Args:
         root: the directory.
         seed: draws the tenth.
-        train_split: a sub-folder; None: ``train``, or else the directory itself.
+        train_split: a sub-folder; ".": the directory itself, whatever its sub-folders
+            are called; None: as said.
         test_split: a sub-folder; None: as said.
 
     Raises:
-        ValueError: no such directory, no permission, fewer than two images, or a test
-            class that is no training class.
+        ValueError: no such directory, no permission, fewer than two images, a layout
+            that is not understood, or a test class that is no training class.
     """
     folders = _sub_folders(root)
-    train_name = train_split or ("train" if "train" in folders else None)
+    train_name = train_split or _train_folder(root, folders)
     if train_name is None and test_split is not None:
         raise ValueError(
             f"data.train_split: want a sub-folder of {root} beside data.test_split "
@@ -103,29 +125,118 @@ def open_folder(
         raise ValueError(
             f"data.source: want at least 2 images in {train.root}, got "
             f"{len(train.paths)} with a suffix of {', '.join(SUFFIXES)}"
+            f"{_but_ignored(train.ignored)}"
         )
+    if train_split is None and mixes_splits(train.paths):
+        below = train.paths[0].split(os.sep, 1)[0]
+        raise _not_understood(train.root, f"splits lie below {below}")
     class_names = tuple(sorted(set(train.classes), key=natural_key))
     test: Listing | None = None
     if test_split is not None:
         test = list_images(_named(root, test_split, folders, "test_split"), True)
-    elif train_name is not None and class_names:
+    elif train_name not in (None, ".") and class_names:
         test = _test_listing(root, folders, class_names)
+    notes = _notes(root, folders, train, test)
     if test is None:
-        return _hold_out(train, class_names, seed)
+        return _hold_out(train, class_names, seed, notes)
     _check_classes(train, test)
     return FolderSplits(
-        train.records(class_names), test.records(class_names), class_names
+        train.records(class_names), test.records(class_names), class_names, notes
     )
 
 
-def _hold_out(train: Listing, class_names: tuple[str, ...], seed: int) -> FolderSplits:
+def _train_folder(root: Path, folders: Sequence[str]) -> str | None:
+    """The sub-folder that is trained on, or None where the sub-folders are classes.
+
+    Raises:
+        ValueError: they look like splits, but it is not clear which is which.
+    """
+    roles = {name: role_of(name) for name in folders}
+    train = [name for name, role in roles.items() if role == TRAIN]
+    held_out = [name for name, role in roles.items() if role in HELD_OUT]
+    others = [name for name, role in roles.items() if role is None]
+    if len(train) > 1:
+        raise _not_understood(root, f"{', '.join(train)} may each be trained on")
+    if train:
+        # "train" may be one class of many, as in VOC and COCO.
+        if not held_out and not _has_folders(root / train[0]):
+            beside = [name for name in others if _has_images(root / name)]
+            if beside:
+                raise _not_understood(root, f"{train[0]} may be a split or a class")
+        return train[0]
+    if any(_has_images(root / name) for name in held_out):
+        raise _not_understood(root, f"{', '.join(held_out)} without a training split")
+    likely = [name for name in others if looks_like_split(name)]
+    if likely and 2 * len(likely) >= sum(_has_images(root / n) for n in others):
+        raise _not_understood(root, f"{some_names(likely)} may be splits or classes")
+    return None
+
+
+def _has_folders(root: Path) -> bool:
+    """Whether there are images in a sub-folder."""
+    return any(_has_images(root / name) for name in _sub_folders(root))
+
+
+def _not_understood(root: Path, what: str) -> ValueError:
+    return ValueError(
+        f"data.train_split: want to know what to train on in {root}: {what}; name a "
+        "sub-folder here and another as data.test_split, or '.' where the sub-folders "
+        "are classes"
+    )
+
+
+def _has_images(root: Path) -> bool:
+    return next(_walk(root, Counter()), None) is not None
+
+
+def _notes(
+    root: Path, folders: Sequence[str], train: Listing, test: Listing | None
+) -> tuple[str, ...]:
+    """How the layout was understood, for people."""
+    if test is not None:
+        judged = f"held out: {os.path.relpath(test.root, root)}"
+    elif train.classes:
+        judged = "held out: a tenth of each class"
+    else:
+        judged = (
+            "no classes: images lie beside the sub-folders, or fewer than two have any"
+        )
+    trained = os.path.relpath(train.root, root)
+    notes = [f"trained on: {'all' if trained == '.' else trained}; {judged}"]
+    ignored = train.ignored + (Counter() if test is None else test.ignored)
+    if train.root != root:
+        used = {train.root, None if test is None else test.root}
+        for name in folders:
+            if root / name not in used and (count := _count_images(root / name)):
+                ignored[f"images in {name}, which is not used"] += count
+    if ignored:
+        notes.append(f"ignored: {_by_kind(ignored)}")
+    return tuple(notes)
+
+
+def _count_images(root: Path) -> int:
+    return sum(1 for _ in _walk(root, Counter()))
+
+
+def _by_kind(ignored: Counter[str]) -> str:
+    return ", ".join(f"{kind} ({count:,})" for kind, count in ignored.most_common())
+
+
+def _but_ignored(ignored: Counter[str]) -> str:
+    return f"; ignored: {_by_kind(ignored)}" if ignored else ""
+
+
+def _hold_out(
+    train: Listing, class_names: tuple[str, ...], seed: int, notes: tuple[str, ...]
+) -> FolderSplits:
     if not class_names:  # without labels there is nothing to evaluate
-        return FolderSplits(train.records(()), None, ())
+        return FolderSplits(train.records(()), None, (), notes)
     kept, held_out = hold_out(train.labels(class_names), seed=seed)
     return FolderSplits(
         train.records(class_names, kept),
         train.records(class_names, held_out),
         class_names,
+        notes,
     )
 
 
@@ -133,7 +244,8 @@ def _test_listing(
     root: Path, folders: Sequence[str], class_names: Sequence[str]
 ) -> Listing | None:
     """The first test folder with the training classes, or else the first."""
-    listings = [list_images(root / n, True) for n in TEST_NAMES if n in folders]
+    known = [n for role in HELD_OUT for n in folders if role_of(n) == role]
+    listings = [list_images(root / name, True) for name in known]
     listings = [listing for listing in listings if listing.paths]
     fitting = [
         listing
@@ -150,13 +262,14 @@ def _check_classes(train: Listing, test: Listing) -> None:
         side = train if not train.classes else test
         raise ValueError(
             f"data.source: want classes in both splits, got none in {side.root}: "
-            "images lie beside its sub-folders, or it has fewer than two"
+            "images lie beside its sub-folders, or it has fewer than two; name "
+            f"folder:{train.root} to hold out a tenth of that"
         )
     unknown = set(test.classes) - set(train.classes)
     if unknown:
         raise ValueError(
             f"data.source: want every class of {test.root} in {train.root} too, got "
-            f"{_some(unknown)} in the test split only"
+            f"{some_names(unknown)} in the test split only"
         )
     untested = set(train.classes) - set(test.classes)
     if untested:
@@ -164,13 +277,8 @@ def _check_classes(train: Listing, test: Listing) -> None:
             "data.source: %s has no image of %s: nothing says how well they are told "
             "apart",
             test.root,
-            _some(untested),
+            some_names(untested),
         )
-
-
-def _some(names: set[str]) -> str:
-    first = sorted(names, key=natural_key)
-    return f"{', '.join(first[:3])}{' and others' if len(first) > 3 else ''}"
 
 
 def list_images(root: Path, all_classes: bool = False) -> Listing:
@@ -178,31 +286,61 @@ def list_images(root: Path, all_classes: bool = False) -> Listing:
 
     Args:
         root: the directory.
-        all_classes: one class alone is a class too.
+        all_classes: one class alone is a class too, and what lies beside has none.
 
     Raises:
         ValueError: it cannot be listed.
     """
-    paths = sorted(_walk(root), key=natural_key)
+    ignored: Counter[str] = Counter()
+    paths = sorted(_walk(root, ignored), key=natural_key)
     annotations = root / _ANNOTATIONS
     if annotations.is_file():
-        return _annotated(root, paths, annotations)
-    parents = [path.split(os.sep, 1)[0] if os.sep in path else "" for path in paths]
-    if "" in parents or len(set(parents)) < (1 if all_classes else 2):
-        parents = []
-    return Listing(root, tuple(paths), tuple(parents))
+        return _annotated(root, paths, annotations, ignored)
+    inside = [path for path in paths if os.sep in path]
+    strays = len(paths) - len(inside)
+    classes = [path.split(os.sep, 1)[0] for path in inside]
+    if len(set(classes)) < (1 if all_classes else 2):
+        return Listing(root, tuple(paths), (), ignored)
+    if strays >= _STRAY_SHARE * len(paths) and strays and not all_classes:
+        logger.warning(
+            "data.source: %d images lie beside the folders %s of %s: no classes; move "
+            "them into a folder if the others are classes",
+            strays,
+            some_names(set(classes)),
+            root,
+        )
+        return Listing(root, tuple(paths), (), ignored)
+    if strays:
+        first = next(path for path in paths if os.sep not in path)
+        ignored[f"images beside the classes' folders, such as {first}"] += strays
+    return Listing(root, tuple(inside), tuple(classes), ignored)
 
 
-def _annotated(root: Path, paths: Sequence[str], annotations: Path) -> Listing:
-    lines = (line.split("\t") for line in annotations.read_text().splitlines())
+def _annotated(
+    root: Path, paths: Sequence[str], annotations: Path, ignored: Counter[str]
+) -> Listing:
+    try:
+        text = annotations.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise ValueError(
+            f"data.source: want {annotations} readable: {error.strerror}"
+        ) from None
+    lines = (line.split("\t") for line in text.splitlines())
     classes = {fields[0]: fields[1] for fields in lines if len(fields) > 1}
     known = [path for path in paths if os.path.basename(path) in classes]
     of_paths = tuple(classes[os.path.basename(path)] for path in known)
-    return Listing(root, tuple(known), of_paths)
+    if len(known) < len(paths):
+        ignored[f"images that {_ANNOTATIONS} does not name"] += len(paths) - len(known)
+    return Listing(root, tuple(known), of_paths, ignored)
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Paths of images below, relative; each directory once, whatever links say."""
+def _walk(root: Path, ignored: Counter[str]) -> Iterator[str]:
+    """Paths of images below, relative; each directory once, whatever links say.
+
+    Args:
+        root: the directory.
+        ignored: counts what is left out, by what it is.
+    """
     seen: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
@@ -210,15 +348,43 @@ def _walk(root: Path) -> Iterator[str]:
         for entry in _scan(root / below):
             path = os.path.join(below, entry.name)
             if entry.name.startswith("."):
+                ignored["hidden files"] += 1
                 continue
-            if entry.is_dir():
-                status = entry.stat()
-                place = (status.st_dev, status.st_ino)
-                if place not in seen:
+            place = _directory(entry)
+            if place is not None:
+                if _is_system(entry.name):
+                    ignored[f"the system's {entry.name}"] += 1
+                elif place not in seen:
                     seen.add(place)
                     waiting.append(path)
-            elif entry.name.lower().endswith(SUFFIXES):
+            elif not entry.name.lower().endswith(SUFFIXES):
+                suffix = os.path.splitext(entry.name)[1].lower()
+                ignored[suffix or "files without a suffix"] += 1
+            elif _is_special(entry):
+                ignored["pipes and devices"] += 1
+            else:
                 yield path
+
+
+def _directory(entry: os.DirEntry) -> tuple[int, int] | None:
+    """What tells a directory from others, or None where it is none."""
+    try:
+        status = entry.stat() if entry.is_dir() else None
+    except OSError:  # a link to itself, or to where one may not look
+        return None
+    return status and (status.st_dev, status.st_ino)
+
+
+def _is_special(entry: os.DirEntry) -> bool:
+    """Whether to open it might wait for ever; a broken link may be opened."""
+    try:
+        return not entry.is_file() and os.path.exists(entry.path)
+    except OSError:
+        return False
+
+
+def _is_system(name: str) -> bool:
+    return name.startswith(_SYSTEM_PREFIXES) or name.lower() in _SYSTEM_FOLDERS
 
 
 def _scan(directory: Path) -> list[os.DirEntry]:
@@ -231,19 +397,27 @@ def _scan(directory: Path) -> list[os.DirEntry]:
         problem = "it is no directory"
     except PermissionError:
         problem = "no permission to read it"
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
     raise ValueError(
         f"data.source: want a directory of images, got {directory}: {problem}"
     )
 
 
 def _sub_folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in _scan(root) if entry.is_dir())
+    return sorted(
+        entry.name
+        for entry in _scan(root)
+        if _directory(entry) is not None
+        and not entry.name.startswith(".")
+        and not _is_system(entry.name)
+    )
 
 
 def _named(root: Path, name: str | None, folders: Sequence[str], key: str) -> Path:
-    if name is None:
+    if name in (None, "."):
         return root
-    if name not in folders:
+    if not (root / name).is_dir():
         raise ValueError(
             f"data.{key}: want a sub-folder of {root}, one of "
             f"{', '.join(folders) or 'none'}, got {name!r}"

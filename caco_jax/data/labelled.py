@@ -19,6 +19,7 @@ from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
 from caco_jax.data.decode import CropSpec
 from caco_jax.data.records import Records
 from caco_jax.data.view_kinds import PhotoView, View, Views
+from caco_jax.schema import UserError
 
 # A crop's share of the image's area: torchvision's, which the protocols use.
 CROP_SCALE = (0.08, 1.0)
@@ -146,7 +147,11 @@ class RecordPart:
             chosen=rows,
             epochs=epochs,
         )
-        count = pipeline.worker_count(self.workers)
+        count = pipeline.fitting_workers(
+            pipeline.worker_count(self.workers),
+            source.part_bytes,
+            held=source.parts_per_step,
+        )
         with pipeline.stream(source, workers=count) as parts:
 
             def steps() -> Iterator[tuple[Pixels, Labels]]:
@@ -168,11 +173,17 @@ class RecordPart:
         source = pipeline.CenterSource(
             self.records, rows, size_pixels=self.size_pixels, part_rows=_CENTER_ROWS
         )
+        read = 0
         with pipeline.stream(source) as parts:
             for images, labels, bad in parts:
                 self.bad.add(bad)
+                read += len(labels)
                 if len(labels):
                     yield images, labels
+        if len(rows) and not read:
+            raise UserError(
+                "config.data.source: want images to evaluate with, none can be read"
+            )
 
 
 class LabelledCrops(pipeline.CropSource):

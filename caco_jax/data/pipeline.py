@@ -10,15 +10,18 @@ accelerator is in use. What they import here knows nothing of devices.
 """
 
 import contextlib
+import errno
 import functools
 import itertools
 import logging
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -28,12 +31,11 @@ from jaxtyping import Int, Int32, UInt8
 from caco_jax._cores import usable_cores
 from caco_jax._extras import require_package
 from caco_jax.data.decode import (
-    BadImageError,
     CropSpec,
     center_crop,
     random_resized_crops,
 )
-from caco_jax.data.records import Records
+from caco_jax.data.records import UNREADABLE, Records, StreamError
 from caco_jax.data.resize import opencv
 from caco_jax.schema import UserError
 
@@ -44,6 +46,8 @@ logger = logging.getLogger("caco_jax")
 CHUNK_ROWS = 32
 MOST_WORKERS = 16
 MOST_SUBSTITUTES = 100
+_WORKER_BUFFER = 2  # parts that each has ready
+_SHARED_MEMORY = "/dev/shm"
 _LISTED = 3  # bad images named in a message
 _ALWAYS_ALLOWED = 10
 
@@ -95,6 +99,13 @@ class Source(Protocol[T]):
         """A part."""
 
 
+def _reason(error: Exception) -> str:
+    """What is wrong with a record, behind its name."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
+
+
 @functools.lru_cache(maxsize=2)
 def epoch_order(
     seed: tuple[int, ...], epoch: int, count: int
@@ -141,6 +152,12 @@ class CropSource:
         self._parts = np.array_split(rows, -(-len(rows) // part_rows))
 
     @property
+    def part_bytes(self) -> int:
+        """The size of the largest part."""
+        rows = max(map(len, self._parts), default=0)
+        return rows * sum(3 * spec.size_pixels**2 for spec in self._specs)
+
+    @property
     def parts_per_step(self) -> int:
         """How many parts make this host's rows of a batch."""
         return len(self._parts)
@@ -183,8 +200,8 @@ class CropSource:
             try:
                 record = self._records[row]
                 return random_resized_crops(rng, record, self._specs), record.label
-            except (BadImageError, OSError) as error:
-                bad.append(Bad(row, str(error)))
+            except UNREADABLE as error:
+                bad.append(Bad(row, _reason(error)))
         return None
 
 
@@ -220,12 +237,16 @@ class CenterSource:
             try:
                 record = self._records[row]
                 images.append(center_crop(record, size_pixels=size))
-            except (BadImageError, OSError) as error:
-                bad.append(Bad(row, str(error)))
+            except UNREADABLE as error:
+                bad.append(Bad(row, _reason(error)))
             else:
                 labels.append(record.label)
         pixels = np.array(images, np.uint8).reshape(-1, size, size, 3)
         return Centers(pixels, np.array(labels, np.int32), tuple(bad))
+
+
+class WorkerError(StreamError):
+    """A worker process ended, or could not hand over what it made."""
 
 
 class BadImagesError(UserError):
@@ -263,8 +284,9 @@ class BadImages:
         """
         for row, reason in bad:
             if row not in self.reasons:
-                self.reasons[row] = reason
-                logger.warning("skipped: %s", reason)
+                line = "\\n".join(reason.splitlines())  # a name may have two
+                self.reasons[row] = line
+                logger.warning("skipped: %s", line)
         if len(self) > self.allowed:
             self.stop()
 
@@ -294,6 +316,49 @@ def worker_count(workers: int | None) -> int:
     return min(usable_cores(), MOST_WORKERS) if workers is None else workers
 
 
+def fitting_workers(workers: int, part_bytes: int, *, held: int) -> int:
+    """As many workers as the shared memory has room for, with a word if that is fewer.
+
+    Containers often have 64 MB of it, which workers hand their parts over in.
+
+    Args:
+        workers: that are wanted.
+        part_bytes: of a part.
+        held: parts that the receiver holds at once.
+
+    Returns:
+        At most as many; 0, threads instead, if there is no room for one.
+    """
+    free = _shared_bytes()
+    if free is None or not workers:
+        return workers
+    # Of each: those that wait, one that is made, one that is handed over.
+    each = part_bytes * (_WORKER_BUFFER + 2)
+    fitting = max(min(workers, (free - part_bytes * held) // max(each, 1)), 0)
+    if fitting < workers:
+        needed = each * workers + part_bytes * held
+        logger.warning(
+            "data.workers: %d worker processes want %.0f MB of shared memory, %s has "
+            "%.0f MB free: using %s; a larger one (docker run --shm-size=8g) is faster",
+            workers,
+            needed / 1e6,
+            _SHARED_MEMORY,
+            free / 1e6,
+            f"{fitting} of them" if fitting else "threads instead",
+        )
+    return fitting
+
+
+def _shared_bytes() -> int | None:
+    """Free shared memory; None where the system does not keep it in a directory."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return shutil.disk_usage(_SHARED_MEMORY).free
+    except OSError:
+        return 0
+
+
 @contextlib.contextmanager
 def stream(
     source: Source[T], *, workers: int = 0, first: int = 0
@@ -310,6 +375,7 @@ def stream(
 
     Raises:
         UserError: Grain is not installed.
+        WorkerError: by the iterator, where a worker ended.
     """
     grain = require_package("grain", purpose="reading images ahead")
     threads = min(usable_cores(), MOST_WORKERS) if workers == 0 else 0
@@ -318,17 +384,50 @@ def stream(
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain asks for its own, and fails without
             flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
+        options = grain.MultiprocessingOptions(workers, _WORKER_BUFFER)
         parts = parts.mp_prefetch(options, worker_init_fn=_start_worker)
     iterator = iter(parts)
     iterator.start_prefetch()
     # Not Grain's own: one that is still held when Python ends complains.
-    handed_out = (part for part in iterator)
+    handed_out = _explained(iterator)
     try:
         yield handed_out
     finally:
         handed_out.close()
         iterator.close()
+
+
+def _explained(parts: Iterator[T]) -> Generator[T]:
+    """The parts; where a worker ended, one line says how."""
+    try:
+        yield from parts
+    except RuntimeError as error:
+        ended = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+        if ended is None:
+            raise
+        raise WorkerError(_cause_of_death(int(ended[1]))) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise WorkerError(_cause_of_death(-signal.SIGBUS)) from None
+    except MemoryError:
+        raise WorkerError(_cause_of_death(-signal.SIGKILL)) from None
+
+
+def _cause_of_death(status: int) -> str:
+    """Why a worker may have ended, and what to do."""
+    fewer = "use fewer data.workers, or threads with data.workers=0"
+    if status == -signal.SIGBUS:
+        why = f"{_SHARED_MEMORY} is full; make it larger (docker run --shm-size=8g), "
+        return f"data.workers: a worker could not hand over its images, {why}or {fewer}"
+    if status == -signal.SIGKILL:
+        why = f"was killed, most often since the memory is used up; {fewer}"
+    elif status < 0:
+        name = signal.Signals(-status).name
+        why = f"ended by {name}, maybe in the decoder of a damaged image; {fewer}"
+    else:
+        why = f"ended with status {status}, see the lines above; or {fewer}"
+    return f"data.workers: a worker {why}"
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from caco_jax._extras import require_package
-from caco_jax.data.decode import BadImageError, image_size
-from caco_jax.data.records import TfdsRecords
+from caco_jax.data.decode import image_size
+from caco_jax.data.records import UNREADABLE, TfdsRecords
 from caco_jax.data.tfds_sets import (
     KNOWN_SPLITS,
     base_name,
@@ -167,7 +167,7 @@ def _sizes(records: TfdsRecords) -> dict[str, Any]:
     for row in rows:
         try:
             sizes.append(image_size(records[row]))
-        except BadImageError:
+        except UNREADABLE:
             unreadable += 1
     heights, widths = np.array(sizes, int).reshape(-1, 2).T
     return {

@@ -5,14 +5,41 @@ files when the first record is asked for, and imports no accelerator library: a 
 process gets a copy and starts in a moment.
 """
 
+import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Int32, UInt8
+
+from caco_jax.schema import UserError
+
+logger = logging.getLogger("caco_jax")
+
+# How long a drive that went away is waited for, and how often it is looked for.
+WAIT_SECONDS = 30.0
+_LOOK_SECONDS = 1.0
+_PROBES = 8  # files that are tried, spread over the set
+
+
+class BadImageError(ValueError):
+    """A record that is no image, or a damaged one; the message begins with its name."""
+
+
+# What one record may raise that cannot be opened or decoded: it alone is then skipped.
+UNREADABLE = (BadImageError, OSError)
+
+
+class StreamError(UserError):
+    """A stream of examples ended before its time; what was trained can be saved."""
+
+
+class SourceGoneError(StreamError):
+    """None of a set's records can be opened any more: no fault of a single one."""
 
 
 class Record(NamedTuple):
@@ -41,7 +68,54 @@ class Records(Protocol):
 
         Raises:
             OSError: its file cannot be read; the message names it.
+            SourceGoneError: none can, and waiting did not help.
         """
+
+
+class _Drive:
+    """Tells a record that cannot be opened from a drive that went away.
+
+    Args:
+        name: of the place, for messages.
+        reachable: whether anything there can be read.
+    """
+
+    def __init__(self, name: str, reachable: Callable[[], bool]) -> None:
+        self._name, self._reachable, self._gone = name, reachable, False
+
+    def wait(self) -> None:
+        """Returns once something can be read.
+
+        Raises:
+            SourceGoneError: nothing could for `WAIT_SECONDS`, now or before.
+        """
+        if self._reachable():
+            return
+        if not self._gone:
+            logger.warning(
+                "nothing in %s can be read: waiting %g s for it",
+                self._name,
+                WAIT_SECONDS,
+            )
+        end = time.monotonic() + WAIT_SECONDS
+        while not self._gone and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+            if self._reachable():
+                return
+        self._gone = True
+        raise SourceGoneError(
+            f"data.source: nothing in {self._name} can be read any more: is the drive "
+            "there"
+        )
+
+
+def _can_read(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError:
+        return False
+    return True
 
 
 class ArrayRecords:
@@ -87,6 +161,7 @@ class FolderRecords:
         self._root, self._labels = str(root), labels
         # One array of bytes: a million strings would take long to pickle.
         self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)
+        self._drive = _Drive(self._root, self.reachable)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -98,8 +173,23 @@ class FolderRecords:
     def __getitem__(self, index: int) -> Record:
         path = self.path(index)
         label = -1 if self._labels is None else int(self._labels[index])
-        with open(path, "rb") as file:
-            return Record(file.read(), label, path)
+        try:
+            return Record(_read(path), label, path)
+        except OSError:
+            self._drive.wait()
+            return Record(_read(path), label, path)
+
+    def reachable(self) -> bool:
+        """Whether any of some files can be read; of one alone nothing is known."""
+        if len(self) < 2:
+            return True
+        rows = np.linspace(0, len(self) - 1, min(len(self), _PROBES)).astype(int)
+        return any(_can_read(self.path(row)) for row in rows)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 class TfdsRecords:
@@ -127,16 +217,31 @@ class TfdsRecords:
         self._image_key, self._label_key = image_key, label_key
         self._source: Any = None
         self._lock = threading.Lock()
+        self._drive = _Drive(self._directory, self._reachable)
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> Record:
-        example = self._open()[int(index)]
-        label = -1 if self._label_key is None else int(example[self._label_key])
-        encoded = example[self._image_key]
         name = f"{self._directory}/{self._split}[{index}]"
-        return Record(encoded, label, name)
+        example = self._example(int(index), name)
+        label = -1 if self._label_key is None else int(example[self._label_key])
+        return Record(example[self._image_key], label, name)
+
+    def _example(self, index: int, name: str) -> Any:
+        try:
+            return self._open()[index]
+        except Exception:  # the readers raise whatever they stumble on
+            self._drive.wait()
+            self._source = None
+        try:
+            return self._open()[index]
+        except Exception as error:
+            problem = " ".join(str(error).split())
+            raise OSError(f"{name}: cannot be read: {problem}") from None
+
+    def _reachable(self) -> bool:
+        return _can_read(os.path.join(self._directory, "dataset_info.json"))
 
     def value(self, index: int, key: str) -> Any:
         """Another feature of a record."""

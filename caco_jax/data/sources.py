@@ -9,17 +9,17 @@ import logging
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from caco_jax._paths import local_path
-from caco_jax.data.dataset import ArrayDataset, RecordDataset
-from caco_jax.data.decode import BadImageError, decode_image, image_size
+from caco_jax.data.dataset import ArrayDataset, RecordDataset, describe_data
+from caco_jax.data.decode import decode_image, image_size
 from caco_jax.data.folders import open_folder
-from caco_jax.data.records import Records
+from caco_jax.data.records import UNREADABLE, BadImageError, Records
 from caco_jax.data.resize import opencv
 from caco_jax.data.tfds_sets import open_tfds
 
@@ -175,15 +175,21 @@ def _folder(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
         train_split=request.train_split,
         test_split=request.test_split,
     )
+    if not splits.train.reachable():
+        raise ValueError(
+            f"data.source: want images that can be read in {base / rest}, got "
+            f"{len(splits.train)} of which none of those tried can; is the drive there?"
+        )
     records = RecordDataset(
         name=f"folder:{rest}",
         train=splits.train,
         test=splits.test,
         class_names=splits.class_names,
+        notes=splits.notes,
     )
     try:
         size = image_size(splits.train[0])
-    except (BadImageError, OSError):
+    except UNREADABLE:
         return records  # who reads the records counts the bad ones
     return _in_memory(records, size, request.max_resident_bytes)
 
@@ -203,7 +209,7 @@ def _in_memory(
     try:
         train_examples, train_labels = _decode_all(records.train, size)
         test_examples, test_labels = _decode_all(test, size)
-    except BadImageError as error:
+    except UNREADABLE as error:
         logger.info("%s is not kept in memory: %s", records.name, error)
         return records
     labelled = records.has_labels
@@ -216,6 +222,7 @@ def _in_memory(
         test_examples=test_examples,
         test_labels=test_labels if labelled else None,
         class_names=records.class_names,
+        notes=records.notes,
     )
 
 
@@ -306,4 +313,5 @@ def load(
         )
     directory = None if data_dir is None else _local(data_dir, "data.data_dir")
     request = _Request(directory, seed, train_split, test_split, max_resident_bytes)
-    return SOURCES[kind](rest, request)
+    dataset = SOURCES[kind](rest, request)
+    return replace(dataset, notes=(describe_data(dataset), *dataset.notes))

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 
 from caco_jax.config.build import load_run, saved_config
 from caco_jax.config.parts import build_data
+from caco_jax.data.dataset import Dataset
+from caco_jax.data.fitting import fit_to
 from caco_jax.data.labelled import Part, labelled_parts, training_view
 from caco_jax.data.views import make_views
 from caco_jax.evaluation import checks
@@ -19,9 +22,12 @@ from caco_jax.evaluation.scores import LEVEL, Accuracies
 from caco_jax.evaluation.sweep import Frozen
 from caco_jax.programs.command import as_user_error
 from caco_jax.runs.checkpoints import write_json
+from caco_jax.runs.opening import data_notes
 from caco_jax.runs.run import Run, Split
 from caco_jax.schema import UserError, require
 from caco_jax.training.sharding import replicated, rows
+
+logger = logging.getLogger("caco_jax")
 
 _DATA_FLAGS = ("source", "data_dir", "train_split", "test_split")
 
@@ -37,13 +43,31 @@ def open_run(flags: argparse.Namespace) -> Run:
     changes = {name: value for name, value in named.items() if value is not None}
     if changes:
         config = saved_config(run.files)
-        run = run._replace(data=build_data(dataclasses.replace(config.data, **changes)))
+        data = build_data(dataclasses.replace(config.data, **changes))
+        if len(notes := data_notes(data)) > 1:  # a layout was guessed
+            for line in notes:
+                logger.info("%s", line)
+        run = on_images(run, data)
     if run.data.has_labels and run.data.num_classes < 2:
         raise UserError(
             f"--source: want images of two classes or more, {run.data.name} has "
             f"{run.data.num_classes}"
         )
     return run
+
+
+def on_images(run: Run, data: Dataset) -> Run:
+    """The run, to be evaluated on other images than its own.
+
+    Raises:
+        UserError: they cannot become such as its network takes.
+    """
+    size_pixels = max(run.pretraining.views.photo_sizes, default=0)
+    with as_user_error("--source"):
+        fitted = fit_to(data, run.pretraining.data, size_pixels=size_pixels)
+    if fitted is not data:
+        logger.info("the images get the size and channels of those of the run")
+    return run._replace(data=fitted)
 
 
 def run_features(run: Run, *, kind: str = "backbone") -> tuple[Split, Split]:

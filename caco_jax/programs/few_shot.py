@@ -27,6 +27,7 @@ def main() -> None:
             )
         mean, std = spread(found)
         rows.append({"shots": shots, "mean": mean, "std": std, "each": found.tolist()})
+    save(loaded, flags, "few_shot", {"l2": flags.l2, "results": rows})
     for row in rows:
         plural = "label" if row["shots"] == 1 else "labels"
         print(
@@ -34,4 +35,3 @@ def main() -> None:
             f"{row['std']:.2%} of {len(test.labels)} held-out images, {flags.seeds} "
             "draws"
         )
-    save(loaded, flags, "few_shot", {"l2": flags.l2, "results": rows})

@@ -32,8 +32,10 @@ def read_plan(flags: argparse.Namespace) -> FineTuning:
         raise ConfigError(f"--{error}") from None
 
 
-def tune(loaded: Run, plan: FineTuning, share: float, seed: int) -> dict[str, Any]:
-    """Trains on a share of the labels, judges, and says so."""
+def tune(
+    loaded: Run, plan: FineTuning, share: float, seed: int
+) -> tuple[dict[str, Any], str]:
+    """Trains on a share of the labels, and judges."""
     train, test = evaluating.run_parts(loaded)
     pretraining = loaded.pretraining
     with evaluating.as_user_error("--labels"):
@@ -57,13 +59,13 @@ def tune(loaded: Run, plan: FineTuning, share: float, seed: int) -> dict[str, An
         tuned.head, sweep.part_features(frozen, test, np.arange(len(test)))
     )
     found = accuracies(scores, labels)
-    print(
+    last = float(tuned.losses[-1])
+    result = {"share": share, "images": len(rows), "last_loss": last}
+    line = (
         f"Fine-tuned on {share:g} of the labels ({len(rows)} images): "
         f"{evaluating.summary(found, len(labels))}"
     )
-    last = float(tuned.losses[-1])
-    result = {"share": share, "images": len(rows), "last_loss": last}
-    return result | evaluating.figures(loaded, found)
+    return result | evaluating.figures(loaded, found), line
 
 
 def main() -> None:
@@ -71,6 +73,10 @@ def main() -> None:
     flags = parser_of("fine_tune").parse_args()
     plan = read_plan(flags)
     loaded = evaluating.open_run(flags)
-    rows = [tune(loaded, plan, share, flags.seed) for share in flags.labels]
-    result = {"plan": dataclasses.asdict(plan), "results": rows}
-    evaluating.save(loaded, flags, "fine_tune", result)
+    rows: list[dict[str, Any]] = []
+    for share in flags.labels:
+        row, line = tune(loaded, plan, share, flags.seed)
+        rows.append(row)
+        result = {"plan": dataclasses.asdict(plan), "results": rows}
+        evaluating.save(loaded, flags, "fine_tune", result)
+        print(line)

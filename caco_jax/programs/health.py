@@ -83,9 +83,9 @@ def main() -> None:
     require(flags.images >= 2, f"--images: want at least 2, got {flags.images}")
     loaded = open_run(flags)
     figures = measure(loaded, rows=flags.images, seed=flags.seed)
+    save(loaded, flags, "health", figures)
     most = min(figures["images"], figures["features"])
     print(f"{figures['images']} held-out images, views as in pretraining:")
     for name, line in LINES.items():
         if name in figures:
             print(f"{figures[name]:10.3f}  {line.format(most=most)}")
-    save(loaded, flags, "health", figures)

@@ -25,9 +25,9 @@ def main() -> None:
         {"k": k, "temperature": temperature, "accuracy": accuracy}
         for (k, temperature), accuracy in zip(settings, accuracies, strict=True)
     ]
+    save(loaded, flags, "knn", {"results": rows})
     for row in rows:
         print(
             f"kNN, k {row['k']}, temperature {row['temperature']:g}: "
             f"{row['accuracy']:.2%} of {len(test.labels)} held-out images"
         )
-    save(loaded, flags, "knn", {"results": rows})

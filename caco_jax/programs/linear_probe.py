@@ -10,6 +10,7 @@ head saw say which is taken.
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ from caco_jax.programs.flags import parser_of
 from caco_jax.runs.run import Run
 from caco_jax.schema import ConfigError
 
+Say = Callable[[str], None]  # to be printed, once the figures are saved
 SWEPT = ("learning_rates", "weight_decays", "batch_size", "epochs")
 PRECISION_DRAWS = 200  # of the bootstrap: each ranks all images for all classes
 
@@ -47,7 +49,7 @@ def parse_flags() -> argparse.Namespace:
     return flags
 
 
-def by_lbfgs(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
+def by_lbfgs(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, Any]:
     """Logistic regression on features that are taken once."""
     train, test = evaluating.run_features(loaded)
     num_classes = loaded.data.num_classes
@@ -63,13 +65,13 @@ def by_lbfgs(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
     how = f"L2 {l2:g}"
     if choice is not None:
         how += f" (the best of {len(choice.accuracies)} on held-out training images)"
-    print(f"Linear probe, {how}: {evaluating.summary(found, len(test.labels))}")
-    print(f"{seen:.2%} of the training images")
+    say(f"Linear probe, {how}: {evaluating.summary(found, len(test.labels))}")
+    say(f"{seen:.2%} of the training images")
     result = {"l2": l2, "held_out": grid_figures(choice), "train_accuracy": seen}
     return result | evaluating.figures(loaded, found)
 
 
-def by_precision(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
+def by_precision(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, Any]:
     """One logistic regression a class, for images that show several."""
     with evaluating.as_user_error("--label_feature"):
         images = multilabel.multilabel_set(loaded.data, flags.label_feature)
@@ -90,7 +92,7 @@ def by_precision(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
         len(found),
         draws=PRECISION_DRAWS,
     )
-    print(
+    say(
         f"Linear probe, L2 {l2:g}: mAP {area:.2%} of {len(found)} held-out images "
         f"({LEVEL:.0%} interval {low:.2%} to {high:.2%}), at 11 points {points:.2%}"
     )
@@ -131,7 +133,7 @@ def read_protocol(flags: argparse.Namespace) -> Protocol:
         raise ConfigError(f"--{error}") from None
 
 
-def by_sweep(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
+def by_sweep(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, Any]:
     """Heads that train together, by a preset's protocol."""
     protocol = read_protocol(flags)
     train, test = evaluating.run_parts(loaded)
@@ -160,14 +162,14 @@ def by_sweep(loaded: Run, flags: argparse.Namespace) -> dict[str, Any]:
         for i, setting in enumerate(swept.settings)
     ]
     if len(rows) > 1:
-        print(f"{'learning rate':>13}{'weight decay':>14}{'held out':>10}")
+        say(f"{'learning rate':>13}{'weight decay':>14}{'held out':>10}")
         for i, row in enumerate(rows):
             mark = "  chosen" if i == swept.chosen else ""
-            print(
+            say(
                 f"{row['learning_rate']:13g}{row['weight_decay']:14g}"
                 f"{row['held_out']:10.2%}{mark}"
             )
-    print(
+    say(
         f"Linear probe, {protocol.optimizer}, learning rate {best.learning_rate:g}, "
         f"weight decay {best.weight_decay:g}: {evaluating.summary(found, len(labels))}"
     )
@@ -184,5 +186,7 @@ def main() -> None:
     if flags.label_feature is not None:
         by = by_precision
     name = {"lbfgs": "linear_probe", "imagenet": "linear_probe_imagenet"}
-    result = {"protocol": flags.protocol, **by(loaded, flags)}
+    lines: list[str] = []
+    result = {"protocol": flags.protocol, **by(loaded, flags, lines.append)}
     evaluating.save(loaded, flags, name[flags.protocol], result)
+    print("\n".join(lines))

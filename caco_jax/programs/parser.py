@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -54,8 +55,20 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, *args: Any, **options: Any) -> Any:
         """As its base; before that, answers a shell that completes a command line."""
+        print_any_text()
         argcomplete.autocomplete(self)
         return super().parse_args(*args, **options)
+
+
+def print_any_text() -> None:
+    """Lets standard output and error take what their codec does not know, as escapes.
+
+    A terminal may be ASCII or Latin-1; names of files, Greek letters and plus-minus
+    signs are printed nevertheless.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def parse(

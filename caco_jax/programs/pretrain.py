@@ -61,6 +61,7 @@ def describe(config: ExperimentConfig, workdir: str, how: dict[str, Any]) -> str
     of = "" if there is None else f" of {there / 1e6:,.0f}"
     return "\n".join(
         [
+            *found["data"],
             f"{found['images']:,} images, {found['steps_per_epoch']} steps an epoch",
             f"steps {found['step']} to {found['steps']} are to be done",
             f"{found['step_bytes'] / 1e6:,.1f} MB{of} on each device while a step runs",

@@ -146,13 +146,13 @@ def gather_texts(text: str) -> list[str]:
     """The texts of all processes, in their order; all must call it."""
     if jax.process_count() == 1:
         return [text]
-    data = np.frombuffer(text.encode(), np.uint8)
+    data = np.frombuffer(text.encode(errors="surrogatepass"), np.uint8)
     lengths = multihost_utils.process_allgather(np.asarray(len(data), np.int32))
     padded = np.zeros(max(lengths) + 1, np.uint8)
     padded[: len(data)] = data
     rows = np.asarray(multihost_utils.process_allgather(padded))
     return [
-        row[:length].tobytes().decode()
+        row[:length].tobytes().decode(errors="surrogatepass")
         for row, length in zip(rows, lengths, strict=True)
     ]
 

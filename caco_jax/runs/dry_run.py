@@ -12,6 +12,7 @@ import jax
 
 from caco_jax.runs.checkpoints import Checkpoints
 from caco_jax.runs.fit import require_same_images
+from caco_jax.runs.opening import data_notes
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.workdir import Workdir, cannot_write
 from caco_jax.schema import ConfigError, UserError
@@ -36,9 +37,10 @@ def dry_run(
         changes: as of `fit`.
 
     Returns:
-        "images", "steps_per_epoch", "steps" of the run, "step" it would start from,
-        "step_bytes" on each device while a step runs, "device_bytes" there are (or
-        None), "checkpoint_bytes", "most_checkpoints" at once, "free_bytes" on the disk.
+        "images", "data" as lines for people, "steps_per_epoch", "steps" of the run,
+        "step" it would start from, "step_bytes" on each device while a step runs,
+        "device_bytes" there are (or None), "checkpoint_bytes", "most_checkpoints" at
+        once, "free_bytes" on the disk.
 
     Raises:
         UserError: the run cannot be.
@@ -51,6 +53,7 @@ def dry_run(
         require_same_images(run, Checkpoints(files), changes)
     found = {
         "images": run.data.train_count,
+        "data": data_notes(run.data),
         "steps_per_epoch": run.steps_per_epoch,
         "steps": run.total_steps,
         "step": (resumes and Checkpoints(files).latest_step()) or 0,

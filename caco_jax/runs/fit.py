@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from caco_jax.data.pipeline import BadImagesError
+from caco_jax.data.records import SourceGoneError, StreamError
 from caco_jax.methods.method import StartUp
 from caco_jax.runs.checkpoints import Checkpoints
 from caco_jax.runs.distributed import (
@@ -201,6 +202,13 @@ class _Fit:
         try:
             if len(self.progress.rows) < self.run.training.epochs:
                 self._train()
+        except StreamError as error:
+            kept = self.checkpoints.latest_step()
+            said = "nothing is" if kept is None else f"step {kept} is"
+            line = f"{error}; {said} saved, the same command goes on from there"
+            # A drive may come back: a scheduler is to start the run again.
+            kind = Stopped if isinstance(error, SourceGoneError) else UserError
+            raise kind(line) from None
         except BadImagesError as error:
             raise UserError(
                 f"{error}; all are listed in {self._bad_images_file()}"
@@ -255,11 +263,18 @@ class _Fit:
             stop=stop,
             watch=self.reporter.watch,
         )
-        for _, state, metrics in done:
-            progress.add(metrics)
-            if not progress.is_waiting():
-                self._leave(state)
-            self._end_epoch(state)
+        try:
+            for _, state, metrics in done:
+                progress.add(metrics)
+                if progress.is_waiting():
+                    self._end_epoch(state)
+                elif jax.process_count() > 1 or self.stop.requested():
+                    self._leave(state)
+                # Otherwise the stream ended: the next turn says why.
+        except StreamError:
+            if jax.process_count() == 1:  # others may not have lost it
+                self._save(state)
+            raise
 
     def _announce(self, phase: str, done: int, steps: int) -> None:
         logger.info("compiling the %s; the first one ends with it", phase)
@@ -295,9 +310,12 @@ class _Fit:
         speed = progress.throughput.images_per_second()
         self.reporter.epoch_done(epoch, training.epochs, row, speed)
 
-    def _leave(self, state: TrainState) -> NoReturn:
+    def _save(self, state: TrainState) -> None:
         self.progress.note_process(self.bad)
         self.policy.save_now(state, self.progress)
+
+    def _leave(self, state: TrainState) -> NoReturn:
+        self._save(state)
         raise Stopped(
             f"saved at step {int(state.step)}; the same command goes on from there"
         ) from None

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from caco_jax.data.dataset import Dataset
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.workdir import Workdir
 
@@ -25,10 +26,16 @@ def opening_lines(run: Pretraining, files: Workdir) -> list[str]:
         f"{run.data.name}: {run.data.train_count:,} images in batches of "
         f"{run.training.batch_size:,}, {run.steps_per_epoch:,} steps an "
         f"epoch, {run.training.epochs:,} epochs",
+        *data_notes(run.data),
         f"the state takes {_bytes_a_device(run, state) / 1e6:,.1f} MB of each "
         "device; --dry_run says what a step takes",
         f"all is kept in {files.path}; Ctrl-C saves and ends, the same command goes on",
     ]
+
+
+def data_notes(data: Dataset) -> tuple[str, ...]:
+    """How a set's source was understood; nothing of one that does not say it."""
+    return getattr(data, "notes", ())
 
 
 def _numbers(tree: Any) -> int:

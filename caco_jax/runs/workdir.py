@@ -254,12 +254,14 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a file that is either whole or not there; the first process does.
 
-    A file that says so already is left alone.
+    A file that says so already is left alone. It is UTF-8; of a name that is not, such
+    as a picture's, the odd bytes are written as escapes.
     """
-    if not is_primary() or (path.is_file() and path.read_bytes() == text.encode()):
+    content = text.encode(errors="backslashreplace")
+    if not is_primary() or (path.is_file() and path.read_bytes() == content):
         return
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text)
+    unfinished.write_bytes(content)
     unfinished.replace(path)
 
 

@@ -212,7 +212,12 @@ def streamed_feeds(
             rows=local_rows(mesh, batch_size),
         )
         first = first_step * source.parts_per_step
-        count = pipeline.worker_count(workers)
+        size = dispatch_size(steps, steps_per_dispatch or 1)
+        count = pipeline.fitting_workers(
+            pipeline.worker_count(workers),
+            source.part_bytes,
+            held=source.parts_per_step * size,
+        )
         with pipeline.stream(source, workers=count, first=first) as parts:
 
             def take(epoch: int, first: int, last: int) -> tuple[Array, ...]:
@@ -229,7 +234,7 @@ def streamed_feeds(
                 steps=steps,
                 epochs=epochs,
                 first_step=first_step,
-                size=dispatch_size(steps, steps_per_dispatch or 1),
+                size=size,
             )
             yield Feed(layout, (), inputs)
 

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from caco_jax.data.records import StreamError
 from caco_jax.methods.method import Network
 from caco_jax.training.feeds import Feed, Layout
 from caco_jax.training.finite_check import check_finite, check_step
@@ -168,13 +169,16 @@ def run_phase(
 
     Raises:
         NonFiniteError: a metric or a player is NaN or infinite.
+        StreamError: there are no more examples to be had. The steps done before
+            are yielded first, unless other processes wait for this one.
     """
     dispatch = throughput.sparing_the_first(dispatch)
     for epoch, inputs in feed.epochs:
         parts: list[Metrics] = []
+        gone: list[StreamError] = []
         step = int(state.step)
         with throughput.counting():
-            results = _dispatched(dispatch, state, feed.fixed, inputs, stop)
+            results = _dispatched(dispatch, state, feed.fixed, inputs, stop, gone)
             for state, metrics in results:  # noqa: B007 - the last is yielded
                 parts.append(_judge(step, metrics, throughput, most_skipped, phase))
                 step += len(metrics["loss"])
@@ -182,6 +186,8 @@ def run_phase(
         joined = jax.tree.map(lambda *values: np.concatenate(values), *parts)
         throughput.images += batch_size * len(joined["loss"])
         yield epoch + 1, state, joined
+        for error in gone:
+            raise error
 
 
 def _dispatched(
@@ -190,14 +196,27 @@ def _dispatched(
     fixed: Any,
     inputs: Iterator[Any],
     stop: Callable[[], bool],
+    gone: list[StreamError],
 ) -> Iterator[tuple[TrainState, Any]]:
     """The state so far and the next metrics, which are of one dispatch before it.
+
+    Where the examples went away, `gone` says it after the steps that were done.
 
     One dispatch waits behind the one that runs: the devices are never idle, and a
     stream's batches do not pile up on them.
     """
     waiting = None
-    for chosen in inputs:
+    inputs = iter(inputs)
+    while True:
+        try:
+            chosen = next(inputs)
+        except StopIteration:
+            break
+        except StreamError as error:
+            if waiting is None or jax.process_count() > 1:
+                raise
+            gone.append(error)
+            break
         state, metrics = dispatch(state, fixed, chosen)
         if waiting is not None:
             yield state, jax.device_get(waiting)

@@ -25,3 +25,13 @@ def write_pictures(folder, count, *, broken=()):
 def picture_records(folder, count, *, broken=()):
     """The same as records."""
     return FolderRecords(folder, write_pictures(folder, count, broken=broken))
+
+
+def write_squares(folder, count, *, size=8):
+    """Random pictures of one size, 0.png, 1.png ..., which a set keeps in memory."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        picture = rng.integers(0, 256, (size, size, 3), np.uint8)
+        encoded = cv2.imencode(".png", picture)[1].tobytes()
+        (folder / f"{index}.png").write_bytes(encoded)

@@ -326,3 +326,70 @@ def test_workers_of_a_killed_run_do_not_outlive_it(tmp_path):
         worker = int(parent.stdout.readline())
         parent.send_signal(signal.SIGKILL)
     assert gone(worker)
+
+
+@pytest.mark.parametrize(
+    ("free", "fitting", "said"),
+    [
+        (None, 4, None),  # the system keeps it elsewhere
+        (10**9, 4, None),
+        (1000 * 8 + 1000 * 4 * 2, 2, "using 2 of them"),
+        (1000 * 8, 0, "using threads instead"),
+        (0, 0, "using threads instead"),
+    ],
+)
+def test_workers_are_as_many_as_the_shared_memory_holds(
+    monkeypatch, caplog, free, fitting, said
+):
+    monkeypatch.setattr(pipeline, "_shared_bytes", lambda: free)
+    assert pipeline.fitting_workers(4, 1000, held=8) == fitting
+    assert pipeline.fitting_workers(0, 1000, held=8) == 0
+    if said is None:
+        assert not caplog.messages
+    else:
+        (message,) = caplog.messages
+        assert message.startswith("data.workers: 4 worker processes want 0 MB of ")
+        assert said in message
+
+
+def test_the_size_of_a_part_is_that_of_its_bytes(records):
+    source = CropSource(records, SPECS, seed=(0,), batch_size=6, steps=2)
+    parts = [source[index] for index in range(source.parts_per_step)]
+    assert source.part_bytes == max(
+        sum(view.nbytes for view in part.views) for part in parts
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("terminated unexpectedly with exit code -9. Search"), "killed"),
+        (RuntimeError("terminated unexpectedly with exit code -7. S"), "/dev/shm is f"),
+        (RuntimeError("terminated unexpectedly with exit code -11. S"), "by SIGSEGV"),
+        (RuntimeError("terminated unexpectedly with exit code 1. S"), "with status 1"),
+        (OSError(28, "No space left on device"), "/dev/shm is full"),
+        (MemoryError(), "the memory is used up"),
+    ],
+)
+def test_a_workers_end_is_one_line(error, said):
+    def parts():
+        yield 1
+        raise error
+
+    explained = pipeline._explained(parts())
+    assert next(explained) == 1
+    with pytest.raises(pipeline.WorkerError, match=r"^data.workers: ") as raised:
+        next(explained)
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("ours"), OSError(5, "EIO")])
+def test_other_errors_of_a_stream_stay(error):
+    def parts():
+        raise error
+        yield
+
+    with pytest.raises(type(error)) as raised:
+        next(pipeline._explained(parts()))
+    assert raised.value is error

@@ -1,6 +1,7 @@
 """Records: read by number, in any process, and not before they are wanted."""
 
 import concurrent.futures
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -8,7 +9,14 @@ import sys
 import numpy as np
 import pytest
 
-from caco_jax.data.records import ArrayRecords, FolderRecords, Record, TfdsRecords
+from caco_jax.data import records as records_module
+from caco_jax.data.records import (
+    ArrayRecords,
+    FolderRecords,
+    Record,
+    SourceGoneError,
+    TfdsRecords,
+)
 from tests.data.tfds_files import write_set
 
 CONTENTS = [f"image {index}".encode() for index in range(6)]
@@ -47,6 +55,58 @@ def test_a_missing_file_is_named_when_it_is_wanted(tmp_path):
     records = FolderRecords(tmp_path, ["gone.jpg"])
     with pytest.raises(OSError, match=r"gone\.jpg"):
         records[0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    names = [f"{index}.jpg" for index in range(20)]
+    (tmp_path / "drive").mkdir()
+    for name in names:
+        (tmp_path / "drive" / name).write_bytes(b"content")
+    return FolderRecords(tmp_path / "drive", names)
+
+
+@pytest.mark.parametrize("broken", [None, "/nowhere/picture.jpg", "3.jpg"])
+def test_one_missing_file_is_not_waited_for(folder, monkeypatch, broken):
+    path = pathlib.Path(folder.path(3))
+    path.unlink()
+    if broken is not None:  # a link to nothing, and one to itself
+        path.symlink_to(broken)
+    monkeypatch.setattr(records_module.time, "sleep", pytest.fail)
+    with pytest.raises(OSError, match=r"3\.jpg"):
+        folder[3]
+    assert folder[4].encoded == b"content"
+
+
+def test_a_drive_that_comes_back_is_waited_for(folder, monkeypatch, caplog):
+    drive = pathlib.Path(folder.path(0)).parent
+    away = drive.rename(drive.with_name("away"))
+    drive.mkdir()  # as a mount point is without its drive
+    monkeypatch.setattr(
+        records_module.time,
+        "sleep",
+        lambda seconds: (drive.rmdir(), away.rename(drive)),
+    )
+    assert folder[7].encoded == b"content"
+    assert f"nothing in {drive} can be read: waiting 30 s for it" in caplog.text
+
+
+def test_a_drive_that_stays_away_is_no_bad_picture(folder, monkeypatch):
+    monkeypatch.setattr(records_module, "WAIT_SECONDS", 0)
+    drive = pathlib.Path(folder.path(0)).parent
+    drive.rename(drive.with_name("away"))
+    with pytest.raises(SourceGoneError, match=r"^data.source: nothing in .*drive can"):
+        folder[7]
+
+
+def test_a_prepared_set_that_went_away(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(records_module, "WAIT_SECONDS", 0)
+    records = TfdsRecords(tmp_path / "gone", "train", count=6)
+    with pytest.raises(SourceGoneError, match=r"nothing in .*gone can be read"):
+        records[0]
+    there = TfdsRecords(prepared, "train", count=9)
+    with pytest.raises(OSError, match=r"train\[8\]: cannot be read: "):
+        there[8]
 
 
 def test_tfds(prepared):

@@ -177,6 +177,30 @@ def test_other_images_are_judged_by_the_same_network(workdir):
     assert read(workdir, "knn")["images"] == "fake:8x8x1x64"
 
 
+@pytest.mark.parametrize("name", ["knn", "health"])
+def test_images_of_other_size_and_channels_are_converted(workdir, name):
+    flags = ["--source=fake:10x12x3x48"]
+    status, _, err = call(name, f"--workdir={workdir}", *flags)
+    assert status == 0, err
+    assert "the images get the size and channels of those of the run" in err
+
+
+VECTORS = ArrayDataset(
+    "vectors",
+    *(np.zeros((12, 5), np.float32), np.arange(12, dtype=np.int32) % 2) * 2,
+    class_names=("a", "b"),
+)
+
+
+@pytest.mark.parametrize("name", list(MAINS))
+def test_what_is_no_image_is_refused(workdir, name):
+    source = f"--source={__name__}:VECTORS"
+    message = one_line(call(name, f"--workdir={workdir}", source))
+    assert message.startswith(
+        "--source: expected examples like those of the run, uint8 (8, 8, 1), vectors "
+    )
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """A run on photographs, and where two small TFDS sets are."""

@@ -9,10 +9,12 @@ import sys
 import jax
 import pytest
 
+from caco_jax.data import pipeline, records
 from caco_jax.programs import pretrain
+from caco_jax.runs.preemption import REQUEUE_STATUS
 from caco_jax.runs.workdir import Workdir
-from tests.data.pictures import write_pictures
-from tests.experiments.commands import CONFIG, ROOT, TINY, call
+from tests.data.pictures import write_pictures, write_squares
+from tests.experiments.commands import CONFIG, ROOT, TINY, call, one_line
 
 pytestmark = pytest.mark.xdist_group("commands")
 
@@ -98,3 +100,104 @@ def test_a_broken_collection_is_one_line(tmp_path):
     line = err.splitlines()[-1]  # and nothing of memory left over after it
     assert line.startswith("error: config.data.bad_image_share: want at most 2 of the")
     assert len(Workdir(tmp_path / "run").bad_images_file.read_text().splitlines()) > 1
+
+
+def test_what_cannot_be_opened_is_skipped_as_what_cannot_be_decoded(tmp_path):
+    """A link to nothing, among pictures that would all be kept in memory."""
+    for name in ("cat", "dog"):
+        write_squares(tmp_path / "pictures" / name, 12)
+    missing = tmp_path / "pictures" / "cat" / "99.png"
+    missing.symlink_to(tmp_path / "nowhere.png")
+    flags = [flag for flag in STREAMED if "max_resident" not in flag]
+    source = f"--config.data.source=folder:{tmp_path / 'pictures'}"
+    status, _, err = call(
+        pretrain.main, CONFIG, f"--workdir={tmp_path / 'run'}", *flags, source
+    )
+    assert status == 0, err
+    listed = Workdir(tmp_path / "run").bad_images_file.read_text()
+    assert listed == f"{missing}: No such file or directory\n"
+
+
+def test_a_directory_that_goes_away_is_waited_for_and_then_saved(tmp_path, monkeypatch):
+    pictures, away = tmp_path / "pictures", tmp_path / "away"
+    for name in ("cat", "dog"):
+        write_pictures(pictures / name, 24)
+    monkeypatch.setattr(records, "WAIT_SECONDS", 0)
+    read, left = records._read, iter(range(400))
+
+    def read_some(path):
+        if next(left, None) is None and pictures.exists():
+            pictures.rename(away)
+        return read(path)
+
+    monkeypatch.setattr(records, "_read", read_some)
+    flags = [CONFIG, f"--workdir={tmp_path / 'run'}", *STREAMED]
+    flags += [f"--config.data.source=folder:{pictures}"]
+    flags += ["--config.training.epochs=6"]
+    status, _, err = call(pretrain.main, *flags)
+    assert status == REQUEUE_STATUS
+    last = err.splitlines()[-1]
+    assert re.search(
+        r"^stopped: .*step \d+.*the same command goes on from there$", last
+    )
+    assert not Workdir(tmp_path / "run").bad_images_file.exists()
+    away.rename(pictures)
+    monkeypatch.setattr(records, "_read", read)
+    status, _, err = call(pretrain.main, *flags)
+    assert status == 0, err
+    assert "continuing from step" in err
+
+
+def test_what_was_trained_is_saved_where_a_worker_ends(tmp_path, monkeypatch):
+    write_pictures(tmp_path / "pictures", 48)
+    made, left = pipeline.CropSource.__getitem__, iter(range(8))
+
+    def make_some(source, index):
+        if next(left, None) is None:
+            raise MemoryError
+        return made(source, index)
+
+    monkeypatch.setattr(pipeline.CropSource, "__getitem__", make_some)
+    flags = [CONFIG, f"--workdir={tmp_path / 'run'}", *STREAMED]
+    flags += [f"--config.data.source=folder:{tmp_path / 'pictures'}"]
+    flags += ["--config.training.epochs=6"]
+    status, _, err = call(pretrain.main, *flags)
+    assert status == 2
+    last = err.splitlines()[-1]
+    assert re.search(
+        r"^error: data\.workers: a worker was killed, .*step \d+ is s", last
+    )
+    assert (tmp_path / "run" / "checkpoints").is_dir()
+
+
+def test_no_picture_that_can_be_opened_is_one_line(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for index in range(3):
+        (tmp_path / "pictures" / f"{index}.jpg").symlink_to("/nowhere")
+    source = f"--config.data.source=folder:{tmp_path / 'pictures'}"
+    told = one_line(
+        call(pretrain.main, CONFIG, f"--workdir={tmp_path / 'run'}", *STREAMED, source)
+    )
+    assert told.startswith("config.data.source: want images that can be read in ")
+
+
+def test_a_workdir_whose_name_is_not_utf8_is_one_line(tmp_path):
+    workdir = tmp_path / os.fsdecode(b"caf\xe9")
+    told = one_line(call(pretrain.main, CONFIG, f"--workdir={workdir}", *TINY))
+    assert told.startswith("--workdir: want a name in UTF-8, got '")
+    assert told.endswith("caf\\udce9'; name another")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names are UTF-8 there")
+def test_a_name_that_is_not_utf8_can_be_skipped_and_be_a_class(tmp_path):
+    for name in ("cat", os.fsdecode(b"ca\xe9")):
+        write_pictures(tmp_path / "pictures" / name, 12)
+    (tmp_path / "pictures" / "cat" / os.fsdecode(b"\xe9\n.jpg")).write_bytes(b"no")
+    source = f"--config.data.source=folder:{tmp_path / 'pictures'}"
+    flags = [CONFIG, f"--workdir={tmp_path / 'run'}", *STREAMED, source]
+    status, _, err = call(pretrain.main, *flags)
+    assert status == 0, err
+    (line,) = Workdir(tmp_path / "run").bad_images_file.read_text().splitlines()
+    assert line.endswith(r"cat/\udce9\n.jpg: no image in a format that is known")
+    status, _, err = call(pretrain.main, *flags)  # which has it of the checkpoint
+    assert status == 0, err

@@ -1,5 +1,7 @@
 """The first lines of a run."""
 
+import dataclasses
+
 import jax
 
 from caco_jax.runs.opening import opening_lines
@@ -15,7 +17,7 @@ def test_they_say_what_how_large_and_where(tmp_path):
     assert lines[0] == run.method.description
     assert f" with {encoder:,} parameters, on {run.mesh.size} x cpu" in lines[1]
     assert f"{run.steps_per_epoch:,} steps an epoch" in lines[2]
-    assert str(tmp_path / "run") in lines[4]
+    assert str(tmp_path / "run") in lines[-1]
 
     placed = run.place(state)
     first = run.mesh.devices.flat[0]
@@ -25,4 +27,13 @@ def test_they_say_what_how_large_and_where(tmp_path):
         for shard in leaf.addressable_shards
         if shard.device == first
     )
-    assert f"the state takes {bytes_there / 1e6:,.1f} MB of each device" in lines[3]
+    assert f"the state takes {bytes_there / 1e6:,.1f} MB of each device" in lines[-2]
+
+
+def test_they_say_how_the_source_was_understood(tmp_path):
+    run = tiny.run(devices=1)
+    noted = dataclasses.replace(
+        run.data, notes=("2 classes: a, b", "ignored: .txt (1)")
+    )
+    lines = opening_lines(run.replace(data=noted), Workdir(tmp_path / "run"))
+    assert lines[3:5] == ["2 classes: a, b", "ignored: .txt (1)"]
