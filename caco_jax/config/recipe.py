@@ -123,7 +123,8 @@ def digits(method: str) -> ConfigDict:
         section.warmup_epochs = 5
     for rows in set(method_of(config).row_sharded.values()):
         config.method[rows] = 1024
-    config.training.epochs = 85
+    config.training.epochs = 95
+    config.evaluation.knn_temperature = 0.07  # of arXiv:1805.01978
     return config
 
 

@@ -47,8 +47,13 @@ def evaluate(trained: Run) -> dict[str, Any]:
     pretraining = trained.pretraining
 
     def row(train: Split, test: Split) -> dict[str, float]:
-        num_classes = trained.data.num_classes
-        return evaluate_features(*train, *test, num_classes=num_classes)
+        return evaluate_features(
+            *train,
+            *test,
+            num_classes=trained.data.num_classes,
+            k=pretraining.evaluation.knn_neighbours,
+            temperature=pretraining.evaluation.knn_temperature,
+        )
 
     network_features = make_network_features(pretraining)
     train, test = network_features(trained.network)
