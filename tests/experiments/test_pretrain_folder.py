@@ -184,8 +184,7 @@ def test_no_picture_that_can_be_opened_is_one_line(tmp_path):
 def test_a_workdir_whose_name_is_not_utf8_is_one_line(tmp_path):
     workdir = tmp_path / os.fsdecode(b"caf\xe9")
     told = one_line(call(pretrain.main, CONFIG, f"--workdir={workdir}", *TINY))
-    assert told.startswith("--workdir: want a name in UTF-8, got '")
-    assert told.endswith("caf\\udce9'; name another")
+    assert told.startswith("--workdir: expected a path in UTF-8 without any of ")
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="names are UTF-8 there")

@@ -206,8 +206,8 @@ EVALUATION = [
     Fault(
         "evaluation is of the projector, not of the backbone",
         "evaluation/features.py",
-        "return functions.features(network, preprocess(examples))[0]",
-        "return functions.embed(network, preprocess(examples), train=False)[0]",
+        'functions.embed if kind == "embedding" else functions.features',
+        "functions.embed",
         (
             "evaluation/test_features.py::"
             "test_every_row_comes_back_in_order_with_running_statistics",
