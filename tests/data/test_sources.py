@@ -7,6 +7,7 @@ from sklearn import datasets
 
 from caco_jax.data import sources
 from caco_jax.data.decode import decode_image
+from caco_jax.schema import ConfigError
 from tests.data.tfds_files import write_set
 
 
@@ -57,10 +58,22 @@ def test_fake_says_what_a_shape_is(shape):
 
 
 def test_unknown_source_lists_the_known():
-    with pytest.raises(ValueError, match=r"data.source: want one of digits, fake, f"):
+    with pytest.raises(
+        ValueError, match=r"data.source: want one of cifar10, cifar100, d"
+    ):
         sources.load("mnist")
     with pytest.raises(ValueError, match="digits takes nothing after its name"):
         sources.load("digits:7")
+
+
+@pytest.mark.parametrize("kind", ["folder", "idx", "cifar10", "cifar100"])
+@pytest.mark.parametrize(
+    ("path", "problem"), [("a" * 300, "File name too long"), ("~nobody-at-all/x", "")]
+)
+def test_a_path_that_no_system_has_is_refused_in_a_line(kind, path, problem):
+    message = rf"^data\.source: expected a path that can be read, got {path}: {problem}"
+    with pytest.raises(ConfigError, match=message):
+        sources.load(f"{kind}:{path}")
 
 
 def test_a_set_checks_its_arrays():
