@@ -17,7 +17,7 @@ PREPARE := $(VENV)-prepare
 TPU := $(VENV)-tpu
 SITE := lib/python$(VERSION)/site-packages
 
-.PHONY: demo test test-slow seeded-faults prepare tpu lint docs bench clean
+.PHONY: demo test test-slow seeded-faults prepare fashion tpu lint docs bench clean
 
 # Fewer arenas: glibc would keep a few hundred megabytes of freed compiler memory.
 demo: $(VENV)/installed
@@ -39,6 +39,16 @@ seeded-faults: $(VENV)/installed-dev
 
 prepare: $(PREPARE)/installed
 	@echo "$(PREPARE)/bin/python -m experiments.prepare_dataset prepares data sets"
+
+# 70,000 images of clothes, 31 MB: Debian's package, or FASHION=FOLDER with the files.
+FASHION ?= /usr/share/datasets/fashion-mnist
+FASHION_THERE := ls $(FASHION)/train-images-idx3-ubyte* >/dev/null 2>&1
+fashion:
+	@$(FASHION_THERE) || { test "$(origin FASHION) $$(id -u)" = "file 0" && \
+	command -v apt-get >/dev/null && apt-get -qq update && \
+	apt-get -qq --yes --no-install-recommends install dataset-fashion-mnist && \
+	$(FASHION_THERE); } || { echo "fashion: expected the files of Fashion-MNIST in $(FASHION), got none; as root of a Debian: apt-get install dataset-fashion-mnist; elsewhere download the four files and say make fashion FASHION=FOLDER" >&2; exit 1; }
+	@echo "--config.data.source=idx:$(abspath $(FASHION)) --config.data.views=small_gray"
 
 tpu: $(TPU)/installed
 	@echo "$(TPU)/bin/python -m experiments.compile_for_pod compiles for TPUs that are not there"

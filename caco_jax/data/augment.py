@@ -161,14 +161,14 @@ def draw_jitter(
 
 def random_jitter(
     key: PRNGKeyArray,
-    image: Float[Array, "h w 3"],
+    image: Float[Array, "h w c"],
     *,
     probability: float,
     brightness: float,
     contrast: float,
     saturation: float,
     hue_turns: float,
-) -> Float[Array, "h w 3"]:
+) -> Float[Array, "h w c"]:
     """Jitters the colours; see `draw_jitter` for the strengths."""
 
     def jitter(key: PRNGKeyArray, image: Array) -> Array:

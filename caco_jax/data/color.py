@@ -1,9 +1,9 @@
 """Colour arithmetic with Pillow's and torchvision's meaning, at factors given.
 
-Images are [H, W, 3] in [0, 1]. Where Pillow rounds to bytes after each operation we do
-not. dm-pix serves for hue and solarising; its brightness (it adds), contrast (one mean
-for each channel), saturation (in HSV) and grey (a product of matrices, which a TPU
-rounds to 8 bits) mean something else.
+Images are [H, W, 3] in [0, 1]; `jitter` takes grey ones, [H, W, 1], too. Where Pillow
+rounds to bytes after each operation we do not. dm-pix serves for hue and solarising;
+its brightness (it adds), contrast (one mean for each channel), saturation (in HSV) and
+grey (a product of matrices, which a TPU rounds to 8 bits) mean something else.
 """
 
 import itertools
@@ -42,7 +42,9 @@ def to_gray(image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
     return jnp.broadcast_to(_luma(jnp.moveaxis(image, 2, 0))[:, :, None], image.shape)
 
 
-def _luma(planes: Float[Array, "3 h w"]) -> Float[Array, "h w"]:
+def _luma(planes: Float[Array, "c h w"]) -> Float[Array, "h w"]:
+    if len(planes) == 1:
+        return planes[0]
     # Not a sum over an axis: XLA's CPU compiler fuses this with what is around it.
     red, green, blue = (
         weight * plane for weight, plane in zip(LUMA, planes, strict=True)
@@ -50,8 +52,10 @@ def _luma(planes: Float[Array, "3 h w"]) -> Float[Array, "h w"]:
     return red + green + blue
 
 
-def jitter(image: Float[Array, "h w 3"], changes: Jitter) -> Float[Array, "h w 3"]:
+def jitter(image: Float[Array, "h w c"], changes: Jitter) -> Float[Array, "h w c"]:
     """Changes brightness, contrast, saturation and hue, in the order given.
+
+    A grey image, of one channel, has neither saturation nor hue: those two leave it.
 
     A batch has images of all orders, and a switch inside `jax.vmap` would do every
     operation in each place. But the first three are one operation, a blend with black,
@@ -70,14 +74,15 @@ def jitter(image: Float[Array, "h w 3"], changes: Jitter) -> Float[Array, "h w 3
     planes = jnp.moveaxis(image, 2, 0)  # three is a poor innermost axis
     # Loops keep XLA from computing the first blends again inside of each later one.
     planes, _ = jax.lax.scan(_blend, planes, (changes.order[:3], before[:3]))
-    planes = dm_pix.adjust_hue(planes, changes.hue_turns, channel_axis=0)
+    if len(planes) == 3:
+        planes = dm_pix.adjust_hue(planes, changes.hue_turns, channel_axis=0)
     planes, _ = jax.lax.scan(_blend, planes, (changes.order[1:], after[1:]))
     return jnp.moveaxis(planes, 0, 2)
 
 
 def _blend(
-    planes: Float[Array, "3 h w"], blend: tuple[Int[Array, ""], Float[Array, ""]]
-) -> tuple[Float[Array, "3 h w"], None]:
+    planes: Float[Array, "c h w"], blend: tuple[Int[Array, ""], Float[Array, ""]]
+) -> tuple[Float[Array, "c h w"], None]:
     """``factor * image + (1 - factor) * other``, clipped, as PIL.ImageEnhance."""
     kind, factor = blend
     gray = _luma(planes)

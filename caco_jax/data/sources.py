@@ -10,18 +10,22 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from caco_jax._paths import local_path
+from caco_jax.data.cifar import open_cifar
 from caco_jax.data.dataset import ArrayDataset, RecordDataset, describe_data
 from caco_jax.data.decode import decode_image, image_size
 from caco_jax.data.folders import open_folder
+from caco_jax.data.idx import open_idx
 from caco_jax.data.records import UNREADABLE, BadImageError, Records
 from caco_jax.data.resize import opencv
 from caco_jax.data.tfds_sets import open_tfds
+from caco_jax.schema import ConfigError
 
 logger = logging.getLogger("caco_jax")
 # Larger images are cheaper to decode small, on the host, than to keep whole.
@@ -121,6 +125,27 @@ class _Request:
     test_split: str | None
     max_resident_bytes: int
 
+    def path(self, kind: str, rest: str) -> Path:
+        """Where the files of a source are, relative to the data directory.
+
+        Raises:
+            ValueError: no path is given, or one of another machine.
+        """
+        if not rest:
+            raise ValueError(
+                f"data.source: after {kind}: want a directory, got nothing"
+            )
+        base = Path() if self.data_dir is None else self.data_dir
+        path = base / _local(rest, "data.source")
+        try:
+            path.exists()
+        except OSError as error:  # a name too long
+            raise ConfigError(
+                f"data.source: expected a path that can be read, got {rest}: "
+                f"{error.strerror}; check the path and its permissions"
+            ) from None
+        return path
+
     def refuse_splits(self, source: str) -> None:
         """Raises ValueError where a split is named of a source that has only two."""
         for key in ("train_split", "test_split"):
@@ -144,6 +169,16 @@ def _fake(rest: str, request: _Request) -> ArrayDataset:
     return make_fake_set(rest, seed=request.seed)
 
 
+def _idx(rest: str, request: _Request) -> ArrayDataset:
+    request.refuse_splits("idx")
+    return open_idx(request.path("idx", rest), name=f"idx:{rest}")
+
+
+def _cifar(kind: str, rest: str, request: _Request) -> ArrayDataset:
+    request.refuse_splits(kind)
+    return open_cifar(kind, request.path(kind, rest), name=f"{kind}:{rest}")
+
+
 def _tfds(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
     opencv()  # missed now and not by a worker
     splits = open_tfds(
@@ -165,19 +200,17 @@ def _tfds(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
 
 
 def _folder(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
-    if not rest:
-        raise ValueError("data.source: after folder: want a directory, got nothing")
+    path = request.path("folder", rest)
     opencv()  # missed now and not by a worker
-    base = Path() if request.data_dir is None else request.data_dir
     splits = open_folder(
-        base / _local(rest, "data.source"),
+        path,
         seed=request.seed,
         train_split=request.train_split,
         test_split=request.test_split,
     )
     if not splits.train.reachable():
         raise ValueError(
-            f"data.source: want images that can be read in {base / rest}, got "
+            f"data.source: want images that can be read in {path}, got "
             f"{len(splits.train)} of which none of those tried can; is the drive there?"
         )
     records = RecordDataset(
@@ -264,9 +297,12 @@ def _check_labels(
 
 
 SOURCES: dict[str, Callable[[str, _Request], ArrayDataset | RecordDataset]] = {
+    "cifar10": partial(_cifar, "cifar10"),
+    "cifar100": partial(_cifar, "cifar100"),
     "digits": _digits,
     "fake": _fake,
     "folder": _folder,
+    "idx": _idx,
     "tfds": _tfds,
 }
 
@@ -291,9 +327,11 @@ def load(
 
     Args:
         source: "digits" (embedded), "fake:HxWxC[xCOUNT]" (random bytes),
-            `tfds:NAME[/CONFIG][:VERSION]` (prepared by `caco prepare`)
-            or "folder:PATH" (see `folders.open_folder`).
-        data_dir: where prepared sets lie, and what a folder's path is relative to;
+            `tfds:NAME[/CONFIG][:VERSION]` (prepared by `caco prepare`),
+            "folder:PATH" (see `folders.open_folder`), "idx:PATH" (MNIST's files, see
+            `idx.open_idx`), "cifar10:PATH" or "cifar100:PATH" (CIFAR's own files, see
+            `cifar.open_cifar`).
+        data_dir: where prepared sets lie, and what a path is relative to;
             embedded and fake ones need none.
         seed: of whatever the source draws: the held-out part, the fake bytes.
         train_split: of TFDS, a split as TFDS writes it; of a folder, a sub-folder;

@@ -105,7 +105,8 @@ class DigitView:
 class PhotoView:
     """A photograph's view: crop, flip, colour jitter, grey, blur, solarise.
 
-    The meaning of each number is torchvision's; the defaults are MoCo v2's.
+    The meaning of each number is torchvision's; the defaults are MoCo v2's. Of grey
+    images, of one channel, brightness and contrast can be jittered.
     """
 
     size_pixels: int = setting(224, allowed=COUNT, doc="height and width of the view")
@@ -175,12 +176,7 @@ class PhotoView:
         self, key: PRNGKeyArray, image: Float[Array, "h w c"]
     ) -> Float[Array, "h w c"]:
         """All that comes after crop and flip."""
-        in_color = self.jitter_probability > 0 or self.gray_probability > 0
-        if in_color and image.shape[2] != 3:
-            raise ConfigError(
-                "jitter_probability, gray_probability: want 0 for images of "
-                f"{image.shape[2]} channels; colours need 3"
-            )
+        self._check_channels(image.shape[2])
         keys = jax.random.split(key, 4)
         image = augment.random_jitter(
             keys[0],
@@ -203,6 +199,21 @@ class PhotoView:
             image,
             probability=self.solarize_probability,
             threshold=self.solarize_threshold,
+        )
+
+    def _check_channels(self, channels: int) -> None:
+        """Raises ConfigError where colours shall change that images do not have."""
+        jitters = self.jitter_probability > 0
+        wanting = {
+            "jitter_probability": jitters and channels not in (1, 3),
+            "saturation": jitters and self.saturation > 0 and channels == 1,
+            "hue_turns": jitters and self.hue_turns > 0 and channels == 1,
+            "gray_probability": self.gray_probability > 0 and channels != 3,
+        }
+        names = ", ".join(name for name, wanted in wanting.items() if wanted)
+        require(
+            not names,
+            f"{names}: want 0 for images of {channels} channels; colours need 3",
         )
 
 

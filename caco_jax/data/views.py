@@ -19,6 +19,7 @@ from caco_jax.data.view_kinds import DigitView, PhotoView, PlainView, Views
 # Mean and deviation of a training set's values, on the scale of [0, 1]. CIFAR's
 # deviations are those that both CIFAR papers' code uses: means of each image's own.
 DIGITS_MEAN, DIGITS_STD = (0.305,), (0.319,)
+FASHION_MEAN, FASHION_STD = (0.286,), (0.353,)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -179,6 +180,34 @@ def cifar(**changes: Any) -> Views:
     return Views(views=(view, view), mean=CIFAR_MEAN, std=CIFAR_STD)
 
 
+def small_gray(
+    *,
+    mean: tuple[float, ...] = FASHION_MEAN,
+    std: tuple[float, ...] = FASHION_STD,
+    **changes: Any,
+) -> Views:
+    """Two views alike of a small grey picture: crop, flip, grey levels, blur.
+
+    The numbers are ours; those of normalisation are Fashion-MNIST's. Digits and letters
+    want flip_probability 0.
+
+    Args:
+        mean: of the pixels, on the scale of [0, 1].
+        std: what they are divided by.
+        **changes: fields of `PhotoView`.
+    """
+    defaults = {
+        "size_pixels": 28,
+        "crop_scale": (0.3, 1.0),
+        "saturation": 0.0,
+        "hue_turns": 0.0,
+        "gray_probability": 0.0,
+        "blur_sigma_pixels": (0.1, 1.0),
+    }
+    view = PhotoView(**{**defaults, **changes})
+    return Views(views=(view, view), mean=mean, std=std)
+
+
 def caco(**changes: Any) -> Views:
     """CaCo's two unlike views (arXiv:2203.14370): blur always, or solarise at times."""
     blurred = PhotoView(**{"saturation": 0.2, "blur_probability": 1.0, **changes})
@@ -245,4 +274,5 @@ VIEWS: Mapping[str, Callable[..., Views]] = {
     "evaluation": evaluation,
     "moco_v2": moco_v2,
     "simclr": simclr,
+    "small_gray": small_gray,
 }

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from caco_jax.runs.monitor import (
+    BANK_PATIENCE_EPOCHS,
     CHANCE_MARGIN,
     COLLAPSED_STD,
+    DEAD_MASS,
     PATIENCE_EPOCHS,
+    SHRUNK_LENGTH,
     UNUSED_SHARE,
     find_alarms,
 )
@@ -98,6 +101,26 @@ METRICS = {
         "Make method.bank_size smaller, or raise bank_optimizer.learning_rate.",
         PATIENCE_EPOCHS,
     ),
+    "bank_mass": Scale(
+        "The bank plays",
+        0.2,
+        DEAD_MASS,
+        ".1%",
+        "share of the softmax at the bank's temperature that lies on its entries and "
+        "not on the batch's keys",
+        "Raise method.bank_temperature or bank_optimizer.learning_rate, start up for "
+        "longer, or lower bank_optimizer.weight_decay.",
+        BANK_PATIENCE_EPOCHS,
+    ),
+    "bank_row_length": Scale(
+        "The bank's rows keep their length",
+        0.5,
+        SHRUNK_LENGTH,
+        ".3f",
+        "median length of the rows, where a key has 1; decay shrinks what no query "
+        "pulls",
+        "Lower bank_optimizer.weight_decay or raise method.bank_temperature.",
+    ),
 }
 # The share of chance's cross entropy from which on it is not good yet.
 NEAR_CHANCE = 1 - 2 * CHANCE_MARGIN
@@ -182,6 +205,8 @@ def run_verdicts(
         for name, scale in METRICS.items()
         if _number(last.get(name))
     ]
+    if _number(last.get("bank_cosine")) and _number(last.get("bank_chance_cosine")):
+        found.append(_nearness(last))
     accuracies = [row["knn"] for row in rows if _number(row.get("knn"))]
     if accuracies:
         found.append(_trend(accuracies))
@@ -226,6 +251,26 @@ def _chance(last: Mapping[str, Any], candidates: int) -> Verdict:
         ""
         if light == GOOD
         else "Check the views, raise the learning rate, or lower the temperature.",
+    )
+
+
+def _nearness(last: Mapping[str, Any]) -> Verdict:
+    cosine, chance = last["bank_cosine"], last["bank_chance_cosine"]
+    lost = "bank_lost" in find_alarms(last["epoch"], last, candidates=None)
+    middle = (1 + chance) / 2
+    light = ACT if lost else GOOD if cosine >= middle else WATCH
+    return Verdict(
+        "The bank is near the queries",
+        light,
+        f"{cosine:.3f}",
+        f"good above {middle:.3f}, act below {chance:.3f} after {PATIENCE_EPOCHS} "
+        "epochs",
+        "cosine of a query with its nearest entry; the nearest of as many random "
+        f"directions would have {chance:.3f}",
+        ""
+        if light == GOOD
+        else "Raise bank_optimizer.learning_rate or method.bank_temperature, or start "
+        "up for longer.",
     )
 
 

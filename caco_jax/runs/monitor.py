@@ -13,6 +13,7 @@ from caco_jax.evaluation.online import online_metrics
 from caco_jax.methods.method import Network
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.run import make_network_features
+from caco_jax.runs.telemetry import BankTelemetry
 from caco_jax.training.loop import Metrics
 from caco_jax.training.sharding import alone
 from caco_jax.training.state import TrainState
@@ -23,7 +24,10 @@ logger = logging.getLogger("caco_jax")
 COLLAPSED_STD = 0.05  # of the embeddings, scaled
 CHANCE_MARGIN = 0.01  # of the cross entropy, from chance's to either side
 UNUSED_SHARE = 0.02  # of the bank's entries
-PATIENCE_EPOCHS = 10  # before which the last two say nothing
+DEAD_MASS = 0.05  # of the softmax at the bank's temperature, on its entries
+SHRUNK_LENGTH = 0.2  # of the bank's rows, where a key has 1
+PATIENCE_EPOCHS = 10  # before which chance, use and nearness say nothing
+BANK_PATIENCE_EPOCHS = 2  # likewise the bank's mass
 
 
 class Monitor:
@@ -45,6 +49,7 @@ class Monitor:
     ) -> None:
         self._run = run
         self._warned = {alarm for row in rows for alarm in row.get("alarms", [])}
+        self._bank = BankTelemetry(run)
         self._features = None
         if run.data.has_labels:
             self._features = make_network_features(
@@ -66,6 +71,7 @@ class Monitor:
             metrics: of each of its steps.
         """
         means = _means(metrics)
+        means |= self._bank.row(state, means)
         row: dict[str, Any] = {"epoch": epoch, "step": int(state.step), **means}
         every = self._run.evaluation.knn_every_epochs
         if epoch % every == 0 or epoch == self._run.training.epochs:
@@ -138,6 +144,7 @@ def find_alarms(
             f"the embeddings have collapsed: their scaled standard deviation is "
             f"{metrics['embedding_std']:.3f}, 1 is spread out, 0 a single point"
         )
+    alarms |= _bank_alarms(epoch, metrics)
     if epoch < PATIENCE_EPOCHS:
         return alarms
     entropy = metrics.get("cross_entropy")
@@ -152,5 +159,34 @@ def find_alarms(
         alarms["bank_unused"] = (
             f"only {metrics['bank_used_ever']:.1%} of the bank's entries were ever a "
             "positive: the bank is larger than it need be, or not learning"
+        )
+    return alarms
+
+
+def _bank_alarms(epoch: int, metrics: Mapping[str, float]) -> dict[str, str]:
+    """Signs that a bank, an adversary above all, no longer plays."""
+    alarms = {}
+    mass, length = metrics.get("bank_mass", 1.0), metrics.get("bank_row_length", 1.0)
+    if mass < DEAD_MASS and epoch >= BANK_PATIENCE_EPOCHS:
+        alarms["bank_dead"] = (
+            f"the bank hardly plays: {mass:.1%} of the softmax at its temperature lies "
+            "on its entries, the rest on the batch's keys; raise "
+            "method.bank_temperature or bank_optimizer.learning_rate, start up for "
+            "longer, or lower bank_optimizer.weight_decay"
+        )
+    if length < SHRUNK_LENGTH:
+        alarms["bank_shrunk"] = (
+            f"half of the bank's rows are shorter than {length:.3f}, where a key has "
+            "1: decay shrinks them and no query pulls them; lower "
+            "bank_optimizer.weight_decay or raise method.bank_temperature"
+        )
+    cosine = metrics.get("bank_cosine", 1.0)
+    chance = metrics.get("bank_chance_cosine", -1.0)
+    if cosine < chance and epoch >= PATIENCE_EPOCHS:
+        alarms["bank_lost"] = (
+            f"the bank has lost the queries: the nearest entry of one has cosine "
+            f"{cosine:.3f}, the nearest of as many random directions would have "
+            f"{chance:.3f}; raise bank_optimizer.learning_rate or "
+            "method.bank_temperature, or start up for longer"
         )
     return alarms

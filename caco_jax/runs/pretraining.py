@@ -247,19 +247,21 @@ class Pretraining:
 
     def training_optimizer(self) -> optax.GradientTransformation:
         """All players' optimisers with their schedules."""
-        when = {
-            "batch_size": self.training.batch_size,
-            "epochs": self.training.epochs,
-            "steps_per_epoch": self.steps_per_epoch,
-        }
         return make_optimizer(
-            self.method,
-            {
-                name: part.transformation(part.schedule_of(**when))
-                if isinstance(part, OptimizerConfig)
-                else part
-                for name, part in self.optimizers.items()
-            },
+            self.method, {name: self.player_optimizer(name) for name in self.optimizers}
+        )
+
+    def player_optimizer(self, name: str) -> optax.GradientTransformation:
+        """The optimiser of a player that moves, with its schedule; it descends."""
+        part = self.optimizers[name]
+        if not isinstance(part, OptimizerConfig):
+            return part
+        return part.transformation(
+            part.schedule_of(
+                batch_size=self.training.batch_size,
+                epochs=self.training.epochs,
+                steps_per_epoch=self.steps_per_epoch,
+            )
         )
 
     def start_up_optimizer(self) -> optax.GradientTransformation:

@@ -76,6 +76,21 @@ def test_changing_nothing_changes_nothing():
     np.testing.assert_allclose(jitter(image, changes()), image, atol=2e-6)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 2, 0), (1, 3, 0, 2)])
+def test_grey_images_have_brightness_and_contrast_alone(order):
+    grey = np.asarray(as_array(photos()[1]))[..., :1]
+    expected = grey
+    for kind in order:
+        if kind == color.BRIGHTNESS:
+            expected = np.clip(0.7 * expected, 0, 1)
+        if kind == color.CONTRAST:
+            expected = np.clip(1.5 * expected - 0.5 * expected.mean(), 0, 1)
+    changed = changes(
+        order, brightness=0.7, contrast=1.5, saturation=0.3, hue_turns=0.2
+    )
+    np.testing.assert_allclose(jitter(grey, changed), expected, atol=1e-5)
+
+
 def test_jitter_keeps_float64():
     with jax.enable_x64(True):
         image = as_array(photos()[1], np.float64)

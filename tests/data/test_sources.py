@@ -7,6 +7,7 @@ from sklearn import datasets
 
 from caco_jax.data import sources
 from caco_jax.data.decode import decode_image
+from caco_jax.schema import ConfigError
 from tests.data.tfds_files import write_set
 
 
@@ -57,10 +58,33 @@ def test_fake_says_what_a_shape_is(shape):
 
 
 def test_unknown_source_lists_the_known():
-    with pytest.raises(ValueError, match=r"data.source: want one of digits, fake, f"):
+    with pytest.raises(
+        ValueError, match=r"data.source: want one of cifar10, cifar100, d"
+    ):
         sources.load("mnist")
     with pytest.raises(ValueError, match="digits takes nothing after its name"):
         sources.load("digits:7")
+
+
+@pytest.mark.parametrize("kind", ["folder", "idx", "cifar10", "cifar100"])
+def test_a_path_that_no_system_has_is_refused_in_a_line(kind):
+    path = "a" * 300
+    with pytest.raises(ConfigError) as caught:
+        sources.load(f"{kind}:{path}")
+    assert str(caught.value) == (
+        f"data.source: expected a path that can be read, got {path}: File name too "
+        "long; check the path and its permissions"
+    )
+
+
+@pytest.mark.parametrize("kind", ["folder", "idx", "cifar10", "cifar100"])
+def test_nobodys_home_and_a_bucket_are_refused_in_a_line(kind):
+    with pytest.raises(ValueError, match=r"^data\.source: .*~nobody-at-all/x"):
+        sources.load(f"{kind}:~nobody-at-all/x")
+    with pytest.raises(
+        ValueError, match=r"^data\.source: expected a path of this mach"
+    ):
+        sources.load(f"{kind}:gs://bucket/x")
 
 
 def test_a_set_checks_its_arrays():

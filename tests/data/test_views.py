@@ -131,14 +131,18 @@ SIZES = {
     "cifar": [32, 32],
     "moco_v2": [224, 224],
     "simclr": [224, 224],
+    "small_gray": [28, 28],
 }
+
+
+GREY = ("digits", "small_gray")
 
 
 @pytest.mark.parametrize("name", views.VIEWS)
 def test_sizes_of_every_recipe(name):
-    batch = jax.ShapeDtypeStruct((4, 40, 50, 1 if name == "digits" else 3), jnp.uint8)
+    batch = jax.ShapeDtypeStruct((4, 40, 50, 1 if name in GREY else 3), jnp.uint8)
     made = jax.eval_shape(views.make_views(views.VIEWS[name]()), KEY, batch)
-    shapes = [(4, size, size, 3) for size in SIZES.get(name, [])]
+    shapes = [(4, size, size, batch.shape[3]) for size in SIZES.get(name, [])]
     same_size = {"digits": [batch.shape] * 2, "evaluation": [batch.shape]}
     assert [view.shape for view in made] == same_size.get(name, shapes)
     assert all(view.dtype == jnp.float32 for view in made)
@@ -178,6 +182,34 @@ def test_solarize_is_seen_in_the_second_view_of_caco_only():
     shade = np.asarray(second).mean(axis=(1, 2, 3))
     assert np.ptp(np.asarray(first)) < 1.0  # the channels' means alone differ
     assert 3 <= np.sum(shade < 0) <= 25  # a fifth of 64; 1e-3 to be outside
+
+
+def test_small_grey_pictures_are_cropped_mirrored_jittered_and_blurred():
+    still = {
+        "size_pixels": 16,
+        "crop_scale": (1.0, 1.0),
+        "crop_aspect": (1.0, 1.0),
+        "flip_probability": 0.0,
+        "jitter_probability": 0.0,
+        "blur_probability": 0.0,
+        "mean": (0.0,),
+        "std": (1.0,),
+    }
+    batch = images(8, 1)
+
+    def made(**changes):
+        make = views.make_views(views.small_gray(**{**still, **changes}))
+        return np.asarray(jax.jit(make)(KEY, batch)[0])
+
+    plain = batch / np.float32(255)
+    np.testing.assert_allclose(made(), plain, atol=1e-6)
+    np.testing.assert_allclose(made(flip_probability=1.0), plain[:, :, ::-1], atol=1e-6)
+    assert made(blur_probability=1.0, blur_sigma_pixels=(2.0, 2.0)).std() < plain.std()
+    shade = made(jitter_probability=1.0, contrast=0.0).mean(axis=(1, 2, 3))
+    assert np.ptp(shade / plain.mean(axis=(1, 2, 3))) > 0.2
+    assert np.abs(made(crop_scale=(0.3, 0.3)) - plain).max() > 0.1
+    scaled = made(mean=(0.25,), std=(0.5,))
+    np.testing.assert_allclose(scaled, (plain - 0.25) / 0.5, atol=1e-6)
 
 
 def test_views_stay_in_range():
@@ -235,7 +267,16 @@ def test_bad_images_are_refused():
         shapes(recipe, (zeros(2, 8, 8, 3),))
     with pytest.raises(ValueError, match=r"want crops uint8 \[N, H, W, C\], got float"):
         shapes(recipe, (zeros(2, 8, 8, 3, dtype=jnp.float32),) * 2)
-    with pytest.raises(ValueError, match="want 0 for images of 1 channels"):
+    in_color = "^saturation, hue_turns, gray_probability: want 0 for images of 1 chan"
+    with pytest.raises(ValueError, match=in_color):
         shapes(Views(recipe.views), zeros(2, 8, 8, 1))
+    with pytest.raises(
+        ValueError, match=r"^jitter_probability, gray_probability: want"
+    ):
+        shapes(Views(recipe.views), zeros(2, 8, 8, 2))
+    with pytest.raises(
+        ValueError, match=r"^hue_turns: want 0 for images of 1 channels"
+    ):
+        shapes(views.small_gray(hue_turns=0.1), zeros(2, 8, 8, 1))
     with pytest.raises(ValueError, match="want 2 channels, as in the views' mean, got"):
         shapes(Views((PlainView(),), (0.0, 0.0), (1.0, 1.0)), zeros(4, 3, dtype=float))

@@ -215,7 +215,7 @@ def test_help_is_given(name):
         ),
         (
             ["--config.data.source=cifar"],
-            "config.data.source: want one of digits, fake",
+            "config.data.source: want one of cifar10, cifar100, digits",
         ),
         (
             ["--config.encoder.projector_widths=(8, 4)"],

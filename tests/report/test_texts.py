@@ -103,6 +103,9 @@ def lights(row=None, health=None, *, epochs=20, candidates=100):
     return {verdict.what: verdict for verdict in found}
 
 
+CHANCE = {"bank_chance_cosine": 0.3}
+
+
 @pytest.mark.parametrize(
     ("row", "what", "light"),
     [
@@ -115,6 +118,13 @@ def lights(row=None, health=None, *, epochs=20, candidates=100):
         ({"embedding_std": 0.2}, "The embeddings are spread out", "watch"),
         ({"embedding_std": 0.01}, "The embeddings are spread out", "act"),
         ({"bank_used_ever": 0.1}, "The bank's entries serve", "watch"),
+        ({"bank_mass": 0.9}, "The bank plays", "good"),
+        ({"bank_mass": 0.1}, "The bank plays", "watch"),
+        ({"bank_mass": 0.02}, "The bank plays", "act"),
+        ({"bank_row_length": 0.118}, "The bank's rows keep their length", "act"),
+        ({**CHANCE, "bank_cosine": 0.9}, "The bank is near the queries", "good"),
+        ({**CHANCE, "bank_cosine": 0.5}, "The bank is near the queries", "watch"),
+        ({**CHANCE, "bank_cosine": 0.2}, "The bank is near the queries", "act"),
     ],
 )
 def test_lights_of_the_metrics(row, what, light):
@@ -127,7 +137,11 @@ ALARMS = {
     "collapsed": ("embedding_std", "The embeddings are spread out"),
     "at_chance": ("cross_entropy", "The encoder learns"),
     "bank_unused": ("bank_used_ever", "The bank's entries serve"),
+    "bank_dead": ("bank_mass", "The bank plays"),
+    "bank_shrunk": ("bank_row_length", "The bank's rows keep their length"),
+    "bank_lost": ("bank_cosine", "The bank is near the queries"),
 }
+AT_ONCE = {"collapsed": 1, "bank_shrunk": 1, "bank_dead": monitor.BANK_PATIENCE_EPOCHS}
 
 
 @pytest.mark.parametrize("epoch", [1, monitor.PATIENCE_EPOCHS - 1, 20])
@@ -137,7 +151,7 @@ def test_a_light_says_act_where_the_alarm_sounds(name, epoch):
     top = np.log(100) if metric == "cross_entropy" else 1.0
     heard = set()
     for value in np.linspace(0, top, 201):
-        row = {"epoch": epoch, metric: float(value)}
+        row = {"epoch": epoch, "bank_chance_cosine": 0.3, metric: float(value)}
         alarm = name in monitor.find_alarms(epoch, row, candidates=100)
         (light,) = [
             verdict.light
@@ -146,7 +160,8 @@ def test_a_light_says_act_where_the_alarm_sounds(name, epoch):
         ]
         assert (light == "act") == alarm, value
         heard.add(alarm)
-    assert heard == ({True, False} if epoch == 20 or name == "collapsed" else {False})
+    patient = epoch >= AT_ONCE.get(name, monitor.PATIENCE_EPOCHS)
+    assert heard == ({True, False} if patient else {False})
 
 
 def test_lights_of_the_features():

@@ -196,7 +196,10 @@ def test_another_seed_is_another_run(whole, tmp_path):
             "config.training.batch_size: want at most 48, the training images of "
             "fake:8x8x1x48, got 49",
         ),
-        ({"data__source": "x"}, "config.data.source: want one of digits, fake"),
+        (
+            {"data__source": "x"},
+            "config.data.source: want one of cifar10, cifar100, digits",
+        ),
         ({"data__source": "fake:8x8"}, "config."),
     ],
 )

@@ -61,7 +61,7 @@ def test_the_splits_of_a_folder_can_be_named(tmp_path):
     "source, message",
     [
         ("fake:8x8", "config.data.source: after fake: want a shape"),
-        ("nothing", "config.data.source: want one of digits, fake"),
+        ("nothing", "config.data.source: want one of cifar10, cifar100, digits"),
         ("folder:not/there", "config.data.source: "),
     ],
 )

@@ -1,0 +1,103 @@
+"""Whether a bank plays: how far its rows turn, whom they follow, who does the work.
+
+Pure functions of arrays, for the caller's jit; a bank's rows may be spread over a mesh.
+None is larger than a few queries times the bank.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from caco_jax.evaluation.checks import as_floats
+from caco_jax.losses.contrast import l2_normalize, similarities
+
+# An entry is dead that gets less than this share of what an even split would give it.
+DEAD_SHARE = 0.01
+
+
+def bank_figures(
+    queries: Float[Array, "n d"],
+    bank: Float[Array, "k d"],
+    *,
+    temperature: float | None = None,
+) -> dict[str, Float[Array, ""]]:
+    """A bank in numbers, beside some queries.
+
+    Args:
+        queries: [N, D] floats; only their directions matter.
+        bank: [K, D] floats, raw rows.
+        temperature: of the bank's own softmax, above 0; None where it has none.
+
+    Returns:
+        "bank_row_length": median Euclidean length of the raw rows; a key has 1.
+        "bank_directions": `effective_directions`, 1 to D.
+        "bank_cosine": cosine of a query with its nearest entry, mean over queries.
+        With a temperature also
+        "bank_effective_rows": exp of the entropy of the entries' shares in the softmax
+        over the bank alone, which is 1 where one entry does all the work and K where
+        all share it evenly; and
+        "bank_dead_share": share of the entries that get less than `DEAD_SHARE` of an
+        even part of it.
+    """
+    bank = as_floats(bank)
+    rows = l2_normalize(bank)
+    cosines = similarities(l2_normalize(as_floats(queries)), rows)  # [N, K]
+    found = {
+        "bank_row_length": jnp.median(jnp.linalg.norm(bank, axis=1)),
+        "bank_directions": effective_directions(rows),
+        "bank_cosine": jnp.max(cosines, axis=1).mean(),
+    }
+    if temperature is not None:
+        shares = jax.nn.softmax(cosines / temperature, axis=1).mean(axis=0)
+        found["bank_effective_rows"] = effective_number(shares)
+        dead = shares * len(shares) < DEAD_SHARE
+        found["bank_dead_share"] = jnp.mean(dead, dtype=shares.dtype)
+    return found
+
+
+def effective_number(shares: Float[Array, " k"]) -> Float[Array, ""]:
+    """The exponential of the entropy of shares: of k alike it is k; of none it is 0."""
+    total = jnp.sum(shares)
+    shares = shares / jnp.where(total > 0, total, 1)
+    entropy = -jnp.sum(jax.scipy.special.xlogy(shares, shares))
+    return jnp.where(total > 0, jnp.exp(entropy), 0)
+
+
+def effective_directions(rows: Float[Array, "k d"]) -> Float[Array, ""]:
+    """How many directions rows span: `effective_number` of their squared lengths there.
+
+    The directions are the principal ones of the rows as they are, not centred. RankMe
+    (arXiv:2210.02885) takes lengths where this takes squares: this needs the [D, D]
+    matrix of products alone, in which the smallest lengths are lost to rounding.
+    """
+    products = jnp.einsum("kd,ke->de", rows, rows, precision="highest")
+    return effective_number(jnp.maximum(jnp.linalg.eigvalsh(products), 0))
+
+
+def row_turns(
+    bank: Float[Array, "k d"], updates: Float[Array, "k d"]
+) -> Float[Array, " k"]:
+    """By how many degrees each row turns when its update is added; 0 for no row."""
+    rows = l2_normalize(bank)
+    along = jnp.sum(updates * rows, axis=1)
+    across = jnp.linalg.norm(updates - along[:, None] * rows, axis=1)
+    ahead = jnp.linalg.norm(bank, axis=1) + along
+    return jnp.degrees(jnp.arctan2(across, ahead))
+
+
+def chance_cosine(rows: int, width: int) -> float:
+    """The cosine of a query with the nearest of K random directions, its median.
+
+    A random direction's squared cosine with a query is Beta(1/2, (D - 1)/2).
+
+    Args:
+        rows: K, how many.
+        width: D of the space, at least 2.
+    """
+    from scipy.special import betaincinv
+
+    # The median of the largest of K: half of all draws have none beyond it.
+    beyond = -(2.0 ** (-1 / rows) - 1)
+    # One tail of two that are alike; the median of a single one is at 0.
+    tail = min(2 * beyond, 1.0)
+    return float((1 - betaincinv((width - 1) / 2, 0.5, tail)) ** 0.5)
