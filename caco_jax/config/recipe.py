@@ -124,7 +124,7 @@ def digits(method: str) -> ConfigDict:
     for rows in set(method_of(config).row_sharded.values()):
         config.method[rows] = 1024
     config.training.epochs = 95
-    config.evaluation.knn_neighbours = 10  # a class has 135 images, 20 reach over
+    config.evaluation.knn_temperature = 0.07  # of arXiv:1805.01978
     return config
 
 

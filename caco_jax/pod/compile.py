@@ -20,7 +20,7 @@ from caco_jax.training.sharding import make_mesh
 # others are streamed, as if they were ImageNet's training images.
 _RESIDENT = {"tfds:cifar10": (50_000, 32), "tfds:cifar100": (50_000, 32)}
 _STREAMED_COUNT = 1_281_167
-_EMBEDDED = ("digits", "fake")
+_EMBEDDED = ("digits", "fake", "idx")  # or read at once
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -103,12 +103,15 @@ def _compiler_settings(where: Slice, *, quick: bool) -> Iterator[None]:
 
 def stand_in(config: DataConfig) -> Dataset | None:
     """The shape of a data set in its place; None for those that need no files."""
-    if config.source.partition(":")[0] in _EMBEDDED:
+    kind, _, _ = config.source.partition(":")
+    if kind in _EMBEDDED:
         return None
-    if config.source not in _RESIDENT:
+    # CIFAR's own files hold what TFDS prepares of them.
+    resident = _RESIDENT.get(config.source, _RESIDENT.get(f"tfds:{kind}"))
+    if resident is None:
         records: Any = range(_STREAMED_COUNT)
         return RecordDataset(config.source, records)
-    count, size = _RESIDENT[config.source]
+    count, size = resident
     images: Any = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
     return ArrayDataset(config.source, images, None, images, None)
 

@@ -68,6 +68,7 @@ def describe(config: ExperimentConfig, workdir: str, how: dict[str, Any]) -> str
             f"{found['checkpoint_bytes'] / 1e6:,.1f} MB a checkpoint, at most "
             f"{found['most_checkpoints']} at once, {found['free_bytes'] / 1e6:,.0f} MB "
             f"free for {workdir}",
+            *(f"WARNING: {line}" for line in found["cautions"]),
             "Nothing was trained or written.",
         ]
     )

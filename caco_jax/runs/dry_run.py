@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from caco_jax.runs.cautions import cautions
 from caco_jax.runs.checkpoints import Checkpoints
 from caco_jax.runs.fit import require_same_images
 from caco_jax.runs.opening import data_notes
@@ -40,7 +41,7 @@ def dry_run(
         "images", "data" as lines for people, "steps_per_epoch", "steps" of the run,
         "step" it would start from, "step_bytes" on each device while a step runs,
         "device_bytes" there are (or None), "checkpoint_bytes", "most_checkpoints" at
-        once, "free_bytes" on the disk.
+        once, "free_bytes" on the disk, "cautions" as `fit` warns of them.
 
     Raises:
         UserError: the run cannot be.
@@ -58,6 +59,7 @@ def dry_run(
         "steps": run.total_steps,
         "step": (resumes and Checkpoints(files).latest_step()) or 0,
         **_disk(run, files.path),
+        "cautions": cautions(run),
     }
     with jax.set_mesh(run.mesh):
         _read_a_batch(run)

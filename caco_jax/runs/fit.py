@@ -23,7 +23,7 @@ from caco_jax.runs.distributed import (
     require_same,
 )
 from caco_jax.runs.monitor import Monitor
-from caco_jax.runs.opening import opening_lines
+from caco_jax.runs.opening import announce
 from caco_jax.runs.preemption import Stop, Stopped
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.progress import RunProgress, provenance
@@ -245,8 +245,7 @@ class _Fit:
 
     def _train(self) -> None:
         run, progress = self.run, self.progress
-        for line in opening_lines(run, self.files):
-            logger.info("%s", line)
+        announce(run, self.files)
         feeds = run.feeds(self.bad)
         state = self._first_state(feeds)
         if progress.is_waiting():

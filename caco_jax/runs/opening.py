@@ -1,13 +1,30 @@
 """The first lines of a run: what it is, how large, where it goes, how to stop it."""
 
+import logging
 import math
 from typing import Any
 
 import jax
 
 from caco_jax.data.dataset import Dataset
+from caco_jax.runs.cautions import cautions
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.workdir import Workdir
+
+logger = logging.getLogger("caco_jax")
+
+
+def announce(run: Pretraining, files: Workdir) -> None:
+    """Says what a run is, and warns of settings that seem left behind.
+
+    Args:
+        run: the run.
+        files: its directory.
+    """
+    for line in opening_lines(run, files):
+        logger.info("%s", line)
+    for line in cautions(run):
+        logger.warning("%s", line)
 
 
 def opening_lines(run: Pretraining, files: Workdir) -> list[str]:

@@ -218,7 +218,12 @@ def test_sizes_that_the_slice_does_not_divide(where, changes, message):
 
 
 @pytest.mark.parametrize(
-    ("source", "streamed"), [("tfds:imagenet2012", True), ("tfds:cifar10", False)]
+    ("source", "streamed"),
+    [
+        ("tfds:imagenet2012", True),
+        ("tfds:cifar10", False),
+        ("cifar100:not/here", False),
+    ],
 )
 def test_no_data_set_need_be_there(source, streamed, devices):
     frozen = tiny.config(data__source=source, data__views="cifar")
