@@ -19,6 +19,7 @@ from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
 from caco_jax.data.decode import CropSpec
 from caco_jax.data.records import Records
 from caco_jax.data.view_kinds import PhotoView, View, Views
+from caco_jax.data.workers import fitting_workers, stream, worker_count
 from caco_jax.schema import UserError
 
 # A crop's share of the image's area: torchvision's, which the protocols use.
@@ -147,12 +148,12 @@ class RecordPart:
             chosen=rows,
             epochs=epochs,
         )
-        count = pipeline.fitting_workers(
-            pipeline.worker_count(self.workers),
+        count = fitting_workers(
+            worker_count(self.workers),
             source.part_bytes,
             held=source.parts_per_step,
         )
-        with pipeline.stream(source, workers=count) as parts:
+        with stream(source, workers=count) as parts:
 
             def steps() -> Iterator[tuple[Pixels, Labels]]:
                 for _ in range(len(source) // source.parts_per_step):
@@ -174,7 +175,7 @@ class RecordPart:
             self.records, rows, size_pixels=self.size_pixels, part_rows=_CENTER_ROWS
         )
         read = 0
-        with pipeline.stream(source) as parts:
+        with stream(source) as parts:
             for images, labels, bad in parts:
                 self.bad.add(bad)
                 read += len(labels)

@@ -21,6 +21,7 @@ from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
 from caco_jax.data.decode import CropSpec
 from caco_jax.data.records import Records
 from caco_jax.data.view_kinds import PhotoView, Views
+from caco_jax.data.workers import fitting_workers, stream, worker_count
 from caco_jax.training.sharding import local_rows, place, replicated, rows
 
 
@@ -213,12 +214,12 @@ def streamed_feeds(
         )
         first = first_step * source.parts_per_step
         size = dispatch_size(steps, steps_per_dispatch or 1)
-        count = pipeline.fitting_workers(
-            pipeline.worker_count(workers),
+        count = fitting_workers(
+            worker_count(workers),
             source.part_bytes,
             held=source.parts_per_step * size,
         )
-        with pipeline.stream(source, workers=count, first=first) as parts:
+        with stream(source, workers=count, first=first) as parts:
 
             def take(epoch: int, first: int, last: int) -> tuple[Array, ...]:
                 del epoch  # parts come in order

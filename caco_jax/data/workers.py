@@ -1,0 +1,185 @@
+"""Streams: parts of large sets made ahead of the step, by threads or by processes.
+
+Workers are new interpreters (Grain spawns them), never forks of a process in which an
+accelerator is in use. What they import here knows nothing of devices.
+"""
+
+import contextlib
+import errno
+import logging
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from typing import Any, Protocol, TypeVar
+
+from absl import flags
+
+from caco_jax._cores import usable_cores
+from caco_jax._extras import require_package
+from caco_jax.data.records import StreamError
+from caco_jax.data.resize import opencv
+
+logger = logging.getLogger("caco_jax")
+
+MOST_WORKERS = 16
+_WORKER_BUFFER = 2  # parts that each has ready
+_SHARED_MEMORY = "/dev/shm"
+
+T = TypeVar("T", covariant=True)
+
+
+class Source(Protocol[T]):
+    """Parts in order, each a pure function of its number; picklable."""
+
+    def __len__(self) -> int:
+        """How many parts."""
+
+    def __getitem__(self, index: Any) -> T:
+        """A part."""
+
+
+class WorkerError(StreamError):
+    """A worker process ended, or could not hand over what it made."""
+
+
+def worker_count(workers: int | None) -> int:
+    """The number of worker processes; None: one a core, at most 16."""
+    return min(usable_cores(), MOST_WORKERS) if workers is None else workers
+
+
+def fitting_workers(workers: int, part_bytes: int, *, held: int) -> int:
+    """As many workers as the shared memory has room for, with a word if that is fewer.
+
+    Containers often have 64 MB of it, which workers hand their parts over in.
+
+    Args:
+        workers: that are wanted.
+        part_bytes: of a part.
+        held: parts that the receiver holds at once.
+
+    Returns:
+        At most as many; 0, threads instead, if there is no room for one.
+    """
+    free = _shared_bytes()
+    if free is None or not workers:
+        return workers
+    # Of each: those that wait, one that is made, one that is handed over.
+    each = part_bytes * (_WORKER_BUFFER + 2)
+    fitting = max(min(workers, (free - part_bytes * held) // max(each, 1)), 0)
+    if fitting < workers:
+        needed = each * workers + part_bytes * held
+        logger.warning(
+            "data.workers: %d worker processes want %.0f MB of shared memory, %s has "
+            "%.0f MB free: using %s; a larger one (docker run --shm-size=8g) is faster",
+            workers,
+            needed / 1e6,
+            _SHARED_MEMORY,
+            free / 1e6,
+            f"{fitting} of them" if fitting else "threads instead",
+        )
+    return fitting
+
+
+def _shared_bytes() -> int | None:
+    """Free shared memory; None where the system does not keep it in a directory."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return shutil.disk_usage(_SHARED_MEMORY).free
+    except OSError:
+        return 0
+
+
+@contextlib.contextmanager
+def stream(
+    source: Source[T], *, workers: int = 0, first: int = 0
+) -> Iterator[Iterator[T]]:
+    """The parts of a source from the first on, in order, made ahead.
+
+    Args:
+        source: what is made; workers get a copy of it.
+        workers: processes; 0: threads of this one.
+        first: the number of the first part.
+
+    Yields:
+        An iterator over parts. The workers begin at once, and end with the block.
+
+    Raises:
+        UserError: Grain is not installed.
+        WorkerError: by the iterator, where a worker ended.
+    """
+    grain = require_package("grain", purpose="reading images ahead")
+    threads = min(usable_cores(), MOST_WORKERS) if workers == 0 else 0
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    parts = grain.MapDataset.source(source)[first:].to_iter_dataset(read)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain asks for its own, and fails without
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(workers, _WORKER_BUFFER)
+        parts = parts.mp_prefetch(options, worker_init_fn=_start_worker)
+    iterator = iter(parts)
+    iterator.start_prefetch()
+    # Not Grain's own: one that is still held when Python ends complains.
+    handed_out = _explained(iterator)
+    try:
+        yield handed_out
+    finally:
+        handed_out.close()
+        iterator.close()
+
+
+def _explained(parts: Iterator[T]) -> Generator[T]:
+    """The parts; where a worker ended, one line says how."""
+    try:
+        yield from parts
+    except RuntimeError as error:
+        ended = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+        if ended is None:
+            raise
+        raise WorkerError(_cause_of_death(int(ended[1]))) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise WorkerError(_cause_of_death(-signal.SIGBUS)) from None
+    except MemoryError:
+        raise WorkerError(_cause_of_death(-signal.SIGKILL)) from None
+
+
+def _cause_of_death(status: int) -> str:
+    """Why a worker may have ended, and what to do."""
+    fewer = "use fewer data.workers, or threads with data.workers=0"
+    if status == -signal.SIGBUS:
+        why = f"{_SHARED_MEMORY} is full; make it larger (docker run --shm-size=8g), "
+        return f"data.workers: a worker could not hand over its images, {why}or {fewer}"
+    if status == -signal.SIGKILL:
+        why = f"was killed, most often since the memory is used up; {fewer}"
+    elif status < 0:
+        name = signal.Signals(-status).name
+        why = f"ended by {name}, maybe in the decoder of a damaged image; {fewer}"
+    else:
+        why = f"ended with status {status}, see the lines above; or {fewer}"
+    return f"data.workers: a worker {why}"
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Leaves the other cores to the other workers, and ends when the parent does."""
+    del index, count
+    opencv().setNumThreads(1)
+    # A terminal's Ctrl-C and a scheduler's SIGTERM reach the parent as well, which
+    # ends its workers itself, and may want some more batches before.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    # Where it is killed it cannot: workers would wait for ever to hand over images.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
