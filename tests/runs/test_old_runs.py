@@ -56,7 +56,8 @@ def test_it_is_trained_to_its_end_as_it_would_have_been(files, devices):
     assert (summary["epochs"], summary["steps"], summary["images"]) == (2, 6, 64)
     rows = files.read_metrics()
     assert rows[0] == EXPECTED["metrics"][0]
-    assert rows[1].keys() == EXPECTED["metrics"][1].keys()
+    # Newer versions measure more; what 0.1.0 measured is there, and the same.
+    assert rows[1].keys() >= EXPECTED["metrics"][1].keys()
     for name, value in EXPECTED["metrics"][1].items():
         np.testing.assert_allclose(rows[1][name], value, **CLOSE, err_msg=name)
     assert files.config_file.read_bytes() == before
