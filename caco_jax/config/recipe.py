@@ -119,11 +119,12 @@ def digits(method: str) -> ConfigDict:
     config.encoder.projector_widths = (128, 128, 64)
     config.training.batch_size = 128
     config.optimizer.learning_rate = 0.06
+    config.optimizer.weight_decay = 5e-4
     for section in optimizer_sections(config):
         section.warmup_epochs = 5
     for rows in set(method_of(config).row_sharded.values()):
         config.method[rows] = 1024
-    config.training.epochs = 95
+    config.training.epochs = 80
     config.evaluation.knn_temperature = 0.07  # of arXiv:1805.01978
     return config
 

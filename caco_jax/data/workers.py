@@ -19,8 +19,8 @@ from typing import Any, Protocol, TypeVar
 
 from absl import flags
 
-from caco_jax._cores import usable_cores
 from caco_jax._extras import require_package
+from caco_jax._process import usable_cores
 from caco_jax.data.records import StreamError
 from caco_jax.data.resize import opencv
 

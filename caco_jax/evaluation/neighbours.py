@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from caco_jax._cores import usable_cores
+from caco_jax._process import usable_cores
 from caco_jax.evaluation import checks
 from caco_jax.losses.contrast import l2_normalize
 

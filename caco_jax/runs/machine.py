@@ -7,7 +7,7 @@ import sys
 
 import jax
 
-from caco_jax._cores import usable_cores
+from caco_jax._process import usable_cores
 
 
 def peak_memory_bytes() -> int:

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from caco_jax._process import give_back_freed_memory
 from caco_jax.data.records import StreamError
 from caco_jax.methods.method import Network
 from caco_jax.training.feeds import Feed, Layout
@@ -116,13 +117,17 @@ class Throughput:
         self.seconds += time.perf_counter() - begun
 
     def sparing_the_first(self, dispatch: DispatchFn) -> DispatchFn:
-        """The function, of which the first call does not count: it compiles."""
+        """The function, of which the first call does not count: it compiles.
+
+        A compiler needs some hundred megabytes, which the system gets back then.
+        """
         calls = itertools.count()
 
         def call(state: TrainState, *inputs: Any) -> tuple[TrainState, Any]:
             begun = time.perf_counter()
             results = dispatch(state, *inputs)
             if next(calls) == 0:
+                give_back_freed_memory()
                 self.seconds -= time.perf_counter() - begun
             return results
 

@@ -23,6 +23,7 @@ from caco_jax.schema import UserError, require
 from experiments.benchmarks.timing import machine, write_json
 
 WIDTH = 16
+BATCH = 128
 BUDGETS = (15, 60)
 SEEDS = (0, 1, 2)
 MEASURES = {"knn": "kNN", "linear": "linear", "few_shot_mean": "3 labels a class"}
@@ -41,6 +42,7 @@ def budget_settings(epochs: int, *, starts_up: bool, has_bank: bool) -> list[str
     warmup = min(5, epochs // 4)
     settings = {
         "encoder.width": WIDTH,
+        "training.batch_size": BATCH,
         "training.epochs": epochs - start_up,
         "optimizer.warmup_epochs": warmup,
         "evaluation.knn_every_epochs": epochs,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from caco_jax._cores import usable_cores as cores
+from caco_jax._process import usable_cores as cores
 from caco_jax.runs.machine import processor
 
 

@@ -353,7 +353,6 @@ def test_every_method_is_on_digits():
         "encoder.width",
         "encoder.projector_widths",
         "data.views",
-        "training.batch_size",
         "training.epochs",
     ]
     rows = [flatten(read(f"{name}_digits").to_dict()) for name in METHODS]

@@ -290,7 +290,7 @@ def test_a_recipe_states_its_differences_from_the_defaults():
     }
     assert differences["method.bank_size"] == 1024
     assert differences["encoder.backbone"] == "resnet8"
-    assert differences["training.epochs"] == 95
+    assert differences["training.epochs"] == 80
     assert "data.source" not in differences
 
 
