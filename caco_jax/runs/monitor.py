@@ -49,7 +49,7 @@ class Monitor:
     ) -> None:
         self._run = run
         self._warned = {alarm for row in rows for alarm in row.get("alarms", [])}
-        self._bank = BankTelemetry(run)
+        self._bank = BankTelemetry(run, bad)
         self._features = None
         if run.data.has_labels:
             self._features = make_network_features(

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float
 
 from caco_jax.data.labelled import open_part, spread_rows
+from caco_jax.data.pipeline import BadImages
 from caco_jax.data.views import make_views
 from caco_jax.evaluation.bank_health import bank_figures, chance_cosine, row_turns
 from caco_jax.methods.method import Network
@@ -31,10 +32,11 @@ class BankTelemetry:
 
     Args:
         run: the run.
+        bad: counts unreadable images; None: anew.
     """
 
-    def __init__(self, run: Pretraining) -> None:
-        self._run = run
+    def __init__(self, run: Pretraining, bad: BadImages | None = None) -> None:
+        self._run, self._bad = run, bad
         # A method of one's own need not have a temperature.
         config: Any = run.method.settings
         temperature = getattr(config, "temperature", None)
@@ -71,7 +73,7 @@ class BankTelemetry:
     def _examples(self) -> np.ndarray:
         """Training examples, spread evenly, that views are made of."""
         size = max(self._run.views.photo_sizes, default=0)
-        part = open_part(self._run.data, "train", size_pixels=size)
+        part = open_part(self._run.data, "train", size_pixels=size, bad=self._bad)
         if part is None:
             return np.zeros(0)
         pieces = [found for found, _ in part.centers(spread_rows(len(part), QUERIES))]

@@ -133,7 +133,7 @@ def test_a_directory_that_goes_away_is_waited_for_and_then_saved(tmp_path, monke
     monkeypatch.setattr(records, "_read", read_some)
     flags = [CONFIG, f"--workdir={tmp_path / 'run'}", *STREAMED]
     flags += [f"--config.data.source=folder:{pictures}"]
-    flags += ["--config.training.epochs=6"]
+    flags += ["--config.training.epochs=20"]
     status, _, err = call(pretrain.main, *flags)
     assert status == REQUEUE_STATUS
     last = err.splitlines()[-1]
