@@ -4,12 +4,14 @@ import os
 import pathlib
 import tempfile
 
-# Before JAX is imported: eight virtual devices, so that one process tests 1 and 8.
+from tests.compiling import FAST_COMPILING
+
+# Before JAX is imported: eight virtual devices, so that one process tests 1 and 8. CI
+# runs the core of the suite once more as XLA usually compiles; of a flag given twice
+# the last counts.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Unoptimised: the suite compiles far longer than it computes. CI runs the core of it
-# once more at XLA's own level; of a flag given twice the last counts.
 os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    f"--xla_force_host_platform_device_count=8 {FAST_COMPILING} "
     + os.environ.get("XLA_FLAGS", "")
 )
 

@@ -8,6 +8,8 @@ import sys
 
 import jax
 
+from tests.compiling import FAST_COMPILING
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -24,7 +26,7 @@ def smoke(name, out, *flags):
         | {
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
+            "XLA_FLAGS": FAST_COMPILING,
         },
         capture_output=True,
         text=True,

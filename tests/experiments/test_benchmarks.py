@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from experiments.benchmarks import growth, startup, summary, timing
+from tests.compiling import FAST_COMPILING
 from tests.experiments.smoke import smoke
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -78,7 +79,7 @@ def test_every_sweep_grows_a_setting_that_its_side_has():
 
 @pytest.mark.slow
 def test_first_step_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", FAST_COMPILING)
     cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     seconds = startup.first_step("simclr_digits:smoke", tmp_path / "run", cache)
     assert seconds > 0

@@ -13,6 +13,7 @@ from caco_jax.data import pipeline, records
 from caco_jax.programs import pretrain
 from caco_jax.runs.preemption import REQUEUE_STATUS
 from caco_jax.runs.workdir import Workdir
+from tests.compiling import FAST_COMPILING
 from tests.data.pictures import write_pictures, write_squares
 from tests.experiments.commands import CONFIG, ROOT, TINY, call, one_line
 
@@ -23,7 +24,7 @@ def in_a_process(*flags):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
+        "XLA_FLAGS": FAST_COMPILING,
     }
     return subprocess.run(
         [sys.executable, "-m", "experiments.pretrain", *flags],
@@ -75,6 +76,9 @@ STREAMED = [
     "--config.data.max_resident_bytes=0",
     "--config.data.workers=0",
     "--config.training.epochs=1",
+    # One program for all of them, however many steps there are.
+    "--config.optimizer.schedule=constant",
+    "--config.target.schedule=constant",
 ]
 
 
@@ -123,7 +127,7 @@ def test_a_directory_that_goes_away_is_waited_for_and_then_saved(tmp_path, monke
     for name in ("cat", "dog"):
         write_pictures(pictures / name, 24)
     monkeypatch.setattr(records, "WAIT_SECONDS", 0)
-    read, left = records._read, iter(range(400))
+    read, left = records._read, iter(range(200))
 
     def read_some(path):
         if next(left, None) is None and pictures.exists():
@@ -133,7 +137,7 @@ def test_a_directory_that_goes_away_is_waited_for_and_then_saved(tmp_path, monke
     monkeypatch.setattr(records, "_read", read_some)
     flags = [CONFIG, f"--workdir={tmp_path / 'run'}", *STREAMED]
     flags += [f"--config.data.source=folder:{pictures}"]
-    flags += ["--config.training.epochs=20"]
+    flags += ["--config.training.epochs=8"]
     status, _, err = call(pretrain.main, *flags)
     assert status == REQUEUE_STATUS
     last = err.splitlines()[-1]
