@@ -221,7 +221,7 @@ class Checkpoints:
         state = folder / ("default" if _is_old(folder) else "state")
         with ocp.StandardCheckpointer() as reader:
             # Orbax would begin to read what does not fit, and leave it unfinished.
-            if _shapes(_saved_tree(reader, state)) != _shapes(like):
+            if _shapes(_saved_tree(state)) != _shapes(like):
                 raise UserError(
                     f"--workdir: expected {folder} to hold the arrays of this "
                     "configuration, got others: a size, an optimiser or what else the "
@@ -248,7 +248,7 @@ class Checkpoints:
                 lambda leaf: jax.ShapeDtypeStruct(
                     leaf.shape, leaf.dtype, sharding=here
                 ),
-                _saved_tree(reader, folder),
+                _saved_tree(folder),
             )
             return reader.restore(folder, like)
 
@@ -302,9 +302,11 @@ def _apart(leaf: jax.Array) -> jax.Array:
     return jnp.copy(leaf) if on_cpu else leaf
 
 
-def _saved_tree(reader: ocp.StandardCheckpointer, folder: pathlib.Path) -> Any:
+def _saved_tree(folder: pathlib.Path) -> Any:
     """What lies in a folder, as nested dictionaries of shapes and dtypes."""
-    saved: Any = reader.metadata(folder).item_metadata
+    # The handler's: a checkpointer looks for a file that an item of a step never has,
+    # and warns of it.
+    saved: Any = ocp.StandardCheckpointHandler().metadata(folder)
     return saved.tree
 
 

@@ -160,7 +160,5 @@ def ended(running: Sequence[subprocess.Popen], *, timeout_s: float) -> list[Ende
 if __name__ == "__main__":
     logging.basicConfig()
     logging.getLogger("caco_jax").setLevel(logging.INFO)
-    # As commands do: Orbax warns of a file that the first process writes a bit later.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     initialize(timeout_seconds=120)
     train(pathlib.Path(sys.argv[1]), sys.argv[2:])

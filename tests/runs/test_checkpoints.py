@@ -1,6 +1,7 @@
 """A run's directory: whose it is, what is in it, and that nothing is lost."""
 
 import json
+import logging
 import shutil
 
 import jax
@@ -265,6 +266,15 @@ def test_the_newest_state_comes_back_bit_by_bit(saved):
     assert jax.tree.map(lambda leaf: leaf.dtype, found) == jax.tree.map(
         lambda leaf: leaf.dtype, expected
     )
+
+
+def test_nothing_is_warned_of_where_a_whole_state_comes_back(saved, caplog):
+    """Of Orbax either, in the log of a program that does not silence it."""
+    caplog.set_level(logging.WARNING, logger="absl")
+    with Checkpoints(saved) as checkpoints:
+        checkpoints.restore(make_state(0))
+        checkpoints.restore_arrays()
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_a_state_comes_back_with_the_shardings_asked_for(saved, devices):
