@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 
 
 def usable_cores() -> int:
@@ -17,8 +18,7 @@ def give_back_freed_memory() -> None:
     glibc keeps freed memory for later: about 250 MB after XLA compiled a step, on top
     of which the next compilation would come.
     """
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # not glibc; TypeError: on Windows
-        return
-    trim(0)
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
