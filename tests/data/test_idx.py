@@ -1,7 +1,6 @@
 """MNIST's files: what is read of them, and what is said of those that do not fit."""
 
 import gzip
-import os
 import pathlib
 import struct
 import subprocess
@@ -181,18 +180,10 @@ def test_a_path_without_files_says_what_is_wanted(tmp_path):
 
 @pytest.mark.slow
 def test_make_fashion_prints_the_source_of_a_folder_or_what_to_do(tmp_path):
-    # As a person calls it, not as a part of `make test-slow`.
-    alone = {
-        name: value
-        for name, value in os.environ.items()
-        if "MAKE" not in name and name != "MFLAGS"
-    }
-
     def make(folder):
         return subprocess.run(
-            ["make", "fashion", f"FASHION={folder}"],
+            ["make", "--no-print-directory", "fashion", f"FASHION={folder}"],
             cwd=pathlib.Path(__file__).parents[2],
-            env=alone,
             capture_output=True,
             text=True,
         )
