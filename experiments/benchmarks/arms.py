@@ -1,0 +1,206 @@
+"""The arms of the tournament: each a method and four settings to try it with."""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from caco_jax import Pretraining, methods
+from caco_jax.data.dataset import ArrayDataset
+from caco_jax.data.views import small_gray
+from caco_jax.losses.contrast import l2_normalize
+from caco_jax.methods.start_up import BANK_OPTIMIZER
+from caco_jax.nets.norm import BatchNorm
+from caco_jax.nets.resnet import resnet8
+from caco_jax.optim.settings import OptimizerConfig, TargetConfig
+
+VIEW_PIXELS = 16  # of 28: 3x3 convolutions of 8x8 pixels are fast on a CPU
+WIDTH = 16
+PROJECTOR = (128, 128, 64)
+BATCH_SIZE = 128
+MEMORY = 4096  # entries of a bank or a queue: 6.8 % of 60,000 images
+# What a trial sets beside its method's own settings, with what holds otherwise.
+COMMON: Mapping[str, Any] = {"rate": 0.06, "target_momentum": 0.99, "epsilon": 0.0}
+OF_THE_BANK = ("bank_rate", "bank_decay")
+
+Setting = Mapping[str, Any]
+
+
+class Arm(NamedTuple):
+    """A method in the tournament.
+
+    Attributes:
+        method: its name in the registry.
+        fixed: settings that make the arm what it is.
+        trials: settings to choose from, as many for every arm.
+        host: the arm whose chosen settings this one starts from, if any; "best bank"
+            for the one of `BANKS` that did best in the trials.
+    """
+
+    method: str
+    fixed: Setting
+    trials: tuple[Setting, ...]
+    host: str | None = None
+
+
+_QUEUE = {"queue_size": MEMORY, "symmetric": True}
+_ADCO = {"bank_size": MEMORY, "symmetric": True}
+_CACO = {"bank_size": MEMORY, "start_up_momentum": 0.99}
+_QUEUE_TRIALS: tuple[Setting, ...] = (
+    {"temperature": 0.1},
+    {"temperature": 0.2},
+    {"temperature": 0.2, "rate": 0.12},
+    {"temperature": 0.2, "target_momentum": 0.95},
+)
+_CACO_TRIALS: tuple[Setting, ...] = (
+    {"temperature": 0.1, "bank_temperature": 0.1},
+    {"temperature": 0.1, "bank_temperature": 0.1, "bank_rate": 0.5},
+    {"temperature": 0.2, "bank_temperature": 0.2},
+    {"temperature": 0.1, "bank_temperature": 0.1, "start_up_epochs": 1},
+)
+_EPSILONS: tuple[Setting, ...] = tuple(
+    {"epsilon": epsilon} for epsilon in (0.01, 0.03, 0.06, 0.12)
+)
+
+BANKS = ("adco", "caco")
+BEST_BANK = "best bank"
+ARMS: dict[str, Arm] = {
+    "simclr": Arm(
+        "simclr",
+        {},
+        (
+            {"temperature": 0.1},
+            {"temperature": 0.2},
+            {"temperature": 0.5},
+            {"temperature": 0.2, "rate": 0.12},
+        ),
+    ),
+    "moco": Arm("moco", _QUEUE, _QUEUE_TRIALS),
+    "moco, batch keys": Arm("moco", {**_QUEUE, "batch_keys": True}, _QUEUE_TRIALS),
+    "adco": Arm(
+        "adco",
+        _ADCO,
+        (
+            # As published, but for the number of entries.
+            {"temperature": 0.12, "bank_temperature": 0.02, "bank_decay": 1e-4},
+            {"temperature": 0.2, "bank_temperature": 0.1},
+            {"temperature": 0.2, "bank_temperature": 0.1, "bank_rate": 0.5},
+            {"temperature": 0.1, "bank_temperature": 0.05, "bank_rate": 0.5},
+        ),
+    ),
+    "adco, frozen bank": Arm("adco", {**_ADCO, "bank_rate": 0.0}, _QUEUE_TRIALS),
+    "caco": Arm("caco", _CACO, _CACO_TRIALS),
+    "caco, positives only": Arm(
+        "caco", {**_CACO, "bank_roles": "positive"}, _CACO_TRIALS
+    ),
+    "caco, negatives only": Arm(
+        "caco", {**_CACO, "bank_roles": "negative"}, _CACO_TRIALS
+    ),
+    "alpha_cl": Arm(
+        "alpha_cl",
+        {"importance": "exponential", "normalisation": "rows"},
+        (
+            {"temperature": 0.1},
+            {"temperature": 0.2},
+            {"temperature": 0.5},
+            {"temperature": 0.2, "rate": 0.12},
+        ),
+    ),
+    "simclr + clae": Arm("simclr", {}, _EPSILONS, host="simclr"),
+    "bank + clae": Arm("", {}, _EPSILONS, host=BEST_BANK),
+}
+
+# One thing changed of a bank's chosen settings: what might make it win.
+TRIES: dict[str, Arm] = {
+    "adco, own entries only": Arm("adco", {"batch_keys": False}, ({},), host="adco"),
+    "adco, one degree a step": Arm("adco", {"bank_degrees": 1.0}, ({},), host="adco"),
+    "caco, start-up of two epochs": Arm(
+        "caco", {"start_up_epochs": 2}, ({},), host="caco"
+    ),
+    "caco, one degree a step": Arm("caco", {"bank_degrees": 1.0}, ({},), host="caco"),
+    "adco, a quarter of the entries": Arm(
+        "adco", {"bank_size": MEMORY // 4}, ({},), host="adco"
+    ),
+    "caco, a quarter of the entries": Arm(
+        "caco", {"bank_size": MEMORY // 4}, ({},), host="caco"
+    ),
+}
+
+
+def build(
+    method: str, setting: Setting, *, data: ArrayDataset, epochs: int, seed: int
+) -> Pretraining:
+    """The run of an arm; all are equal but for the method and the setting.
+
+    A start-up of whole epochs counts among the epochs.
+
+    Args:
+        method: its name in the registry.
+        setting: of the method, with keys of `COMMON` and `OF_THE_BANK`.
+        data: what is trained on.
+        epochs: of the budget.
+        seed: of the run.
+    """
+    own = dict(setting)
+    common = {name: own.pop(name, value) for name, value in COMMON.items()}
+    rates = {name: own.pop(name) for name in OF_THE_BANK if name in own}
+    degrees = own.pop("bank_degrees", None)
+    players = getattr(methods, method)(**own)
+    if common["epsilon"]:
+        players = methods.adversarial(players, epsilon=common["epsilon"])
+    norm = functools.partial(BatchNorm, adversarial_branch=common["epsilon"] > 0)
+    optimizers = {"encoder": OptimizerConfig(learning_rate=common["rate"])}
+    if "bank_size" in own:
+        optimizers["bank"] = OptimizerConfig(
+            learning_rate=rates.get("bank_rate", BANK_OPTIMIZER.learning_rate),
+            weight_decay=rates.get("bank_decay", 0.0),
+            schedule=BANK_OPTIMIZER.schedule,
+        )
+    return Pretraining(
+        method=players,
+        encoder=resnet8(width=WIDTH, norm=norm),
+        projector=PROJECTOR,
+        views=small_gray(size_pixels=VIEW_PIXELS),
+        data=data,
+        optimizers={**optimizers, **_turning(degrees)},
+        batch_size=BATCH_SIZE,
+        epochs=epochs - own.get("start_up_epochs", 0),
+        seed=seed,
+        target=TargetConfig(momentum=common["target_momentum"], schedule="constant"),
+    )
+
+
+def _turning(degrees: float | None) -> dict[str, optax.GradientTransformation]:
+    """A bank optimiser that turns every row by one angle, if there is one."""
+    return {} if degrees is None else {"bank": turn_rows(degrees)}
+
+
+def turn_rows(degrees: float, *, momentum: float = 0.9) -> optax.GradientTransformation:
+    """A scale-free optimiser of rows: length 1, one angle a step.
+
+    Each row turns against its mean gradient of the last steps, however small that is.
+
+    Args:
+        degrees: by how much.
+        momentum: of the heavy ball that averages the gradients.
+    """
+    angle = math.radians(degrees)
+
+    def turn(mean: Array, rows: Array) -> Array:
+        unit = l2_normalize(rows)
+        along = jnp.sum(mean * unit, axis=-1, keepdims=True)
+        tangent = l2_normalize(along * unit - mean)
+        return math.cos(angle) * unit + math.sin(angle) * tangent - rows
+
+    def update(
+        means: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        return jax.tree.map(turn, means, params), state
+
+    turning = optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.chain(optax.trace(momentum), turning)

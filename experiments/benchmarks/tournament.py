@@ -1,0 +1,378 @@
+"""Do learned banks and adversaries help? A tournament of methods on small images.
+
+    python -m experiments.benchmarks.tournament --source=idx:PATH --out=FILE.json
+
+Encoder, views, batch and steps are equal for all arms. Each arm tries as many settings
+on one seed, scored on images held out of the training set; the best one then trains
+with other seeds, the same for all, and is judged by the test images. A piece is one
+run: what is in the file is not done again, and several such commands share the work.
+A difference is a claim only where its 95 % interval over the seeds excludes 0.
+"""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from caco_jax import Pretraining
+from caco_jax.data.dataset import ArrayDataset, hold_out
+from caco_jax.data.sources import load
+from caco_jax.evaluation import few_shot, knn, linear
+from caco_jax.methods.method import Network
+from caco_jax.programs.command import run as run_command
+from caco_jax.programs.parser import Parser
+from caco_jax.runs.fit import start_up, train_epochs
+from caco_jax.runs.run import make_network_features
+from caco_jax.runs.telemetry import BankTelemetry
+from caco_jax.runs.workdir import write_whole
+from caco_jax.schema import UserError, require
+from caco_jax.training.loop import Metrics, Throughput
+from caco_jax.training.state import TrainState
+from experiments.benchmarks import standings
+from experiments.benchmarks.arms import ARMS, BANKS, BEST_BANK, TRIES, Arm, build
+from experiments.benchmarks.timing import machine
+
+MARKS = (1, 2, 5, 10, 20)  # epochs at which a run is judged
+SHOTS, DRAWS = 10, range(10)  # labels a class, draws of them
+SCORE = "few"  # what a trial is chosen by
+TRIAL_SEED = 100
+HELD_OUT = 1 / 6
+_WAIT_SECONDS = 5.0
+
+Row = dict[str, Any]
+
+
+class Piece(NamedTuple):
+    """One run of the tournament.
+
+    Attributes:
+        stage: "trial" or "final".
+        arm: its name.
+        number: of the trial, or the seed of a final.
+    """
+
+    stage: str
+    arm: str
+    number: int
+
+
+class Book:
+    """The file of all that was measured; many processes write into it.
+
+    Args:
+        path: JSON.
+        plan: what all rows have in common; a file with another plan is refused.
+    """
+
+    def __init__(self, path: pathlib.Path, plan: Mapping[str, Any]) -> None:
+        self.path, self._plan = path, json.loads(json.dumps(plan))
+        self._locks = path.with_suffix(".locks")
+        self._locks.mkdir(parents=True, exist_ok=True)
+        found = self._read()
+        require(
+            found["plan"] == self._plan,
+            f"--out: expected a tournament of {self._plan}, {path} has "
+            f"{found['plan']}; name another file",
+        )
+
+    def rows(self) -> dict[Piece, Row]:
+        """What was measured so far."""
+        rows = self._read()["rows"]
+        return {Piece(row["stage"], row["arm"], row["number"]): row for row in rows}
+
+    def add(self, piece: Piece, row: Row) -> None:
+        """Writes the row of a piece."""
+        with self._lock("book", wait=True):
+            rows = {**self.rows(), piece: {**piece._asdict(), **row}}
+            book = {"plan": self._plan, "rows": list(rows.values())}
+            write_whole(self.path, json.dumps(book, indent=1) + "\n")
+
+    @contextlib.contextmanager
+    def claim(self, piece: Piece) -> Iterator[bool]:
+        """Whether this process may do the piece; a claim ends with its process."""
+        with self._lock("_".join(map(str, piece)), wait=False) as mine:
+            yield mine
+
+    def _read(self) -> dict[str, Any]:
+        if not self.path.exists():
+            return {"plan": self._plan, "rows": []}
+        return json.loads(self.path.read_text())
+
+    @contextlib.contextmanager
+    def _lock(self, name: str, *, wait: bool) -> Iterator[bool]:
+        with (self._locks / name).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+
+class Judge:
+    """Measures the encoder of a run.
+
+    Args:
+        run: the run.
+    """
+
+    def __init__(self, run: Pretraining) -> None:
+        self._features = make_network_features(run)
+        self._classes = run.data.num_classes
+        self._bank = BankTelemetry(run)
+
+    def __call__(
+        self, state: TrainState, metrics: Metrics, *, whole: bool
+    ) -> dict[str, float]:
+        """Fractions by measure, and the bank's figures.
+
+        Args:
+            state: of the run.
+            metrics: of the epoch's steps.
+            whole: with the linear probe of all labels.
+        """
+        train, test = self._features(Network(state.players["encoder"], state.stats))
+        classes = self._classes
+        (by_neighbours,) = knn.knn_accuracy(
+            *test, *train, num_classes=classes, settings=[(20, 0.2)]
+        )
+        few = few_shot.few_shot_accuracy(
+            *train, *test, shots=SHOTS, seeds=DRAWS, num_classes=classes
+        )
+        found = {"knn": by_neighbours, "few": float(np.mean(few))}
+        if whole:
+            model = linear.fit_logistic_regression(*train, num_classes=classes)
+            found["linear"] = linear.accuracy(model, *test)
+        means = {name: float(np.mean(values)) for name, values in metrics.items()}
+        return found | self._bank.row(state, means)
+
+
+def train(run: Pretraining, epochs: int) -> Row:
+    """Trains a run for a budget of epochs, its start-up included, and judges it.
+
+    The steps that fill a bank are taken from the last epoch.
+
+    Args:
+        run: the run.
+        epochs: the budget.
+    """
+    judge, throughput, feeds = Judge(run), Throughput(), run.feeds()
+    state = start_up(run, feeds, throughput)
+    before = epochs - run.training.epochs
+    filling = 0 if before else min(run.start_up_steps, run.steps_per_epoch - 1)
+    last = run.total_steps - filling
+    done, marks = 0, {}
+    if before in MARKS:
+        marks[str(before)] = judge(state, {}, whole=False)
+
+    def watch(phase: str, step: int, metrics: Metrics) -> None:
+        nonlocal done
+        done = step
+
+    # One dispatch waits behind the one that is watched.
+    ended = train_epochs(
+        run, state, feeds, throughput, stop=lambda: done + 2 > last, watch=watch
+    )
+    for number, state, metrics in ended:
+        epoch = number + before
+        if epoch in MARKS or epoch == epochs:
+            marks[str(epoch)] = judge(state, metrics, whole=epoch == epochs)
+    return {
+        "steps": int(state.step) + run.start_up_steps,
+        "milliseconds_a_step": 1e3 * throughput.seconds / int(state.step),
+        "marks": marks,
+    }
+
+
+class Tournament:
+    """What is played: by whom, on what, for how long.
+
+    Args:
+        data: images with labels, and the test's.
+        epochs: the budget of a final.
+        trial_epochs: the budget of a trial.
+        seeds: of the finals.
+        arms: by name.
+    """
+
+    def __init__(
+        self,
+        data: ArrayDataset,
+        *,
+        epochs: int,
+        trial_epochs: int,
+        seeds: Sequence[int],
+        arms: Mapping[str, Arm],
+    ) -> None:
+        self.data, self.arms, self.seeds = data, arms, seeds
+        self.epochs, self.trial_epochs = epochs, trial_epochs
+        self._trial_data = without_test(data)
+
+    def pieces(self) -> list[Piece]:
+        """All runs, in the order in which they are worth doing."""
+        trials = [
+            Piece("trial", name, number)
+            for name, arm in self.arms.items()
+            for number in range(len(arm.trials) if len(arm.trials) > 1 else 0)
+        ]
+        return trials + [
+            Piece("final", name, seed) for seed in self.seeds for name in self.arms
+        ]
+
+    def setting(
+        self, piece: Piece, rows: Mapping[Piece, Row]
+    ) -> tuple[str, dict[str, Any]] | None:
+        """Method and setting of a piece; None while what it depends on is not done."""
+        arm = self.arms[piece.arm]
+        method, start = arm.method, dict(arm.fixed)
+        if arm.host is not None:
+            name = self._best_bank(rows) if arm.host == BEST_BANK else arm.host
+            chosen = None if name is None else self._chosen(name, rows)
+            if chosen is None:
+                return None
+            method, start = chosen[0], {**chosen[1], **start}
+        if piece.stage == "trial":
+            return method, {**start, **arm.trials[piece.number]}
+        if len(arm.trials) == 1:
+            return method, {**start, **arm.trials[0]}
+        return self._chosen(piece.arm, rows)
+
+    def play(self, piece: Piece, method: str, setting: Mapping[str, Any]) -> Row:
+        """Trains and judges one run."""
+        final = piece.stage == "final"
+        epochs = self.epochs if final else self.trial_epochs
+        run = build(
+            method,
+            setting,
+            data=self.data if final else self._trial_data,
+            epochs=epochs,
+            seed=piece.number if final else TRIAL_SEED,
+        )
+        return {"method": method, "setting": dict(setting), **train(run, epochs)}
+
+    def _trials(self, name: str, rows: Mapping[Piece, Row]) -> list[Row] | None:
+        count = len(self.arms[name].trials) if name in self.arms else 0
+        numbers = [Piece("trial", name, number) for number in range(count)]
+        done = [rows[piece] for piece in numbers if piece in rows]
+        return done if done and len(done) == count else None
+
+    def _chosen(
+        self, name: str, rows: Mapping[Piece, Row]
+    ) -> tuple[str, dict[str, Any]] | None:
+        trials = self._trials(name, rows)
+        if trials is None:
+            return None
+        best = max(trials, key=score)
+        return best["method"], best["setting"]
+
+    def _best_bank(self, rows: Mapping[Piece, Row]) -> str | None:
+        scores = {}
+        for name in BANKS:
+            trials = self._trials(name, rows)
+            if trials is None:
+                return None
+            scores[name] = max(map(score, trials))
+        return max(scores, key=scores.__getitem__)
+
+
+def score(row: Row) -> float:
+    """What a trial is chosen by: few labels a class, at its end."""
+    return list(row["marks"].values())[-1][SCORE]
+
+
+def without_test(data: ArrayDataset) -> ArrayDataset:
+    """The training images alone, a part of each class held out as the test."""
+    assert data.train_labels is not None
+    kept, held = hold_out(data.train_labels, seed=TRIAL_SEED, share=HELD_OUT)
+    return ArrayDataset(
+        f"{data.name}, held out",
+        data.train_examples[kept],
+        data.train_labels[kept],
+        data.train_examples[held],
+        data.train_labels[held],
+        data.class_names,
+    )
+
+
+def play_all(tournament: Tournament, book: Book) -> None:
+    """Does every piece that is not done and that nobody else does."""
+    while True:
+        rows = book.rows()
+        open_pieces = [piece for piece in tournament.pieces() if piece not in rows]
+        if not open_pieces:
+            return
+        if not any(_take(tournament, book, piece) for piece in open_pieces):
+            time.sleep(_WAIT_SECONDS)  # the others' pieces are waited for
+
+
+def _take(tournament: Tournament, book: Book, piece: Piece) -> bool:
+    """Does a piece, if it is free and what it depends on is there."""
+    found = tournament.setting(piece, book.rows())
+    if found is None:
+        return False
+    with book.claim(piece) as mine:
+        if not mine or piece in book.rows():
+            return False
+        row = tournament.play(piece, *found)
+        book.add(piece, {**row, "machine": machine()})
+        print(*piece, row["setting"], list(row["marks"].values())[-1], flush=True)
+    return True
+
+
+def main() -> None:
+    """Parses flags, plays what is not done, prints and draws what is there."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--source", required=True, help="as of data.source, in memory")
+    parser.add_argument("--methods", nargs="+", metavar="ARM", default=[*ARMS])
+    parser.add_argument("--tries", action="store_true", help="what might help a bank")
+    parser.add_argument("--budget", type=int, default=10, help="epochs of a final")
+    parser.add_argument("--trial_epochs", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3, help="of the finals")
+    parser.add_argument("--out", default="runs/bench/tournament.json")
+    parser.add_argument("--figure", help="PNG of the curves")
+    parser.add_argument("--show", action="store_true", help="play nothing")
+    flags = parser.parse_args()
+    for name in flags.methods:
+        require(
+            name in ARMS,
+            f"--methods: expected some of {', '.join(ARMS)}, got {name!r}",
+        )
+    for name, least in (("budget", 3), ("trial_epochs", 2), ("seeds", 1)):
+        value = getattr(flags, name)
+        require(value >= least, f"--{name}: expected at least {least}, got {value}")
+    data = load(flags.source)
+    if not isinstance(data, ArrayDataset) or not data.has_labels:
+        raise UserError(
+            "--source: expected images in memory with labels and a test part, got "
+            f"{data.name}"
+        )
+    arms = {name: ARMS[name] for name in flags.methods} | (TRIES if flags.tries else {})
+    plan = {
+        "images": data.train_count,
+        "digest": data.digest(),
+        "budget": flags.budget,
+        "trial_epochs": flags.trial_epochs,
+    }
+    book = Book(pathlib.Path(flags.out), plan)
+    if not flags.show:
+        tournament = Tournament(
+            data,
+            epochs=flags.budget,
+            trial_epochs=flags.trial_epochs,
+            seeds=range(flags.seeds),
+            arms=arms,
+        )
+        play_all(tournament, book)
+    rows = list(book.rows().values())
+    print(standings.report(rows))
+    if flags.figure:
+        standings.draw(rows, flags.figure)
+
+
+if __name__ == "__main__":
+    run_command(main)
