@@ -14,7 +14,7 @@ import fcntl
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ from experiments.benchmarks.timing import machine
 
 MARKS = (1, 2, 5, 10, 20)  # epochs at which a run is judged
 SHOTS, DRAWS = 10, range(10)  # labels a class, draws of them
+LABELLED = 20_000  # training images that neighbours and probes see, at most
 SCORE = "few"  # what a trial is chosen by
 TRIAL_SEED = 100
 HELD_OUT = 1 / 6
@@ -88,7 +89,7 @@ class Book:
     def add(self, piece: Piece, row: Row) -> None:
         """Writes the row of a piece."""
         with self._lock("book", wait=True):
-            rows = {**self.rows(), piece: {**piece._asdict(), **row}}
+            rows = {**self.rows(), piece: {**row, **piece._asdict()}}
             book = {"plan": self._plan, "rows": list(rows.values())}
             write_whole(self.path, json.dumps(book, indent=1) + "\n")
 
@@ -122,7 +123,7 @@ class Judge:
     """
 
     def __init__(self, run: Pretraining) -> None:
-        self._features = make_network_features(run)
+        self._features = make_network_features(run, most_train=LABELLED)
         self._classes = run.data.num_classes
         self._bank = BankTelemetry(run)
 
@@ -152,7 +153,7 @@ class Judge:
         return found | self._bank.row(state, means)
 
 
-def train(run: Pretraining, epochs: int) -> Row:
+def train(run: Pretraining, epochs: int, marks: Collection[int]) -> Row:
     """Trains a run for a budget of epochs, its start-up included, and judges it.
 
     The steps that fill a bank are taken from the last epoch.
@@ -160,15 +161,16 @@ def train(run: Pretraining, epochs: int) -> Row:
     Args:
         run: the run.
         epochs: the budget.
+        marks: epochs at which it is judged, beside the last.
     """
     judge, throughput, feeds = Judge(run), Throughput(), run.feeds()
     state = start_up(run, feeds, throughput)
     before = epochs - run.training.epochs
     filling = 0 if before else min(run.start_up_steps, run.steps_per_epoch - 1)
     last = run.total_steps - filling
-    done, marks = 0, {}
-    if before in MARKS:
-        marks[str(before)] = judge(state, {}, whole=False)
+    done, judged = 0, {}
+    if before in marks:
+        judged[str(before)] = judge(state, {}, whole=False)
 
     def watch(phase: str, step: int, metrics: Metrics) -> None:
         nonlocal done
@@ -180,12 +182,12 @@ def train(run: Pretraining, epochs: int) -> Row:
     )
     for number, state, metrics in ended:
         epoch = number + before
-        if epoch in MARKS or epoch == epochs:
-            marks[str(epoch)] = judge(state, metrics, whole=epoch == epochs)
+        if epoch in marks or epoch == epochs:
+            judged[str(epoch)] = judge(state, metrics, whole=epoch == epochs)
     return {
         "steps": int(state.step) + run.start_up_steps,
         "milliseconds_a_step": 1e3 * throughput.seconds / int(state.step),
-        "marks": marks,
+        "marks": judged,
     }
 
 
@@ -253,7 +255,11 @@ class Tournament:
             epochs=epochs,
             seed=piece.number if final else TRIAL_SEED,
         )
-        return {"method": method, "setting": dict(setting), **train(run, epochs)}
+        return {
+            "method": method,
+            "setting": dict(setting),
+            **train(run, epochs, MARKS if final else ()),
+        }
 
     def _trials(self, name: str, rows: Mapping[Piece, Row]) -> list[Row] | None:
         count = len(self.arms[name].trials) if name in self.arms else 0
