@@ -153,7 +153,7 @@ def test_a_piece_that_another_process_does_is_left_to_it(tmp_path):
 def test_a_file_of_another_tournament_is_refused(tmp_path):
     book = Book(tmp_path / "t.json", PLAN)
     book.add(Piece("final", "adco", 0), final("adco", 0, 0.5))
-    with pytest.raises(UserError, match="--out: expected a tournament of .* name ano"):
+    with pytest.raises(UserError, match=r"--out: expected a tournament of .* name ano"):
         Book(tmp_path / "t.json", {"images": 5})
 
 
