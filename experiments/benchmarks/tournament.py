@@ -9,13 +9,10 @@ run: what is in the file is not done again, and several such commands share the 
 A difference is a claim only where its 95 % interval over the seeds excludes 0.
 """
 
-import contextlib
-import fcntl
-import json
 import pathlib
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +26,12 @@ from caco_jax.programs.parser import Parser
 from caco_jax.runs.fit import start_up, train_epochs
 from caco_jax.runs.run import make_network_features
 from caco_jax.runs.telemetry import BankTelemetry
-from caco_jax.runs.workdir import write_whole
 from caco_jax.schema import UserError, require
 from caco_jax.training.loop import Metrics, Throughput
 from caco_jax.training.state import TrainState
 from experiments.benchmarks import standings
 from experiments.benchmarks.arms import ARMS, BANKS, BEST_BANK, TRIES, Arm, build
+from experiments.benchmarks.book import Book, Piece, Row
 from experiments.benchmarks.timing import machine
 
 MARKS = (1, 2, 5, 10, 20)  # epochs at which a run is judged
@@ -44,75 +41,6 @@ SCORE = "few"  # what a trial is chosen by
 TRIAL_SEED = 100
 HELD_OUT = 1 / 6
 _WAIT_SECONDS = 5.0
-
-Row = dict[str, Any]
-
-
-class Piece(NamedTuple):
-    """One run of the tournament.
-
-    Attributes:
-        stage: "trial" or "final".
-        arm: its name.
-        number: of the trial, or the seed of a final.
-    """
-
-    stage: str
-    arm: str
-    number: int
-
-
-class Book:
-    """The file of all that was measured; many processes write into it.
-
-    Args:
-        path: JSON.
-        plan: what all rows have in common; a file with another plan is refused.
-    """
-
-    def __init__(self, path: pathlib.Path, plan: Mapping[str, Any]) -> None:
-        self.path, self._plan = path, json.loads(json.dumps(plan))
-        self._locks = path.with_suffix(".locks")
-        self._locks.mkdir(parents=True, exist_ok=True)
-        found = self._read()
-        require(
-            found["plan"] == self._plan,
-            f"--out: expected a tournament of {self._plan}, {path} has "
-            f"{found['plan']}; name another file",
-        )
-
-    def rows(self) -> dict[Piece, Row]:
-        """What was measured so far."""
-        rows = self._read()["rows"]
-        return {Piece(row["stage"], row["arm"], row["number"]): row for row in rows}
-
-    def add(self, piece: Piece, row: Row) -> None:
-        """Writes the row of a piece."""
-        with self._lock("book", wait=True):
-            rows = {**self.rows(), piece: {**row, **piece._asdict()}}
-            book = {"plan": self._plan, "rows": list(rows.values())}
-            write_whole(self.path, json.dumps(book, indent=1) + "\n")
-
-    @contextlib.contextmanager
-    def claim(self, piece: Piece) -> Iterator[bool]:
-        """Whether this process may do the piece; a claim ends with its process."""
-        with self._lock("_".join(map(str, piece)), wait=False) as mine:
-            yield mine
-
-    def _read(self) -> dict[str, Any]:
-        if not self.path.exists():
-            return {"plan": self._plan, "rows": []}
-        return json.loads(self.path.read_text())
-
-    @contextlib.contextmanager
-    def _lock(self, name: str, *, wait: bool) -> Iterator[bool]:
-        with (self._locks / name).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
 
 
 class Judge:

@@ -11,7 +11,8 @@ from caco_jax.data.sources import make_fake_set
 from caco_jax.schema import UserError
 from experiments.benchmarks import standings, tournament
 from experiments.benchmarks.arms import ARMS, BANKS, TRIES, Arm, turn_rows
-from experiments.benchmarks.tournament import Book, Piece, Tournament, play_all
+from experiments.benchmarks.book import Book, Piece
+from experiments.benchmarks.tournament import Tournament, play_all
 
 PLAN = {"images": 4}
 
@@ -153,7 +154,7 @@ def test_a_piece_that_another_process_does_is_left_to_it(tmp_path):
 def test_a_file_of_another_tournament_is_refused(tmp_path):
     book = Book(tmp_path / "t.json", PLAN)
     book.add(Piece("final", "adco", 0), final("adco", 0, 0.5))
-    with pytest.raises(UserError, match=r"--out: expected a tournament of .* name ano"):
+    with pytest.raises(UserError, match=r"--out: expected measurements of .* name ano"):
         Book(tmp_path / "t.json", {"images": 5})
 
 
