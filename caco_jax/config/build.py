@@ -112,16 +112,17 @@ def complete_values(values: dict[str, Any]) -> dict[str, Any]:
         return values  # its keys then differ from every valid configuration's
 
 
-def load_run(workdir: str | os.PathLike) -> Run:
+def load_run(workdir: str | os.PathLike, *, data: Dataset | None = None) -> Run:
     """Reads a run's configuration and its newest checkpoint.
 
     Args:
         workdir: the run's directory.
+        data: as of `build_run`.
 
     Raises:
         UserError: there is no run, it was built of objects, or it saved nothing yet.
     """
-    pretraining = saved_pretraining(Workdir(workdir))
+    pretraining = saved_pretraining(Workdir(workdir), data=data)
     require_checkpoints(Workdir(workdir))
     return read_run(pretraining, workdir)
 

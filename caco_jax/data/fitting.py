@@ -1,13 +1,22 @@
 """Another set's images as a network takes them: their size and their channels."""
 
-import numpy as np
-from jaxtyping import UInt8
+import dataclasses
+import functools
+from collections.abc import Callable
 
-from caco_jax.data.dataset import ArrayDataset, Dataset
-from caco_jax.data.labelled import Part, labelled_parts
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
+from caco_jax.data.decode import center_crop, decode_image
+from caco_jax.data.labelled import Part, RecordPart, labelled_parts
+from caco_jax.data.records import ArrayRecords, Record, Records
 from caco_jax.data.resize import opencv, resize
 
 Shape = tuple[int, ...]
+Example = tuple[Shape, np.dtype]
+# An image is decoded at this many times the wanted size or larger, where it can be.
+_DENSITY = 3
 
 
 def fit_to(dataset: Dataset, own: Dataset, *, size_pixels: int) -> Dataset:
@@ -32,18 +41,103 @@ def fit_to(dataset: Dataset, own: Dataset, *, size_pixels: int) -> Dataset:
     streams = not dataset.in_memory and size_pixels > 0 and want[0][-1:] == (3,)
     if got == want or streams or not dataset.has_labels:
         return dataset
-    if not (_is_image(*want) and _is_image(*got)):
-        raise ValueError(
-            f"expected examples like those of the run, {want[1]} {want[0]}, "
-            f"{dataset.name} has {got[1]} {got[0]}; only images of bytes can be "
-            "converted"
-        )
+    _require_images(want, got, dataset.name)
     if isinstance(dataset, ArrayDataset) and not own.in_memory:
         return dataset.as_records()  # the crops are made as of its own
     return _in_memory(dataset, want[0])
 
 
-def _example(dataset: Dataset, size_pixels: int) -> tuple[Shape, np.dtype]:
+def embedded_splits(
+    dataset: Dataset, own: Dataset, *, size_pixels: int
+) -> dict[str, tuple[Records, Callable[[Record], Shaped[np.ndarray, "*example"]]]]:
+    """All records of a set, and what of them a network takes; labels are not needed.
+
+    Args:
+        dataset: the set.
+        own: as of `fit_to`.
+        size_pixels: as of `fit_to`.
+
+    Returns:
+        By the split's name its records and what makes an example of one.
+
+    Raises:
+        ValueError: as `fit_to`.
+    """
+    want = _example(own, size_pixels)
+    got = _example(dataset, 0) if isinstance(dataset, ArrayDataset) else None
+    fit = _stored if got == want else _image_fit(own, size_pixels, got, dataset.name)
+    return {split: (records, fit) for split, records in _splits(dataset).items()}
+
+
+def fit_images(
+    images: Shaped[np.ndarray, "m *example"], own: Dataset, *, size_pixels: int
+) -> Shaped[np.ndarray, "m *example"]:
+    """Images of bytes in memory like those of a run; what is no image stays as it is.
+
+    Args:
+        images: [M, ...].
+        own: as of `fit_to`.
+        size_pixels: as of `fit_to`.
+    """
+    want, got = _example(own, size_pixels), (images.shape[1:], images.dtype)
+    if got == want or not len(images) or not (_is_image(*want) and _is_image(*got)):
+        return images
+    fit = _image_fit(own, size_pixels, got, "examples")
+    return np.stack([fit(Record(image, -1, "an array")) for image in images])
+
+
+def _splits(dataset: Dataset) -> dict[str, Records]:
+    if isinstance(dataset, ArrayDataset):
+        return {
+            split: ArrayRecords(f"{dataset.name}/{split}", examples, labels)
+            for split, examples, labels in (
+                ("train", dataset.train_examples, dataset.train_labels),
+                ("test", dataset.test_examples, dataset.test_labels),
+            )
+            if len(examples)
+        }
+    assert isinstance(dataset, RecordDataset)
+    names = ("train", "labelled", "test")
+    found = {name: getattr(dataset, name) for name in names}
+    return {name: records for name, records in found.items() if records is not None}
+
+
+def _image_fit(
+    own: Dataset, size_pixels: int, got: Example | None, name: str
+) -> Callable[[Record], UInt8[np.ndarray, "h w c"]]:
+    """What makes an example of an image.
+
+    Args:
+        own: as of `fit_to`.
+        size_pixels: as of `fit_to`.
+        got: what the images are; None: files.
+        name: of the images' set.
+    """
+    want = _example(own, size_pixels)
+    _require_images(want, got or want, name)
+    if own.in_memory:
+        return functools.partial(_decoded, shape=want[0])
+    return functools.partial(center_crop, size_pixels=size_pixels)
+
+
+def _stored(record: Record) -> Shaped[np.ndarray, "*example"]:
+    return np.asarray(record.encoded)
+
+
+def _decoded(record: Record, shape: Shape) -> UInt8[np.ndarray, "h w c"]:
+    enough = _DENSITY * max(shape[:2])
+    return convert(decode_image(record, smallest_side_pixels=enough), shape)
+
+
+def _require_images(want: Example, got: Example, name: str) -> None:
+    if not (_is_image(*want) and _is_image(*got)):
+        raise ValueError(
+            f"expected examples like those of the run, {want[1]} {want[0]}, "
+            f"{name} has {got[1]} {got[0]}; only images of bytes can be converted"
+        )
+
+
+def _example(dataset: Dataset, size_pixels: int) -> Example:
     """Shape and type of an example as evaluation gets it."""
     if isinstance(dataset, ArrayDataset):
         examples = dataset.train_examples
@@ -57,6 +151,11 @@ def _is_image(shape: Shape, dtype: np.dtype) -> bool:
 
 def _in_memory(dataset: Dataset, shape: Shape) -> ArrayDataset:
     train, test = labelled_parts(dataset, size_pixels=max(shape[:2]))
+    fit = functools.partial(_decoded, shape=shape)
+    train, test = (
+        dataclasses.replace(part, fit=fit) if isinstance(part, RecordPart) else part
+        for part in (train, test)
+    )
     return ArrayDataset(
         dataset.name,
         *_converted(train, shape),

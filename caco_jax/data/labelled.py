@@ -6,8 +6,9 @@ What a step gets follows from the seed, the epoch and the step alone.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
@@ -16,8 +17,8 @@ from jaxtyping import Int, Shaped, UInt8
 
 from caco_jax.data import pipeline
 from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
-from caco_jax.data.decode import CropSpec
-from caco_jax.data.records import Records
+from caco_jax.data.decode import CropSpec, center_crop
+from caco_jax.data.records import Record, Records
 from caco_jax.data.view_kinds import PhotoView, View, Views
 from caco_jax.data.workers import fitting_workers, stream, worker_count
 from caco_jax.schema import UserError
@@ -113,12 +114,14 @@ class RecordPart:
         size_pixels: height and width of what the network gets.
         bad: counts those that are no images.
         workers: processes; 0: threads; None: one a core.
+        fit: what evaluation makes of a record; None: the middle, at that size.
     """
 
     records: Records = dataclasses.field(repr=False)
     size_pixels: int
     bad: pipeline.BadImages
     workers: int | None = None
+    fit: Callable[[Record], UInt8[np.ndarray, "h w c"]] | None = None
 
     @property
     def labels(self) -> Labels | None:
@@ -171,16 +174,17 @@ class RecordPart:
         self, rows: Int[np.ndarray, " m"]
     ) -> Iterator[tuple[UInt8[np.ndarray, "n h w c"], Labels]]:
         """See `Part`."""
+        middle = functools.partial(center_crop, size_pixels=self.size_pixels)
         source = pipeline.CenterSource(
-            self.records, rows, size_pixels=self.size_pixels, part_rows=_CENTER_ROWS
+            self.records, rows, fit=self.fit or middle, part_rows=_CENTER_ROWS
         )
         read = 0
         with stream(source) as parts:
-            for images, labels, bad in parts:
-                self.bad.add(bad)
-                read += len(labels)
-                if len(labels):
-                    yield images, labels
+            for part in parts:
+                self.bad.add(part.bad)
+                read += len(part.labels)
+                if len(part.labels):
+                    yield part.images, part.labels
         if len(rows) and not read:
             raise UserError(
                 "config.data.source: want images to evaluate with, none can be read"

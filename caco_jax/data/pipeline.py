@@ -12,18 +12,14 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Int, Int32, Shaped, UInt8
 
-from caco_jax.data.decode import (
-    CropSpec,
-    center_crop,
-    random_resized_crops,
-)
-from caco_jax.data.records import UNREADABLE, Records
+from caco_jax.data.decode import CropSpec, random_resized_crops
+from caco_jax.data.records import UNREADABLE, Record, Records
 from caco_jax.schema import UserError
 
 logger = logging.getLogger("caco_jax")
@@ -61,13 +57,15 @@ class Centers(NamedTuple):
     """A part of a set as evaluation sees it.
 
     Attributes:
-        images: uint8 [n, size, size, 3], of readable records only.
+        images: [n, ...], of readable records only.
         labels: int32 [n], theirs; -1 without one.
+        names: theirs.
         bad: the records left out.
     """
 
-    images: UInt8[np.ndarray, "n h w 3"]
+    images: Shaped[np.ndarray, "n *example"]
     labels: Int32[np.ndarray, " n"]
+    names: tuple[str, ...]
     bad: tuple[Bad, ...]
 
 
@@ -183,7 +181,7 @@ class CenterSource:
     Args:
         records: the set.
         rows: which of them.
-        size_pixels: height and width of the crops.
+        fit: what becomes of a record; all have one shape.
         part_rows: records in a part.
     """
 
@@ -192,29 +190,33 @@ class CenterSource:
         records: Records,
         rows: Int[np.ndarray, " n"],
         *,
-        size_pixels: int,
+        fit: Callable[[Record], Shaped[np.ndarray, "*example"]],
         part_rows: int,
     ) -> None:
-        self._records, self._size_pixels = records, size_pixels
+        self._records, self._fit = records, fit
         self._parts = np.array_split(rows, range(part_rows, len(rows), part_rows))
 
     def __len__(self) -> int:
         return len(self._parts)
 
     def __getitem__(self, index: Any) -> Centers:
-        size = self._size_pixels
-        images, labels = [], []
+        images, labels, names = [], [], []
         bad: list[Bad] = []
         for row in self._parts[int(index)].tolist():
             try:
                 record = self._records[row]
-                images.append(center_crop(record, size_pixels=size))
+                images.append(self._fit(record))
             except UNREADABLE as error:
                 bad.append(Bad(row, _reason(error)))
             else:
                 labels.append(record.label)
-        pixels = np.array(images, np.uint8).reshape(-1, size, size, 3)
-        return Centers(pixels, np.array(labels, np.int32), tuple(bad))
+                names.append(record.name)
+        return Centers(
+            np.stack(images) if images else np.empty(0, np.uint8),
+            np.array(labels, np.int32),
+            tuple(names),
+            tuple(bad),
+        )
 
 
 class BadImagesError(UserError):

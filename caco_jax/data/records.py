@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32, Shaped, UInt8
 
 from caco_jax.schema import UserError
 
@@ -123,14 +123,14 @@ class ArrayRecords:
 
     Args:
         name: of the split, such as "fake:8x8x3/train".
-        images: uint8 [M, H, W, C].
+        images: uint8 [M, H, W, C]; examples that are none are handed out alike.
         labels: int32 [M], or None.
     """
 
     def __init__(
         self,
         name: str,
-        images: UInt8[np.ndarray, "m h w c"],
+        images: Shaped[np.ndarray, "m *example"],
         labels: Int32[np.ndarray, " m"] | None = None,
     ) -> None:
         self._name, self._images, self._labels = name, images, labels

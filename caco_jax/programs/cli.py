@@ -20,6 +20,7 @@ PROGRAMS: dict[str, Any] = {
     "few-shot": "few_shot",
     "fine-tune": "fine_tune",
     "health": "health",
+    "embed": "embed",
     "report": "report",
     "convert": "convert",
     "prepare": "prepare_dataset",

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from caco_jax.config.build import load_run, saved_config
-from caco_jax.config.parts import build_data
-from caco_jax.data.dataset import Dataset
+from caco_jax.config.parts import build_data, build_views
+from caco_jax.data.dataset import Dataset, RecordDataset
 from caco_jax.data.fitting import fit_to
 from caco_jax.data.labelled import Part, labelled_parts, training_view
 from caco_jax.data.views import make_views
@@ -24,7 +24,8 @@ from caco_jax.programs.command import as_user_error
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.runs.opening import data_notes
 from caco_jax.runs.run import Run, Split
-from caco_jax.schema import UserError, require
+from caco_jax.runs.workdir import Workdir
+from caco_jax.schema import ConfigError, UserError, require
 from caco_jax.training.sharding import replicated, rows
 
 logger = logging.getLogger("caco_jax")
@@ -38,22 +39,61 @@ def open_run(flags: argparse.Namespace) -> Run:
     Raises:
         UserError: there is no such run, or its network cannot look at these images.
     """
-    run = load_run(flags.workdir)
-    named = {name: getattr(flags, name) for name in _DATA_FLAGS}
-    changes = {name: value for name, value in named.items() if value is not None}
+    changes = data_changes(flags)
+    run = load(flags)
     if changes:
-        config = saved_config(run.files)
-        data = build_data(dataclasses.replace(config.data, **changes))
-        if len(notes := data_notes(data)) > 1:  # a layout was guessed
-            for line in notes:
-                logger.info("%s", line)
-        run = on_images(run, data)
+        run = on_images(run, named_images(run, **changes))
     if run.data.has_labels and run.data.num_classes < 2:
         raise UserError(
             f"--source: want images of two classes or more, {run.data.name} has "
             f"{run.data.num_classes}"
         )
     return run
+
+
+def data_changes(flags: argparse.Namespace) -> dict[str, str]:
+    """What the flags say of the images, by the keys of a configuration."""
+    named = {name: getattr(flags, name) for name in _DATA_FLAGS}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def named_images(run: Run, **changes: Any) -> Dataset:
+    """The images of a run's configuration with other values; says what is found.
+
+    Args:
+        run: the run.
+        **changes: keys of the section ``data``.
+
+    Raises:
+        UserError: there are none.
+    """
+    data = build_data(dataclasses.replace(saved_config(run.files).data, **changes))
+    if len(notes := data_notes(data)) > 1:  # a layout was guessed
+        for line in notes:
+            logger.info("%s", line)
+    return data
+
+
+def load(flags: argparse.Namespace) -> Run:
+    """The run of the flags, on its own images.
+
+    If the flags name others and it is one on photographs, its own need not be there.
+
+    Raises:
+        UserError: there is no run, or its network cannot be known without its images.
+    """
+    workdir = flags.workdir
+    try:
+        return load_run(workdir)
+    except ConfigError as error:
+        if not (data_changes(flags) and str(error).startswith("config.data.")):
+            raise
+        config = saved_config(Workdir(workdir))
+        if not build_views(config.data).are_photos:
+            raise
+        logger.info("the run's own images are not there: %s", error)
+    count: Any = range(config.training.batch_size)  # nobody looks at them
+    return load_run(workdir, data=RecordDataset(config.data.source, count))
 
 
 def on_images(run: Run, data: Dataset) -> Run:

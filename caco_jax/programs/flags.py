@@ -82,6 +82,15 @@ def _add_run(parser: Parser) -> None:
     parser.add_argument("--test_split", help="of the source, to judge by")
 
 
+def _add_features(parser: Parser) -> None:
+    parser.add_argument(
+        "--features",
+        choices=FEATURES,
+        default=FEATURES[0],
+        help="the backbone's, or the projector's output (default: %(default)s)",
+    )
+
+
 def _add_reporting(parser: Parser) -> None:
     """Who else is told."""
     parser.add_argument(
@@ -217,12 +226,19 @@ def _knn(parser: Parser) -> None:
     parser.add_argument(
         "--temperature", type=float, nargs="+", default=[0.2], help="of the votes"
     )
+    _add_features(parser)
+
+
+def _embed(parser: Parser) -> None:
+    _add_run(parser)
     parser.add_argument(
-        "--features",
-        choices=FEATURES,
-        default=FEATURES[0],
-        help="the backbone's, or the projector's output (default: %(default)s)",
+        "--out", type=_path, required=True, help="file to write, .npz or .parquet"
     )
+    _add_features(parser)
+    parser.add_argument(
+        "--force", action="store_true", help="replace a file that is there"
+    )
+    _add_signals(parser)
 
 
 def _few_shot(parser: Parser) -> None:
@@ -448,6 +464,7 @@ _PROGRAMS: dict[str, Callable[[Parser], None]] = {
     "deep_linear_pca": _deep_linear_pca,
     "demo": _demo,
     "doctor": lambda parser: None,
+    "embed": _embed,
     "few_shot": _few_shot,
     "fine_tune": _fine_tune,
     "health": _health,

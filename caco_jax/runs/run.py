@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from caco_jax.data.dataset import Dataset
+from caco_jax.data.fitting import fit_images
 from caco_jax.data.labelled import Part, labelled_parts, spread_rows
 from caco_jax.data.pipeline import BadImages
 from caco_jax.evaluation.features import extract_features, make_features
@@ -50,18 +51,21 @@ class Run(NamedTuple):
         """Features of examples, as evaluation takes them: nothing is random.
 
         Args:
-            examples: [M, ...] like those that the run was trained on.
+            examples: [M, ...] like those that the run was trained on. Images, uint8
+                [M, H, W, 1 or 3], of another size or of other channels become such.
             batch_size: examples at a time.
 
         Raises:
             ValueError: there are none.
         """
+        size_pixels = max(self.pretraining.views.photo_sizes, default=0)
+        fitted = fit_images(
+            np.asarray(examples), self.pretraining.data, size_pixels=size_pixels
+        )
         compute = make_features(
             self.pretraining.encoder, self.pretraining.evaluation_input()
         )
-        return extract_features(
-            compute, self.network, np.asarray(examples), batch_size=batch_size
-        )
+        return extract_features(compute, self.network, fitted, batch_size=batch_size)
 
     def features(self, *, kind: str = "backbone") -> tuple["Split", "Split"]:
         """Features and labels of the labelled examples and of those held out.
@@ -116,7 +120,10 @@ class Embedder(NamedTuple):
     def embed(
         self, examples: Shaped[np.ndarray, "m *example"], *, batch_size: int = 128
     ) -> Float[np.ndarray, "m f"]:
-        """Features of examples, see `Run.embed`."""
+        """Features of examples of the size that the encoder was trained on.
+
+        See `Run.embed`; nothing is converted here, where the run's set is not known.
+        """
         compute = make_features(self.encoder, self.preprocess)
         return extract_features(
             compute, self.network, np.asarray(examples), batch_size=batch_size

@@ -266,13 +266,14 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path) -> Iterator[None]:
+def locked(path: pathlib.Path, *, flag: str = "--workdir") -> Iterator[None]:
     """A block for which a directory is this process's alone.
 
     The kernel gives the lock back when the process ends, however it ends.
 
     Args:
         path: the directory; a file ``lock`` stays in it.
+        flag: that named it, with which messages begin.
 
     Raises:
         UserError: another process has it, or it cannot be written.
@@ -280,13 +281,13 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     try:
         file = (path / "lock").open("a")
     except OSError as error:
-        raise cannot_write(path, error) from None
+        raise cannot_write(path, error, flag=flag) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"--workdir: {path} is in use by another process; wait for it or stop "
+                f"{flag}: {path} is in use by another process; wait for it or stop "
                 "it, or name another directory"
             ) from None
         except OSError as error:  # a network's file system may not know locks
@@ -298,9 +299,11 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def cannot_write(path: pathlib.Path, error: OSError) -> UserError:
+def cannot_write(
+    path: pathlib.Path, error: OSError, *, flag: str = "--workdir"
+) -> UserError:
     """The refusal of a directory that cannot be written."""
     return UserError(
-        f"--workdir: cannot write to {path}: {error.strerror}; name a directory that "
+        f"{flag}: cannot write to {path}: {error.strerror}; name a directory that "
         "you may write to"
     )

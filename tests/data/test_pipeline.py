@@ -1,5 +1,6 @@
 """Streams: the same pixels from any workers, hosts and first step; bad images."""
 
+import functools
 import logging
 import multiprocessing
 import threading
@@ -26,6 +27,7 @@ SPECS = [
     CropSpec(5, (0.1, 0.4), (3 / 4, 4 / 3)),
 ]
 COUNT, BROKEN = 20, 7
+MIDDLE = functools.partial(center_crop, size_pixels=6)
 SEED = (3, 2**32 - 1)
 SHAPE = {"seed": SEED, "batch_size": 6, "steps": 3}
 STEPS = 6  # two epochs
@@ -272,12 +274,14 @@ def test_evaluation_sees_every_readable_picture_once_in_order(folder, records):
     labels = np.arange(COUNT, dtype=np.int32)
     paths = [f"{index}.jpg" for index in range(COUNT)]
     labelled = FolderRecords(folder, paths, labels)
-    source = CenterSource(labelled, labels, size_pixels=6, part_rows=8)
+    source = CenterSource(labelled, labels, fit=MIDDLE, part_rows=8)
     with stream(source) as parts:
         parts = list(parts)
     assert [len(part.labels) for part in parts] == [7, 8, 4]
     assert [bad.row for part in parts for bad in part.bad] == [BROKEN]
     readable = np.delete(labels, BROKEN)
+    names = [name for part in parts for name in part.names]
+    assert names == [str(folder / paths[row]) for row in readable]
     np.testing.assert_array_equal(np.concatenate([p.labels for p in parts]), readable)
     images = np.concatenate([part.images for part in parts])
     for row, image in zip(readable, images, strict=True):
@@ -285,7 +289,7 @@ def test_evaluation_sees_every_readable_picture_once_in_order(folder, records):
 
 
 def test_evaluation_can_be_of_some_rows(records):
-    source = CenterSource(records, np.array([1, 5, 19]), size_pixels=6, part_rows=2)
+    source = CenterSource(records, np.array([1, 5, 19]), fit=MIDDLE, part_rows=2)
     images = np.concatenate([source[part].images for part in range(len(source))])
     for row, image in zip([1, 5, 19], images, strict=True):
         np.testing.assert_array_equal(image, center_crop(records[row], size_pixels=6))
@@ -293,8 +297,8 @@ def test_evaluation_can_be_of_some_rows(records):
 
 def test_a_part_without_a_readable_picture_is_empty(tmp_path):
     records = picture_records(tmp_path, 2, broken=[0, 1])
-    part = CenterSource(records, np.arange(2), size_pixels=6, part_rows=2)[0]
-    assert part.images.shape == (0, 6, 6, 3)
+    part = CenterSource(records, np.arange(2), fit=MIDDLE, part_rows=2)[0]
+    assert len(part.images) == len(part.labels) == len(part.names) == 0
     assert len(part.bad) == 2
 
 

@@ -1,0 +1,36 @@
+"""Writes features and names of images into a file: caco embed --workdir=... --out=...
+
+Of the run's own images or of those of --source, all splits of them; classes are not
+needed. .npz has the arrays features [N, F], names, labels (-1 without one), splits and
+class_names; .parquet has the same as a table. Images that cannot be read are left out
+and listed beside the file. What is done is kept in FILE.parts until all is: the same
+command goes on from there.
+"""
+
+from caco_jax.programs.evaluating import data_changes, load, named_images
+from caco_jax.programs.flags import parser_of
+from caco_jax.runs.embedding import embed_dataset
+from caco_jax.runs.embedding_files import check_out
+from caco_jax.runs.preemption import Stop
+
+
+def main(stop: Stop | None = None) -> None:
+    """Parses flags and runs.
+
+    Args:
+        stop: hears signals; None: nobody does.
+    """
+    flags = parser_of("embed").parse_args()
+    check_out(flags.out, force=flags.force)
+    run = load(flags)
+    # Streamed, whatever its size: images in memory have no names.
+    data = named_images(run, **data_changes(flags), max_resident_bytes=0)
+    found = embed_dataset(
+        run, data, flags.out, kind=flags.features, force=flags.force, stop=stop
+    )
+    print(
+        f"{flags.out}: {found.rows:,} images of {data.name}, {found.features:,} "
+        f"numbers each ({flags.features})"
+    )
+    if found.bad:
+        print(f"{found.bad:,} cannot be read, listed in {found.bad_file}")

@@ -1,0 +1,6 @@
+"""Embeddings of images into a file."""
+
+from caco_jax.programs import start
+
+if __name__ == "__main__":
+    start("embed")
