@@ -40,7 +40,7 @@ seeded-faults: $(VENV)/installed-dev
 	$(if $(JOBS),--jobs=$(JOBS))
 
 prepare: $(PREPARE)/installed
-	@echo "$(PREPARE)/bin/python -m experiments.prepare_dataset prepares data sets"
+	@echo "$(PREPARE)/bin/caco prepare prepares data sets"
 
 # 70,000 images of clothes, 31 MB: Debian's package, or FASHION=FOLDER with the files.
 FASHION ?= /usr/share/datasets/fashion-mnist
@@ -53,7 +53,7 @@ fashion:
 	@echo "--config.data.source=idx:$(abspath $(FASHION)) --config.data.views=small_gray"
 
 tpu: $(TPU)/installed
-	@echo "$(TPU)/bin/python -m experiments.compile_for_pod compiles for TPUs that are not there"
+	@echo "$(TPU)/bin/caco compile compiles for TPUs that are not there"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -90,6 +90,7 @@ $(TPU)/installed: $(VENV)/installed
 	$(PYTHON) -m venv $(TPU)
 	echo "import site; site.addsitedir('$(CURDIR)/$(VENV)/$(SITE)')" > $(TPU)/$(SITE)/beside.pth
 	$(TPU)/bin/pip install --quiet --disable-pip-version-check 'jax[tpu]>=0.10.2'
+	$(TPU)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall --editable .
 	touch $@
 
 clean:

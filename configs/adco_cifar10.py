@@ -3,8 +3,7 @@
 Paper:     arXiv:2011.08435 (the method; it has no CIFAR recipe)
 Expected:  not measured yet
 Cost:      not measured by us; needs accelerators
-Command:   python -m experiments.pretrain --config=configs/adco_cifar10.py \
-               --workdir=runs/adco_cifar10
+Command:   caco pretrain --config=adco_cifar10 --workdir=runs/adco_cifar10
 Variants:  cifar100, clae
 """
 

@@ -3,8 +3,7 @@
 Paper:     arXiv:2011.08435 (the method; digits are ours)
 Expected:  one seed, one core: kNN 97.3 %, linear probe 99.6 %, 3 labels a class 89.5 %
 Cost:      a minute or two on two CPU cores
-Command:   python -m experiments.pretrain --config=configs/adco_digits.py \
-               --workdir=runs/adco_digits
+Command:   caco pretrain --config=adco_digits --workdir=runs/adco_digits
 Variants:  clae
 """
 

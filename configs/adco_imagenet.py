@@ -4,8 +4,7 @@ Paper:     arXiv:2011.08435
 Expected:  linear 68.6 % (200 epochs), symmetric 70.6 %, multicrop 73.2 %,
            k8192 68.4 %; 44.4 % after 10 epochs, as published
 Cost:      not measured by us; needs accelerators
-Command:   python -m experiments.pretrain --config=configs/adco_imagenet.py \
-               --workdir=runs/adco_imagenet
+Command:   caco pretrain --config=adco_imagenet --workdir=runs/adco_imagenet
 Variants:  symmetric, multicrop, k8192, epochs800
 """
 

@@ -4,8 +4,7 @@ Paper:     arXiv:2201.12680
 Expected:  not measured yet; the paper has direct above infonce. Its figures are each
            run's best epoch on the test images, so an honest run's are lower
 Cost:      not measured by us; needs accelerators
-Command:   python -m experiments.pretrain --config=configs/alpha_cl_cifar10.py \
-               --workdir=runs/alpha_cl_cifar10
+Command:   caco pretrain --config=alpha_cl_cifar10 --workdir=runs/alpha_cl_cifar10
 Variants:  direct, infonce, inverse, quadratic, uniform; cifar100, stl10; two at once
            with a colon between
 The released code does not shuffle its images, and lets the rate fall to 0.0088 from

@@ -3,8 +3,7 @@
 Paper:     arXiv:2201.12680 (the method; digits are ours)
 Expected:  one seed, one core: kNN 98.9 %, linear probe 99.1 %, 3 labels a class 91.1 %
 Cost:      a minute or two on two CPU cores
-Command:   python -m experiments.pretrain --config=configs/alpha_cl_digits.py \
-               --workdir=runs/alpha_cl_digits
+Command:   caco pretrain --config=alpha_cl_digits --workdir=runs/alpha_cl_digits
 Variants:  clae
 """
 

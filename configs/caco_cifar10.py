@@ -3,8 +3,7 @@
 Paper:     arXiv:2203.14370 (the method; it has no CIFAR recipe)
 Expected:  not measured yet
 Cost:      not measured by us; needs accelerators
-Command:   python -m experiments.pretrain --config=configs/caco_cifar10.py \
-               --workdir=runs/caco_cifar10
+Command:   caco pretrain --config=caco_cifar10 --workdir=runs/caco_cifar10
 Variants:  cifar100, clae
 """
 

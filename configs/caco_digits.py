@@ -4,8 +4,7 @@ Paper:     arXiv:2203.14370 (the method; digits are ours)
 Expected:  five seeds: kNN 98.4 to 99.1 %, linear probe 98.9 to 100.0 %,
            3 labels a class 91.6 to 93.1 %
 Cost:      two minutes on two CPU cores for the whole demo, compiling included
-Command:   python -m experiments.pretrain --config=configs/caco_digits.py \
-               --workdir=runs/caco_digits
+Command:   caco pretrain --config=caco_digits --workdir=runs/caco_digits
 Variants:  clae
 
 Width, batch, epochs, rate, decay, temperatures and views were compared with seeds 5 to

@@ -4,8 +4,7 @@ Paper:     arXiv:2203.14370
 Expected:  linear 71.3 % (200 epochs, batch 1024), 72.0 % (batch 4096),
            75.3 % (800 epochs), as published
 Cost:      not measured by us; needs accelerators
-Command:   python -m experiments.pretrain --config=configs/caco_imagenet.py \
-               --workdir=runs/caco_imagenet
+Command:   caco pretrain --config=caco_imagenet --workdir=runs/caco_imagenet
 Variants:  batch4096, epochs800
 """
 

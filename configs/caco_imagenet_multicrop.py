@@ -3,7 +3,7 @@
 Paper:     arXiv:2203.14370
 Expected:  linear 75.7 % (800 epochs, batch 2048), as published
 Cost:      not measured by us; needs accelerators
-Command:   python -m experiments.pretrain --config=configs/caco_imagenet_multicrop.py \
+Command:   caco pretrain --config=caco_imagenet_multicrop \
                --workdir=runs/caco_imagenet_multicrop
 Variants:  pass_per_view
 The released code sends each view through the encoder by itself, so BatchNorm sees one

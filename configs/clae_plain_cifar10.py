@@ -3,8 +3,7 @@
 Paper:     arXiv:2010.12050
 Expected:  the accuracy tables are not at hand: not measured yet
 Cost:      not measured by us; needs accelerators
-Command:   python -m experiments.pretrain --config=configs/clae_plain_cifar10.py \
-               --workdir=runs/clae_plain_cifar10
+Command:   caco pretrain --config=clae_plain_cifar10 --workdir=runs/clae_plain_cifar10
 Variants:  cifar100, tiny_imagenet
 """
 

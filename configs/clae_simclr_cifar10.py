@@ -3,8 +3,7 @@
 Paper:     arXiv:2010.12050
 Expected:  the accuracy tables are not at hand: not measured yet
 Cost:      not measured by us; needs accelerators
-Command:   python -m experiments.pretrain --config=configs/clae_simclr_cifar10.py \
-               --workdir=runs/clae_simclr_cifar10
+Command:   caco pretrain --config=clae_simclr_cifar10 --workdir=runs/clae_simclr_cifar10
 Variants:  cifar100, tiny_imagenet
 The released code normalises by a deviation of 0.5, not by CIFAR's own: the same
 epsilon is 3.8 grey levels of 255 here and 1.3 with CIFAR's.

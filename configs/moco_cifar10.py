@@ -4,8 +4,7 @@ Paper:     arXiv:2003.04297 (the method; it has no CIFAR recipe)
 Expected:  not measured yet; peers after 1000 epochs, online linear:
            92.9 % on CIFAR-10, 69.9 % on CIFAR-100
 Cost:      not measured by us; needs accelerators
-Command:   python -m experiments.pretrain --config=configs/moco_cifar10.py \
-               --workdir=runs/moco_cifar10
+Command:   caco pretrain --config=moco_cifar10 --workdir=runs/moco_cifar10
 Variants:  cifar100, clae
 """
 

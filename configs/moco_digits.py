@@ -3,8 +3,7 @@
 Paper:     arXiv:2003.04297 (the method; digits are ours)
 Expected:  one seed, one core: kNN 98.0 %, linear probe 98.7 %, 3 labels a class 91.4 %
 Cost:      a minute or two on two CPU cores
-Command:   python -m experiments.pretrain --config=configs/moco_digits.py \
-               --workdir=runs/moco_digits
+Command:   caco pretrain --config=moco_digits --workdir=runs/moco_digits
 Variants:  clae
 """
 

@@ -3,8 +3,7 @@
 Paper:     arXiv:2003.04297
 Expected:  linear 67.5 ± 0.1 % (200 epochs), 71.1 % (800), as published
 Cost:      53 h on 8 V100 for 200 epochs with the official code
-Command:   python -m experiments.pretrain --config=configs/moco_v2_imagenet.py \
-               --workdir=runs/moco_v2_imagenet
+Command:   caco pretrain --config=moco_v2_imagenet --workdir=runs/moco_v2_imagenet
 Variants:  epochs800
 """
 

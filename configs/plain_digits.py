@@ -3,8 +3,7 @@
 Paper:     arXiv:2010.12050 (the method; digits are ours)
 Expected:  one seed, one core: kNN 99.1 %, linear probe 99.3 %, 3 labels a class 92.0 %
 Cost:      a minute or two on two CPU cores
-Command:   python -m experiments.pretrain --config=configs/plain_digits.py \
-               --workdir=runs/plain_digits
+Command:   caco pretrain --config=plain_digits --workdir=runs/plain_digits
 Variants:  clae
 """
 

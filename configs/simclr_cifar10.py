@@ -4,8 +4,7 @@ Paper:     arXiv:2002.05709, appendix B.9
 Expected:  not measured yet; peers after 1000 epochs, online linear:
            90.7 % on CIFAR-10, 65.8 % on CIFAR-100
 Cost:      not measured by us; needs accelerators
-Command:   python -m experiments.pretrain --config=configs/simclr_cifar10.py \
-               --workdir=runs/simclr_cifar10
+Command:   caco pretrain --config=simclr_cifar10 --workdir=runs/simclr_cifar10
 Variants:  cifar100, clae
 """
 

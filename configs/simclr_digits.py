@@ -3,8 +3,7 @@
 Paper:     arXiv:2002.05709 (the method; digits are ours)
 Expected:  one seed, one core: kNN 98.9 %, linear probe 99.1 %, 3 labels a class 92.3 %
 Cost:      a minute or two on two CPU cores
-Command:   python -m experiments.pretrain --config=configs/simclr_digits.py \
-               --workdir=runs/simclr_digits
+Command:   caco pretrain --config=simclr_digits --workdir=runs/simclr_digits
 Variants:  clae
 """
 

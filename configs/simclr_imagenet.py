@@ -3,8 +3,7 @@
 Paper:     arXiv:2002.05709
 Expected:  linear about 69.1 %, of the released checkpoint
 Cost:      not measured by us; needs accelerators
-Command:   python -m experiments.pretrain --config=configs/simclr_imagenet.py \
-               --workdir=runs/simclr_imagenet
+Command:   caco pretrain --config=simclr_imagenet --workdir=runs/simclr_imagenet
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,7 @@
 Paper:     arXiv:1904.03436 (the method; digits are ours)
 Expected:  one seed, one core: kNN 98.4 %, linear probe 98.9 %, 3 labels a class 90.9 %
 Cost:      a minute or two on two CPU cores
-Command:   python -m experiments.pretrain --config=configs/uel_digits.py \
-               --workdir=runs/uel_digits
+Command:   caco pretrain --config=uel_digits --workdir=runs/uel_digits
 Variants:  clae
 """
 

@@ -242,7 +242,7 @@ def _plain(text: str) -> str:
 
 
 def command_reference() -> str:
-    """Every program with its two names and its help."""
+    """Every program with its name and its help."""
     return "\n\n".join(
         _command(words, program) for words, program in programs(cli.PROGRAMS)
     )
@@ -260,23 +260,26 @@ def programs(
 
 
 def _command(words: tuple[str, ...], program: str) -> str:
-    texts = [help_of(program)]
+    name = " ".join(words)
+    texts = [help_of(name, program)]
     actions = re.search(r"^ *\{([\w,-]+)\}", texts[0], re.MULTILINE)
     if "positional arguments:" in texts[0] and actions:
-        texts += [help_of(program, action) for action in actions[1].split(",")]
+        texts += [help_of(name, program, word) for word in actions[1].split(",")]
     blocks = "\n\n".join(f"```text\n{text.rstrip()}\n```" for text in texts)
-    name = " ".join(words)
-    return (
-        f"## {name}\n\n`caco {name}`, or `python -m experiments.{program}`.\n\n{blocks}"
-    )
+    return f"## {name}\n\n{blocks}"
 
 
-def help_of(program: str, *words: str) -> str:
-    """What a program prints for ``--help``."""
-    name = f"python -m experiments.{program}"
+def help_of(name: str, program: str, *words: str) -> str:
+    """What a program prints for ``--help``.
+
+    Args:
+        name: what stands behind ``caco``.
+        program: its module.
+        *words: before ``--help``.
+    """
     out = io.StringIO()
     with (
-        mock.patch.object(sys, "argv", [name, *words, "--help"]),
+        mock.patch.object(sys, "argv", [f"caco {name}", *words, "--help"]),
         mock.patch.dict(os.environ, {"COLUMNS": HELP_COLUMNS}),
         contextlib.redirect_stdout(out),
         contextlib.suppress(SystemExit),

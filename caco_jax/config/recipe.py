@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from caco_jax._recipes import recipes
 from caco_jax.config.sections import default_config, method_of, optimizer_sections
 from caco_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
-from caco_jax.schema import ConfigError, did_you_mean
+from caco_jax.schema import ConfigError, did_you_mean, flatten
 
 Variants = dict[str, dict[str, Any]]
 
@@ -194,14 +194,24 @@ def override(config: ConfigDict, assignments: Sequence[str]) -> ConfigDict:
                 known = [k for k in above if isinstance(above[k], ConfigDict)]
                 raise ConfigError(
                     f"--config.{path}: there is no section {name!r}"
-                    f"{did_you_mean(name, known)}"
+                    f"{did_you_mean(name, known) or _elsewhere(config, key, text)}"
                 )
+        meant = "" if sections or key in config else _elsewhere(config, key, text)
+        if meant:
+            raise ConfigError(f"--config.{path}: no such key{meant}")
         # Types and keys are the schema's to judge: a field that is there would make a
         # float of a truth value.
         if key in section:
             del section[key]
         section[key] = _literal(text)
     return config
+
+
+def _elsewhere(config: ConfigDict, key: str, text: str) -> str:
+    """Where a recipe has a key of this name, as the end of a message."""
+    found = [k for k in flatten(config.to_dict()) if k.endswith(f".{key}")]
+    meant = " or ".join(f"--config.{k}={text}" for k in found[:3])
+    return f"; did you mean {meant}?" if meant else ""
 
 
 def _literal(text: str) -> Any:

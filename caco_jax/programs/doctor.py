@@ -98,7 +98,10 @@ def steps() -> str:
         raise Unwell("three steps of training need a device, and JAX finds none")
     # Whoever asks for a check does not ask what a run says of itself.
     logging.getLogger("caco_jax").setLevel(logging.WARNING)
-    config = read_config("caco_digits:smoke", [])
+    # What is in proportion to so few images and steps: a run warns of the rest.
+    config = read_config(
+        "caco_digits:smoke", ["method.bank_size=16", "target.momentum=0.5"]
+    )
     with tempfile.TemporaryDirectory() as folder:
         try:
             summary = pretrain(config, f"{folder}/run")

@@ -340,7 +340,7 @@ def test_a_recipe_is_valid_and_says_where_it_comes_from(recipe):
     text = importlib.import_module(f"configs.{stem}").__doc__
     for heading in ("Paper:", "Expected:", "Cost:", "Command:"):
         assert f"\n{heading}" in text
-    assert f"--config=configs/{stem}.py" in text
+    assert f"\nCommand:   caco pretrain --config={stem} " in text
     assert "arXiv:" in text
     for variant in recipe.partition(":")[2:]:
         assert variant in text

@@ -108,6 +108,15 @@ def test_the_embedding_is_as_wide_as_the_last_projection():
         ),
         ("seed.x=1", "--config.seed.x: there is no section 'seed'"),
         (
+            "epochs=3",
+            "--config.epochs: no such key; did you mean --config.training.epochs=3?",
+        ),
+        (
+            "model.epochs=3",
+            "--config.model.epochs: there is no section 'model'; did you mean "
+            "--config.training.epochs=3?",
+        ),
+        (
             "training.epochs=0",
             "config.training.epochs: want a number in [1, inf), got 0",
         ),

@@ -8,7 +8,9 @@ import sys
 import jax
 import pytest
 
+from caco_jax.config.build import build_run
 from caco_jax.programs import doctor
+from caco_jax.runs.cautions import cautions
 from tests.experiments.commands import ROOT, call, one_line
 
 NOT_KNOWN = (
@@ -71,6 +73,19 @@ def test_any_other_fault_of_the_program_stays_what_it_is(error):
 
     with pytest.raises(type(error), match="ours"):
         call(fail)
+
+
+def test_the_doctors_run_is_in_proportion(monkeypatch):
+    """What it would otherwise be warned of is nobody's to fix."""
+    configs = []
+
+    def note(config, _):
+        configs.append(config)
+        return {"pretrain_seconds": 0.5}
+
+    monkeypatch.setattr(doctor, "pretrain", note)
+    doctor.steps()
+    assert cautions(build_run(configs[0])) == []
 
 
 def test_the_doctor_does_not_say_what_a_run_says_of_itself(monkeypatch, caplog):
