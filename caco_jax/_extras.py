@@ -1,6 +1,7 @@
 """Packages that only some uses need: imported where they are used, missed in a line."""
 
 import importlib
+import importlib.util
 from typing import Any
 
 from caco_jax.schema import UserError
@@ -9,6 +10,7 @@ from caco_jax.schema import UserError
 _PACKAGES = {
     "cv2": ("opencv-python-headless", "data"),
     "grain": ("grain", "data"),
+    "pillow_heif": ("pillow-heif", "heif"),
     "safetensors": ("safetensors", "torch"),
     "tensorflow": ("tensorflow-cpu", "prepare"),
     "torch": ("torch", "torch"),
@@ -27,7 +29,7 @@ def require_package(module: str, *, purpose: str) -> Any:
         UserError: the package is not installed; the message names the extra.
     """
     top = module.partition(".")[0]
-    package, extra = _PACKAGES[top]
+    package, _ = _PACKAGES[top]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -35,5 +37,15 @@ def require_package(module: str, *, purpose: str) -> Any:
             raise  # it is there, and misses something itself
         raise UserError(
             f"{purpose}: want the package {package}, which is not installed; "
-            f"pip install 'caco_jax[{extra}]'"
+            f"{install_hint(top)}"
         ) from None
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module is there; it is not imported."""
+    return importlib.util.find_spec(module) is not None
+
+
+def install_hint(module: str) -> str:
+    """The command that installs a module's extra."""
+    return f"pip install 'caco_jax[{_PACKAGES[module][1]}]'"

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from caco_jax.data import jpeg
+from caco_jax.data import heif, jpeg
 from caco_jax.data.random_resized_crop import Box, Range, draw_box
 from caco_jax.data.records import BadImageError, Record
 from caco_jax.data.resize import opencv, resize
@@ -340,11 +340,12 @@ def _png_chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 @contextmanager
 def _by_pillow(encoded: bytes) -> Iterator[Image.Image]:
+    heif.prepare(encoded)
     try:
         with Image.open(io.BytesIO(encoded)) as picture:
             yield picture
     except Image.UnidentifiedImageError:
-        raise jpeg.DamagedError("no image in a format that is known") from None
+        raise jpeg.DamagedError(heif.why_unknown(encoded)) from None
     except jpeg.DamagedError:
         raise
     except Exception as error:  # Pillow's plug-ins raise whatever they stumble on

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32
 
+from caco_jax.data import heif
 from caco_jax.data.dataset import hold_out, some_names
 from caco_jax.data.records import FolderRecords
 from caco_jax.data.split_names import (
@@ -26,6 +27,7 @@ logger = logging.getLogger("caco_jax")
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"),
     *(".gif", ".tif", ".tiff", ".ppm", ".pgm"),
+    *heif.SUFFIXES,
 )
 # What file servers and systems put beside a person's pictures, in lower case.
 _SYSTEM_FOLDERS = {
@@ -211,6 +213,13 @@ def _notes(
                 ignored[f"images in {name}, which is not used"] += count
     if ignored:
         notes.append(f"ignored: {_by_kind(ignored)}")
+    if to_do := heif.remedies(ignored):
+        logger.warning(
+            "data.source: %s in %s cannot be read and are left out: %s",
+            _by_kind(Counter({k: n for k, n in ignored.items() if heif.remedy(k)})),
+            root,
+            " and ".join(to_do),
+        )
     return tuple(notes)
 
 
@@ -223,7 +232,8 @@ def _by_kind(ignored: Counter[str]) -> str:
 
 
 def _but_ignored(ignored: Counter[str]) -> str:
-    return f"; ignored: {_by_kind(ignored)}" if ignored else ""
+    to_do = "".join(f"; to read them: {line}" for line in heif.remedies(ignored))
+    return f"; ignored: {_by_kind(ignored)}{to_do}" if ignored else ""
 
 
 def _hold_out(
@@ -341,12 +351,14 @@ def _walk(root: Path, ignored: Counter[str]) -> Iterator[str]:
         root: the directory.
         ignored: counts what is left out, by what it is.
     """
+    unread = {suffix for suffix in heif.SUFFIXES if heif.remedy(suffix)}
     seen: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
         below = waiting.pop()
         for entry in _scan(root / below):
             path = os.path.join(below, entry.name)
+            suffix = os.path.splitext(entry.name)[1].lower()
             if entry.name.startswith("."):
                 ignored["hidden files"] += 1
                 continue
@@ -357,8 +369,7 @@ def _walk(root: Path, ignored: Counter[str]) -> Iterator[str]:
                 elif place not in seen:
                     seen.add(place)
                     waiting.append(path)
-            elif not entry.name.lower().endswith(SUFFIXES):
-                suffix = os.path.splitext(entry.name)[1].lower()
+            elif not entry.name.lower().endswith(SUFFIXES) or suffix in unread:
                 ignored[suffix or "files without a suffix"] += 1
             elif _is_special(entry):
                 ignored["pipes and devices"] += 1

@@ -24,6 +24,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 EXTRAS = {
     "cv2": ("OpenCV", "reading image files", "pip install 'caco_jax[data]'"),
     "grain": ("Grain", "reading images ahead", "pip install 'caco_jax[data]'"),
+    "pillow_heif": (
+        "pillow-heif",
+        "reading HEIC pictures",
+        "pip install 'caco_jax[heif]'",
+    ),
     "torch": ("torch", "weights from and to PyTorch", "pip install 'caco_jax[torch]'"),
     "tensorflow": (
         "tensorflow",

@@ -170,7 +170,7 @@ def test_what_a_system_leaves_is_no_class_and_is_said(tmp_path):
     system = ["@eaDir", "$RECYCLE.BIN", "#recycle", "__MACOSX", "lost+found", ".git"]
     lay_out(tmp_path, *(f"{c}/{i}.jpg" for c in "ab" for i in range(3)))
     lay_out(tmp_path, *(f"{name}/1.jpg" for name in system), "a/@eaDir/1.jpg/2.jpg")
-    lay_out(tmp_path, "a/notes.txt", "labels.csv", "b/Thumbs.db", "b/7.heic", "LICENSE")
+    lay_out(tmp_path, "a/notes.txt", "labels.csv", "b/Thumbs.db", "b/7.psd", "LICENSE")
     os.mkfifo(tmp_path / "a/pipe.jpg")  # to open it would wait for ever
     (tmp_path / "loop").symlink_to("loop")
     splits = open_folder(tmp_path)
@@ -178,7 +178,7 @@ def test_what_a_system_leaves_is_no_class_and_is_said(tmp_path):
     assert len(splits.train) + len(splits.test) == 6
     (said,) = [note for note in splits.notes if note.startswith("ignored: ")]
     kinds = ["the system's @eaDir (2)", "the system's $RECYCLE.BIN (1)", ".txt (1)"]
-    kinds += [".csv (1)", ".heic (1)", "files without a suffix (2)", "hidden files (1)"]
+    kinds += [".csv (1)", ".psd (1)", "files without a suffix (2)", "hidden files (1)"]
     for kind in [*kinds, "pipes and devices (1)"]:
         assert kind in said
 
