@@ -93,9 +93,9 @@ class DataConfig:
 
     source: str = setting(
         "digits",
-        doc="digits, tfds:NAME, folder:PATH, idx:PATH, cifar10:PATH, cifar100:PATH, "
-        "fake:HEIGHTxWIDTHxCHANNELS[xCOUNT], or the import path of a function that "
-        "returns examples",
+        doc="digits, tfds:NAME, folder:PATH, wds:PATH, idx:PATH, cifar10:PATH, "
+        "cifar100:PATH, fake:HEIGHTxWIDTHxCHANNELS[xCOUNT], or the import path of a "
+        "function that returns examples",
     )
     data_dir: str | None = setting(
         None, doc="where prepared data sets lie, and paths if relative"

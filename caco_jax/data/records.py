@@ -187,9 +187,72 @@ class FolderRecords:
         return any(_can_read(self.path(row)) for row in rows)
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, offset: int = 0, size: int = -1) -> bytes:
     with open(path, "rb") as file:
-        return file.read()
+        file.seek(offset)
+        return file.read(size)
+
+
+class Place(NamedTuple):
+    """Where an image lies in a set of shards.
+
+    Attributes:
+        shard: the number of its shard.
+        offset: its first byte there.
+        size: bytes.
+        name: in the shard.
+    """
+
+    shard: int
+    offset: int
+    size: int
+    name: str
+
+
+class ShardRecords:
+    """Image files within larger files, such as tar archives.
+
+    Args:
+        shards: the larger files.
+        places: of the images in them.
+        labels: int32 [M], or None.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        places: Sequence[Place],
+        labels: Int32[np.ndarray, " m"] | None = None,
+    ) -> None:
+        self._shards, self._labels = [str(shard) for shard in shards], labels
+        # Arrays, as of `FolderRecords`.
+        numbers = [(shard, offset, size) for shard, offset, size, _ in places]
+        self._places = np.array(numbers, np.int64).reshape(-1, 3)
+        names = [os.fsencode(place.name) for place in places]
+        self._names = np.array(names, np.bytes_)
+        self._drive = _Drive(os.path.dirname(self._shards[0]) or ".", self.reachable)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Record:
+        shard, offset, size = self._places[index].tolist()
+        path = self._shards[shard]
+        name = os.path.join(path, os.fsdecode(self._names[index]))
+        label = -1 if self._labels is None else int(self._labels[index])
+        try:
+            encoded = _read(path, offset, size)
+        except OSError:
+            self._drive.wait()
+            encoded = _read(path, offset, size)
+        if len(encoded) < size:
+            raise BadImageError(f"{name}: the shard ends within it")
+        return Record(encoded, label, name)
+
+    def reachable(self) -> bool:
+        """Whether any of some shards can be read."""
+        rows = np.linspace(0, len(self._shards) - 1, min(len(self._shards), _PROBES))
+        return any(_can_read(self._shards[row]) for row in rows.astype(int))
 
 
 class TfdsRecords:

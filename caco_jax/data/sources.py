@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -24,6 +25,7 @@ from caco_jax.data.folders import open_folder
 from caco_jax.data.idx import open_idx
 from caco_jax.data.records import UNREADABLE, BadImageError, Records
 from caco_jax.data.resize import opencv
+from caco_jax.data.shards import open_shards
 from caco_jax.data.tfds_sets import open_tfds
 from caco_jax.schema import ConfigError
 
@@ -200,9 +202,20 @@ def _tfds(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
 
 
 def _folder(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
-    path = request.path("folder", rest)
+    return _files(open_folder, "folder", rest, request)
+
+
+def _wds(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
+    return _files(open_shards, "wds", rest, request)
+
+
+def _files(
+    open_files: Callable[..., Any], kind: str, rest: str, request: _Request
+) -> ArrayDataset | RecordDataset:
+    """Image files whose number, labels and splits are known before one is read."""
+    path = request.path(kind, rest)
     opencv()  # missed now and not by a worker
-    splits = open_folder(
+    splits = open_files(
         path,
         seed=request.seed,
         train_split=request.train_split,
@@ -214,7 +227,7 @@ def _folder(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
             f"{len(splits.train)} of which none of those tried can; is the drive there?"
         )
     records = RecordDataset(
-        name=f"folder:{rest}",
+        name=f"{kind}:{rest}",
         train=splits.train,
         test=splits.test,
         class_names=splits.class_names,
@@ -304,6 +317,7 @@ SOURCES: dict[str, Callable[[str, _Request], ArrayDataset | RecordDataset]] = {
     "folder": _folder,
     "idx": _idx,
     "tfds": _tfds,
+    "wds": _wds,
 }
 
 
@@ -328,7 +342,8 @@ def load(
     Args:
         source: "digits" (embedded), "fake:HxWxC[xCOUNT]" (random bytes),
             `tfds:NAME[/CONFIG][:VERSION]` (prepared by `caco prepare`),
-            "folder:PATH" (see `folders.open_folder`), "idx:PATH" (MNIST's files, see
+            "folder:PATH" (see `folders.open_folder`), "wds:PATH" (tar files, see
+            `shards.open_shards`), "idx:PATH" (MNIST's files, see
             `idx.open_idx`), "cifar10:PATH" or "cifar100:PATH" (CIFAR's own files, see
             `cifar.open_cifar`).
         data_dir: where prepared sets lie, and what a path is relative to;

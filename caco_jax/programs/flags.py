@@ -75,7 +75,8 @@ def _add_run(parser: Parser) -> None:
     """Which run is evaluated, and on which images."""
     _add_workdir(parser)
     parser.add_argument(
-        "--source", help="other images than the run's: tfds:NAME, folder:PATH, digits"
+        "--source",
+        help="other images than the run's: tfds:NAME, folder:PATH, wds:PATH, digits",
     )
     parser.add_argument("--data_dir", type=_path, help="where prepared sets lie")
     parser.add_argument("--train_split", help="of the source, to learn from")
