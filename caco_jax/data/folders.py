@@ -112,7 +112,7 @@ def open_folder(
         test_split: a sub-folder; None: as said.
 
     Raises:
-        ValueError: no such directory, no permission, fewer than two images, a layout
+        ValueError: no such directory, no permission, no images, a layout
             that is not understood, or a test class that is no training class.
     """
     folders = _sub_folders(root)
@@ -123,10 +123,10 @@ def open_folder(
             f"{test_split!r}, got None"
         )
     train = list_images(_named(root, train_name, folders, "train_split"))
-    if len(train.paths) < 2:
+    if not train.paths:
         raise ValueError(
-            f"data.source: want at least 2 images in {train.root}, got "
-            f"{len(train.paths)} with a suffix of {', '.join(SUFFIXES)}"
+            f"data.source: want images in {train.root}, got none with a suffix of "
+            f"{', '.join(SUFFIXES)}"
             f"{_but_ignored(train.ignored)}"
         )
     if train_split is None and mixes_splits(train.paths):

@@ -103,9 +103,9 @@ def open_shards(
     """
     train_files, test_files, unused = _split(path, train_split, test_split)
     train = list_images(train_files)
-    if len(train.places) < 2:
+    if not train.places:
         raise ValueError(
-            f"data.source: want at least 2 images in {path}, got {len(train.places)}"
+            f"data.source: want images in {path}, got none"
             f"{_ignored(train.ignored, '; ignored: ')}"
         )
     class_names = tuple(sorted(set(train.labels), key=natural_key))

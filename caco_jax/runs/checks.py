@@ -56,6 +56,7 @@ def check_sizes(run: "Pretraining") -> None:
     """
     batch_size, devices = run.training.batch_size, run.mesh.size
     count = run.data.train_count
+    require(count > 1, f"data: want at least 2 images, {run.data.name} has {count}")
     require(
         batch_size <= count,
         f"batch_size: want at most {count}, the training images of {run.data.name}, "

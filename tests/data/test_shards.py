@@ -246,7 +246,7 @@ def wrong(folder, kind):
         ("cut header", "want a tar file that can be read to its end"),
         ("no tar", "want a tar file that can be read to its end"),
         ("zero bytes", "want a tar file that can be read to its end"),
-        ("no image", r"want at least 2 images in .*, got 0; ignored: \.txt \(2\)"),
+        ("no image", r"want images in .*, got none; ignored: \.txt \(2\)"),
         ("a label missing", r"got 1 images without, such as 2\.png of .*a\.tar"),
         (
             "held out only",

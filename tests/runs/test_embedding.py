@@ -254,6 +254,12 @@ def test_features_that_are_not_finite_are_refused(run, tmp_path):
         embed_dataset(spoilt, set_of(ArrayRecords("made", grey(3))), tmp_path / "a.npz")
 
 
+def test_one_picture_is_enough(run, tmp_path):
+    write_squares(tmp_path / "one", 1)
+    embed_dataset(run, load(f"folder:{tmp_path / 'one'}"), tmp_path / "a.npz")
+    assert read(tmp_path / "a.npz")["features"].shape == (1, 8)
+
+
 def test_what_is_no_image_is_refused(run, tmp_path):
     values = np.zeros((4, 5), np.float32)
     vectors = ArrayDataset("vectors", values, None, values[:0], None)

@@ -201,6 +201,10 @@ def test_another_seed_is_another_run(whole, tmp_path):
             "config.data.source: want one of cifar10, cifar100, digits",
         ),
         ({"data__source": "fake:8x8"}, "config."),
+        (
+            {"data__source": "fake:8x8x1x1"},
+            "config.data.source: want at least 2 images, fake:8x8x1x1 has 1",
+        ),
     ],
 )
 def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(
