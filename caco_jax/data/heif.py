@@ -65,6 +65,8 @@ def _suffix(encoded: bytes) -> str | None:
     """The suffix that belongs to a content, of those that are known here."""
     if encoded[4:8] != b"ftyp":
         return None
-    if encoded[8:12] in _AVIF_BRANDS:
+    end = min(int.from_bytes(encoded[:4]), 256)
+    brands = {encoded[at : at + 4] for at in (8, *range(16, end, 4))}
+    if brands & _AVIF_BRANDS:  # beside which a general one may come first
         return AVIF_SUFFIXES[0]
-    return HEIC_SUFFIXES[0] if encoded[8:12] in _HEIC_BRANDS else None
+    return HEIC_SUFFIXES[0] if brands & _HEIC_BRANDS else None

@@ -24,6 +24,7 @@ logger = logging.getLogger("caco_jax")
 
 FLAG = "--out"
 _FEATURES, _NAMES, _LABELS, _SPLITS = "features", "names", "labels", "splits"
+_DTYPES = {_FEATURES: np.dtype(np.float32), _LABELS: np.dtype(np.int32)}
 
 
 class Rows(NamedTuple):
@@ -224,7 +225,7 @@ def _write_npz(
     """Arrays of a row a record, and the names of the classes."""
     with zipfile.ZipFile(file, "w") as archive:
         for name in (_FEATURES, _NAMES, _LABELS, _SPLITS):
-            dtype = np.result_type(*{array.dtype for array in parts.column(name)})
+            dtype = _DTYPES.get(name) or _widest(parts.column(name))
             row = next(parts.column(name)).shape[1:]
             header = {"descr": dtype.str, "fortran_order": False}
             with archive.open(f"{name}.npy", "w", force_zip64=True) as out:
@@ -235,6 +236,11 @@ def _write_npz(
                     out.write(array.astype(dtype).tobytes())
         with archive.open("class_names.npy", "w") as out:
             np.lib.format.write_array(out, np.array(class_names, np.str_))
+
+
+def _widest(column: Iterator[np.ndarray]) -> np.dtype:
+    """The type of texts that the longest of a column fits in."""
+    return np.result_type(*{array.dtype for array in column})
 
 
 def _write_parquet(

@@ -158,6 +158,13 @@ def test_help_speaks_of_what_an_installed_wheel_has(program):
     assert "experiments." not in parser_of(program).format_help()
 
 
+def test_messages_speak_of_what_an_installed_wheel_has():
+    files = [*(ROOT / "caco_jax").rglob("*.py"), *(ROOT / "configs").glob("*.py")]
+    assert len(files) > 100
+    for file in files:
+        assert "-m experiments." not in file.read_text(), file
+
+
 @pytest.mark.parametrize(
     "line, completions",
     [
