@@ -8,6 +8,7 @@ A field states its default, what is allowed and what it means::
 mappings and names the offending key in one line.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -27,9 +28,73 @@ T = TypeVar("T")
 class UserError(Exception):
     """A mistake of the caller's that one line explains; programs print it, exit 2."""
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is printed, also where a name in it has a line's end."""
+        return (as_line(str(self)),)
+
 
 class ConfigError(UserError, ValueError):
-    """A value that the configuration does not allow."""
+    """Values that the configuration does not allow.
+
+    Args:
+        *messages: a line for each of them.
+    """
+
+    def __init__(self, *messages: str) -> None:
+        super().__init__(*messages)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines) if len(self.args) > 1 else "".join(self.args)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One for each value."""
+        return tuple(map(as_line, self.args))
+
+    def renamed(self, rename: Callable[[str], str]) -> "ConfigError":
+        """The same with each message replaced, as by one that begins with a path."""
+        return ConfigError(*map(rename, self.args))
+
+
+def as_line(message: str) -> str:
+    """A message on one line, also where a name in it has two."""
+    return "\\n".join(message.splitlines())
+
+
+class Conflicts:
+    """Gathers what does not fit, so that all of it is said at once.
+
+    At the end of a ``with`` block everything that was noted is raised as one
+    `ConfigError`, after what was raised inside, if anything was.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def require(self, condition: bool, message: str | Callable[[], str]) -> None:
+        """Notes the message unless the condition holds, and goes on."""
+        with self.noting():
+            require(condition, message)
+
+    @contextlib.contextmanager
+    def noting(self, rename: Callable[[str], str] = str) -> Iterator[None]:
+        """Notes what is raised inside, each message renamed, and goes on behind it."""
+        try:
+            yield
+        except ConfigError as error:
+            self.messages += map(rename, error.args)
+
+    def __enter__(self) -> "Conflicts":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, ConfigError):
+            self.messages += error.args
+        elif error is not None:
+            return
+        if self.messages:
+            raise ConfigError(*dict.fromkeys(self.messages)) from None
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -231,21 +296,28 @@ def validate(instance: Any) -> None:
     """Checks every field's type and range; an integer for a float becomes one.
 
     Raises:
-        ConfigError: a field's value does not fit; the message names the field.
+        ConfigError: values do not fit; each message names a field.
     """
-    hints = typing.get_type_hints(type(instance))
-    for field in dataclasses.fields(instance):
-        value, hint = getattr(instance, field.name), hints[field.name]
-        if "allowed" not in field.metadata:
-            continue  # a nested section has checked itself
-        try:
-            value = _coerce(value, hint)
-        except TypeError:
-            raise ConfigError(
-                f"{field.name}: want {_describe(hint)}, got {value!r}"
-            ) from None
-        object.__setattr__(instance, field.name, value)
-        _check_allowed(value, field.metadata["allowed"], field.name)
+    with Conflicts() as found:
+        for field in dataclasses.fields(instance):
+            if "allowed" not in field.metadata:
+                continue  # a nested section has checked itself
+            with found.noting():
+                value = _fitting(type(instance), field, getattr(instance, field.name))
+                object.__setattr__(instance, field.name, value)
+
+
+def _fitting(cls: type, field: dataclasses.Field, value: Any) -> Any:
+    """The value as the field's type; ConfigError where it does not fit."""
+    hint = typing.get_type_hints(cls)[field.name]
+    try:
+        value = _coerce(value, hint)
+    except TypeError:
+        raise ConfigError(
+            f"{field.name}: want {_describe(hint)}, got {value!r}"
+        ) from None
+    _check_allowed(value, field.metadata["allowed"], field.name)
+    return value
 
 
 def require(condition: bool, message: str | Callable[[], str]) -> None:
@@ -263,27 +335,41 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
         path: how messages call this mapping.
 
     Raises:
-        ConfigError: an unknown key (the nearest known one is offered), a section
-            that is not a mapping, or a value that the section refuses.
+        ConfigError: unknown keys (the nearest known ones are offered), sections that
+            are no mappings, and values that the sections refuse, all of them. What
+            fields may not be together is judged where each alone may be.
     """
-    hints = typing.get_type_hints(cls)
-    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    arguments = {}
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"{path}.{key}: no such key; {hint}")
-        section = hints[key]
-        if dataclasses.is_dataclass(section):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{path}.{key}: want a section, got {value!r}")
-            value = build(typing.cast(type, section), value, f"{path}.{key}")
-        arguments[key] = value
+    with Conflicts() as found:
+        arguments = {}
+        for key, value in values.items():
+            with found.noting():
+                arguments[key] = _argument(cls, key, value, path)
     try:
         return cls(**arguments)
     except ConfigError as error:
-        raise ConfigError(f"{path}.{error}") from None
+        raise error.renamed(lambda message: f"{path}.{message}") from None
+
+
+def _argument(cls: type, key: str, value: Any, path: str) -> Any:
+    """The value of a field, built or checked."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if key not in fields:
+        near = difflib.get_close_matches(str(key), fields, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
+        raise ConfigError(f"{path}.{key}: no such key; {hint}")
+    section = typing.get_type_hints(cls)[key]
+    if dataclasses.is_dataclass(section):
+        if isinstance(value, section):
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}.{key}: want a section, got {value!r}")
+        return build(typing.cast(type, section), value, f"{path}.{key}")
+    if "allowed" not in fields[key].metadata:
+        return value
+    try:
+        return _fitting(cls, fields[key], value)
+    except ConfigError as error:
+        raise error.renamed(lambda message: f"{path}.{message}") from None
 
 
 def flatten(values: Any, path: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from caco_jax.data.views import make_evaluation_view
 from caco_jax.nets.encoder import with_projector
 from caco_jax.nets.functions import Network
 from caco_jax.runs.checkpoints import Checkpoints
+from caco_jax.runs.checks import check_sizes
 from caco_jax.runs.describe import describe
 from caco_jax.runs.distributed import all_or_none
 from caco_jax.runs.pretraining import (
@@ -29,9 +30,11 @@ from caco_jax.runs.run import Embedder, Run, read_run, require_checkpoints
 from caco_jax.runs.workdir import BUILT_OF, OBJECTS, Workdir
 from caco_jax.schema import (
     ConfigError,
+    Conflicts,
     UserError,
     require,
 )
+from caco_jax.training.sharding import make_mesh
 
 # What an argument of `Pretraining` is called in a configuration.
 _KEYS = {
@@ -61,26 +64,43 @@ def build_run(
     Raises:
         ConfigError: the configuration does not fit the data, the devices, or itself.
     """
-    views = build_views(config.data)
-    try:
-        return Pretraining(
-            method=build_method(config, views),
-            encoder=build_encoder(
+    with Conflicts() as found:
+        with found.noting():
+            config.check()
+        with found.noting(in_config):
+            run = _join(config, mesh, data)
+    return run
+
+
+def _join(
+    config: ExperimentConfig, mesh: Mesh | None, data: Dataset | None
+) -> Pretraining:
+    """Makes the parts and the run of them."""
+    parts: dict[str, Any] = {}
+    with Conflicts() as found:
+        with found.noting():
+            parts["views"] = build_views(config.data)
+            parts["method"] = build_method(config, parts["views"])
+        with found.noting():
+            parts["encoder"] = build_encoder(
                 config.encoder, adversarial_branch=config.adversarial.epsilon > 0
-            ),
-            views=views,
-            data=build_data(config.data) if data is None else data,
-            optimizers=config.optimizers,
-            seed=config.seed,
-            target=config.target,
-            evaluation=config.evaluation,
-            batchnorm_group=config.encoder.batchnorm_group,
-            mesh=mesh,
-            description=Description(config.values(), complete_values),
-            **dataclasses.asdict(config.training),
-        )
-    except ConfigError as error:
-        raise ConfigError(in_config(str(error))) from None
+            )
+        with found.noting():
+            parts["data"] = build_data(config.data) if data is None else data
+            if found.messages:  # what follows is judged without a whole run
+                devices = (make_mesh() if mesh is None else mesh).size
+                check_sizes(config.training, parts["data"], devices)
+    return Pretraining(
+        **parts,
+        optimizers=config.optimizers,
+        seed=config.seed,
+        target=config.target,
+        evaluation=config.evaluation,
+        batchnorm_group=config.encoder.batchnorm_group,
+        mesh=mesh,
+        description=Description(config.values(), complete_values),
+        **dataclasses.asdict(config.training),
+    )
 
 
 def pretrain(

@@ -112,12 +112,12 @@ def build_views(config: DataConfig) -> Views:
     try:
         views = dataclasses.replace(views, **statistics)
     except ConfigError as error:
-        raise ConfigError(f"{_VIEW}.{error}") from None
+        raise error.renamed(lambda line: f"{_VIEW}.{line}") from None
     if config.view_size is not None:
         try:
             views = views.resized(config.view_size)
         except ConfigError as error:
-            raise ConfigError(f"config.data.view_size: {error}") from None
+            raise error.renamed(lambda line: f"config.data.view_size: {line}") from None
     return views
 
 
@@ -150,7 +150,7 @@ def _views_of_table(name: str, arguments: Mapping[str, Any]) -> Views:
     try:
         return VIEWS[name](**arguments)
     except ConfigError as error:
-        raise ConfigError(f"{_VIEW}.{error}") from None
+        raise error.renamed(lambda line: f"{_VIEW}.{line}") from None
     except (TypeError, ValueError, AttributeError) as error:  # of an argument's type
         raise ConfigError(f"{_VIEW}: {name} raises {one_line(error)}") from None
 
@@ -219,7 +219,7 @@ def _changed_view(view: Any, fields: Any, path: str) -> Any:
     try:
         return dataclasses.replace(view, **fields)
     except ConfigError as error:
-        raise ConfigError(f"{path}.{error}") from None
+        raise error.renamed(lambda line: f"{path}.{line}") from None
 
 
 def build_method(config: ExperimentConfig, views: Views) -> Method:

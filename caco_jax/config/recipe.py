@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from caco_jax._recipes import recipes
 from caco_jax.config.sections import default_config, method_of, optimizer_sections
 from caco_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
-from caco_jax.schema import ConfigError, did_you_mean, flatten
+from caco_jax.schema import ConfigError, Conflicts, did_you_mean, flatten
 
 Variants = dict[str, dict[str, Any]]
 
@@ -180,31 +180,38 @@ def override(config: ConfigDict, assignments: Sequence[str]) -> ConfigDict:
         ConfigError: no such key, or no "=".
     """
     config = config.copy_and_resolve_references().unlock()
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--config.{path}: want --config.{path}=VALUE")
-        *sections, key = path.split(".")
-        section = config
-        for depth, name in enumerate(sections):
-            if ".".join(sections[:depth]) in _OPEN_SECTIONS and name not in section:
-                section[name] = ConfigDict(type_safe=False)
-            above, section = section, section.get(name)
-            if not isinstance(section, ConfigDict):
-                known = [k for k in above if isinstance(above[k], ConfigDict)]
-                raise ConfigError(
-                    f"--config.{path}: there is no section {name!r}"
-                    f"{did_you_mean(name, known) or _elsewhere(config, key, text)}"
-                )
-        meant = "" if sections or key in config else _elsewhere(config, key, text)
-        if meant:
-            raise ConfigError(f"--config.{path}: no such key{meant}")
-        # Types and keys are the schema's to judge: a field that is there would make a
-        # float of a truth value.
-        if key in section:
-            del section[key]
-        section[key] = _literal(text)
+    with Conflicts() as found:
+        for assignment in assignments:
+            with found.noting():
+                _assign(config, assignment)
     return config
+
+
+def _assign(config: ConfigDict, assignment: str) -> None:
+    """Replaces a value in place."""
+    path, equals, text = assignment.partition("=")
+    if not equals:
+        raise ConfigError(f"--config.{path}: want --config.{path}=VALUE")
+    *sections, key = path.split(".")
+    section = config
+    for depth, name in enumerate(sections):
+        if ".".join(sections[:depth]) in _OPEN_SECTIONS and name not in section:
+            section[name] = ConfigDict(type_safe=False)
+        above, section = section, section.get(name)
+        if not isinstance(section, ConfigDict):
+            known = [k for k in above if isinstance(above[k], ConfigDict)]
+            raise ConfigError(
+                f"--config.{path}: there is no section {name!r}"
+                f"{did_you_mean(name, known) or _elsewhere(config, key, text)}"
+            )
+    meant = "" if sections or key in config else _elsewhere(config, key, text)
+    if meant:
+        raise ConfigError(f"--config.{path}: no such key{meant}")
+    # Types and keys are the schema's to judge: a field that is there would make a
+    # float of a truth value.
+    if key in section:
+        del section[key]
+    section[key] = _literal(text)
 
 
 def _elsewhere(config: ConfigDict, key: str, text: str) -> str:

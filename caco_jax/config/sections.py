@@ -25,6 +25,7 @@ from caco_jax.schema import (
     NON_NEGATIVE,
     SEED,
     ConfigError,
+    Conflicts,
     OneOf,
     build,
     one_line,
@@ -183,34 +184,50 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+
+    def check(self) -> None:
+        """Checks the sections against each other.
+
+        Raises:
+            ConfigError: values that are allowed alone do not fit together, all of them.
+        """
+        with Conflicts() as found:
+            self._check_optimizers(found)
+            self._check_batch(found)
+
+    def _check_optimizers(self, found: Conflicts) -> None:
         for name, section in self.optimizers.items():
-            require(
+            found.require(
                 section.warmup_epochs <= self.training.epochs,
-                f"{optimizer_key(name)}.warmup_epochs: want at most training.epochs "
-                f"({self.training.epochs}), got {section.warmup_epochs}",
+                f"config.{optimizer_key(name)}.warmup_epochs: want at most "
+                f"training.epochs ({self.training.epochs}), got "
+                f"{section.warmup_epochs}",
             )
-        require(
+        found.require(
             self.optimizer.learning_rate > 0,
-            f"{_OPTIMIZER}.learning_rate: want a number in (0, inf), got 0; only the "
-            "other players may stay as they are",
+            f"config.{_OPTIMIZER}.learning_rate: want a number in (0, inf), got 0; "
+            "only the other players may stay as they are",
         )
+
+    def _check_batch(self, found: Conflicts) -> None:
         group, batch_size = self.encoder.batchnorm_group, self.training.batch_size
-        require(
-            group is None or batch_size % group == 0,
-            f"encoder.batchnorm_group: want a divisor of training.batch_size "
+        parts = self.training.microbatches
+        grouped = batch_size % (group or 1) == 0
+        found.require(
+            grouped,
+            "config.encoder.batchnorm_group: want a divisor of training.batch_size "
             f"({batch_size}), got {group}",
         )
-        parts = self.training.microbatches
-        require(
-            batch_size % (parts * (group or 1)) == 0,
-            "training.microbatches: want parts of training.batch_size "
+        found.require(
+            not grouped or batch_size % (parts * (group or 1)) == 0,
+            "config.training.microbatches: want parts of training.batch_size "
             f"({batch_size}) that hold whole groups of encoder.batchnorm_group "
             f"({group}), got {parts}",
         )
-        require(
+        found.require(
             group is not None or not self.target.shuffle_keys,
-            "target.shuffle_keys: want encoder.batchnorm_group set, without groups the "
-            "order of the rows changes nothing",
+            "config.target.shuffle_keys: want encoder.batchnorm_group set, without "
+            "groups the order of the rows changes nothing",
         )
 
     @property
@@ -335,31 +352,46 @@ def _section(sections: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(section)
 
 
-def experiment_config(config: ConfigDict | dict[str, Any]) -> ExperimentConfig:
+def experiment_config(
+    config: ConfigDict | dict[str, Any], *, conflicts: bool = True
+) -> ExperimentConfig:
     """The validated configuration of a recipe.
 
     Args:
         config: a recipe; keys it does not have keep their defaults.
+        conflicts: whether values are judged that are allowed alone and not together;
+            `build_run` judges them too, along with the images and the devices.
 
     Raises:
-        ConfigError: an unknown key, a wrong type or an impossible value, named.
+        ConfigError: unknown keys, wrong types and impossible values, all that there
+            are, named.
     """
     sections = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     values = _section(sections, "method")
     name = values.pop("name", None)
     settings_class, make = method_entry(name)
-    method = MethodBuilder(build(settings_class, values, "config.method"), make)
-    optimizers = _player_optimizers(name, _players(name, method), sections)
-    parts = {"method": method, "method_name": name, "player_optimizers": optimizers}
-    return build(ExperimentConfig, {**sections, **parts})
+    method = MethodBuilder(settings_class(), make)
+    with Conflicts() as found:
+        with found.noting():
+            method = MethodBuilder(build(settings_class, values, "config.method"), make)
+        players = _players(name, method)
+        optimizers = _player_optimizers(name, players, sections, found)
+        parts = {"method": method, "method_name": name}
+        with found.noting():
+            made = build(
+                ExperimentConfig, {**sections, **parts, "player_optimizers": optimizers}
+            )
+    if conflicts:
+        made.check()
+    return made
 
 
 def _player_optimizers(
-    name: str, method: Method, sections: dict[str, Any]
+    name: str, method: Method, sections: dict[str, Any], conflicts: Conflicts
 ) -> dict[str, OptimizerConfig]:
     """The sections of the players beside the encoder, taken out of the others.
 
-    One that is not there, or None, is the method's default.
+    One that is not there, or None, is the method's default. What is wrong is noted.
     """
     found = {}
     for player, move in method.moves.items():
@@ -371,13 +403,14 @@ def _player_optimizers(
             sections.pop(key, None)
             found[player] = default
             continue
-        changes = _section(sections, key)
-        values = {**dataclasses.asdict(default), **changes}
-        found[player] = build(OptimizerConfig, values, f"config.{key}")
+        with conflicts.noting():
+            changes = _section(sections, key)
+            values = {**dataclasses.asdict(default), **changes}
+            found[player] = build(OptimizerConfig, values, f"config.{key}")
     for key in [key for key in sections if key.endswith(f"_{_OPTIMIZER}")]:
         player = key.removesuffix(f"_{_OPTIMIZER}")
-        if sections.pop(key) is not None:
-            raise ConfigError(
-                f"config.{key}: {name} has no {player} to optimise; remove the key"
-            )
+        conflicts.require(
+            sections.pop(key) is None,
+            f"config.{key}: {name} has no {player} to optimise; remove the key",
+        )
     return found

@@ -11,7 +11,7 @@ from caco_jax.schema import (
     FRACTION,
     NON_NEGATIVE,
     POSITIVE,
-    require,
+    Conflicts,
     setting,
     validate,
 )
@@ -60,29 +60,35 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         validate(self)
-        require(
-            len(self.milestones) == len(self.milestone_factors),
-            f"milestone_factors: want one for each of milestones {self.milestones}, "
-            f"got {self.milestone_factors}",
-        )
-        rising = sorted(set(self.milestones)) == list(self.milestones)
-        require(rising, f"milestones: want rising epochs, got {self.milestones}")
-        require(
-            not self.milestones or self.schedule == "steps",
-            f"milestones: want none with schedule {self.schedule!r}, "
-            f"got {self.milestones}",
-        )
-        require(
-            self.schedule not in ("steps", "half_cosine") or self.warmup_epochs == 0,
-            f"warmup_epochs: want 0 with schedule {self.schedule!r}, got "
-            f"{self.warmup_epochs}",
-        )
-        require(
-            self.schedule != "cosine" or self.final_learning_rate <= self.learning_rate,
-            "final_learning_rate: want at most learning_rate "
-            f"({self.learning_rate:g}) with schedule 'cosine', got "
-            f"{self.final_learning_rate:g}; change both, or take schedule 'constant'",
-        )
+        with Conflicts() as found:
+            found.require(
+                len(self.milestones) == len(self.milestone_factors),
+                f"milestone_factors: want one for each of milestones "
+                f"{self.milestones}, got {self.milestone_factors}",
+            )
+            rising = sorted(set(self.milestones)) == list(self.milestones)
+            found.require(
+                rising, f"milestones: want rising epochs, got {self.milestones}"
+            )
+            found.require(
+                not self.milestones or self.schedule == "steps",
+                f"milestones: want none with schedule {self.schedule!r}, "
+                f"got {self.milestones}",
+            )
+            found.require(
+                self.schedule not in ("steps", "half_cosine")
+                or self.warmup_epochs == 0,
+                f"warmup_epochs: want 0 with schedule {self.schedule!r}, got "
+                f"{self.warmup_epochs}",
+            )
+            found.require(
+                self.schedule != "cosine"
+                or self.final_learning_rate <= self.learning_rate,
+                "final_learning_rate: want at most learning_rate "
+                f"({self.learning_rate:g}) with schedule 'cosine', got "
+                f"{self.final_learning_rate:g}; change both, or take schedule "
+                "'constant'",
+            )
 
     def schedule_of(
         self, *, batch_size: int, epochs: int, steps_per_epoch: int

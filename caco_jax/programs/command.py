@@ -14,14 +14,23 @@ from caco_jax.config.recipe import load_recipe, override
 from caco_jax.config.sections import ExperimentConfig, experiment_config
 from caco_jax.runs.distributed import AgreedError, is_primary
 from caco_jax.runs.preemption import REQUEUE_STATUS, Stopped
-from caco_jax.schema import UserError
+from caco_jax.schema import UserError, as_line
 
 _LOOP_CLOSED = "Event loop is closed"
 
 
-def read_config(recipe: str, assignments: Sequence[str]) -> ExperimentConfig:
-    """A recipe file with replaced values, validated."""
-    return experiment_config(override(load_recipe(recipe), assignments))
+def read_config(
+    recipe: str, assignments: Sequence[str], *, conflicts: bool = True
+) -> ExperimentConfig:
+    """A recipe file with replaced values, validated.
+
+    Args:
+        recipe: as `load_recipe` takes it.
+        assignments: as `override` takes them.
+        conflicts: as of `experiment_config`.
+    """
+    values = override(load_recipe(recipe), assignments)
+    return experiment_config(values, conflicts=conflicts)
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -101,9 +110,10 @@ def give_up(message: str) -> NoReturn:
 
 
 def _say(what: str, error: BaseException) -> None:
-    """Prints a line, also where a name in it has two."""
-    line = "\\n".join(str(error).splitlines())
-    print(f"{what}: {line}", file=sys.stderr)
+    """Prints a line; of a mistake in several places a line for each."""
+    lines = error.lines if isinstance(error, UserError) else (as_line(str(error)),)
+    for line in lines:
+        print(f"{what}: {line}", file=sys.stderr)
 
 
 def _spare_writers() -> None:

@@ -29,7 +29,7 @@ def read_plan(flags: argparse.Namespace) -> FineTuning:
     try:
         return FineTuning(**values)
     except ConfigError as error:
-        raise ConfigError(f"--{error}") from None
+        raise error.renamed("--{}".format) from None
 
 
 def tune(

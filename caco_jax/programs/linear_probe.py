@@ -130,7 +130,7 @@ def read_protocol(flags: argparse.Namespace) -> Protocol:
     try:
         return dataclasses.replace(PRESETS[flags.preset or "caco"], **changes)
     except ConfigError as error:
-        raise ConfigError(f"--{error}") from None
+        raise error.renamed("--{}".format) from None
 
 
 def by_sweep(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, Any]:

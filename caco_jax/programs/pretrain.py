@@ -29,7 +29,9 @@ def main(stop: Stop | None = None) -> None:
     stop = stop or Stop()
     flags, assignments = parse(parser_of("pretrain"))
     join_others(flags, stop)
-    config = all_or_none(lambda: read_config(flags.config, assignments))
+    config = all_or_none(
+        lambda: read_config(flags.config, assignments, conflicts=False)
+    )
     how: dict[str, Any] = {
         "force_new": flags.force_new,
         "changes": [key for key in flags.resume_with_changes.split(",") if key],
@@ -56,7 +58,7 @@ def describe(config: ExperimentConfig, workdir: str, how: dict[str, Any]) -> str
     try:
         found = build_run(config).dry_run(workdir, **how)
     except ConfigError as error:
-        raise ConfigError(in_config(str(error))) from None
+        raise error.renamed(in_config) from None
     there = found["device_bytes"]
     of = "" if there is None else f" of {there / 1e6:,.0f}"
     return "\n".join(

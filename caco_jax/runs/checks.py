@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import optax
 
+from caco_jax.data.dataset import Dataset
 from caco_jax.data.views import make_views
 from caco_jax.methods.method import Method
 from caco_jax.optim.settings import OptimizerConfig
 from caco_jax.runs.settings import TrainingConfig
-from caco_jax.schema import ConfigError, did_you_mean, one_line, require
+from caco_jax.schema import ConfigError, Conflicts, did_you_mean, one_line, require
 from caco_jax.training.feeds import step_examples
 
 if TYPE_CHECKING:
@@ -48,34 +49,34 @@ def as_method(method: Any, embedding_dim: int) -> Method:
     return method
 
 
-def check_sizes(run: "Pretraining") -> None:
+def check_sizes(training: TrainingConfig, data: Dataset, devices: int) -> None:
     """Checks the batch against the data and the devices.
 
     Raises:
         ConfigError: it does not fit.
     """
-    batch_size, devices = run.training.batch_size, run.mesh.size
-    count = run.data.train_count
-    require(count > 1, f"data: want at least 2 images, {run.data.name} has {count}")
-    require(
-        batch_size <= count,
-        f"batch_size: want at most {count}, the training images of {run.data.name}, "
-        f"got {batch_size}",
+    batch_size, count, parts = (
+        training.batch_size,
+        data.train_count,
+        training.microbatches,
     )
-    require(
-        batch_size % devices == 0,
-        f"batch_size: want a multiple of the {devices} devices, got {batch_size}",
-    )
-    parts = run.training.microbatches
-    require(
-        batch_size % parts == 0 and batch_size // parts % devices == 0,
-        f"microbatches: want parts of the batch that the {devices} devices share "
-        f"evenly, got {parts} parts of {batch_size // parts} images",
-    )
-    require(
-        run.data.in_memory or run.views.are_photos,
-        f"views: want views of photographs, {run.data.name} is streamed",
-    )
+    require(count > 1, f"data: want at least 2 images, {data.name} has {count}")
+    with Conflicts() as found:
+        found.require(
+            batch_size <= count,
+            f"batch_size: want at most {count}, the training images of {data.name}, "
+            f"got {batch_size}",
+        )
+        found.require(
+            batch_size % devices == 0,
+            f"batch_size: want a multiple of the {devices} devices, got {batch_size}",
+        )
+        found.require(
+            batch_size % devices != 0
+            or (batch_size % parts == 0 and batch_size // parts % devices == 0),
+            f"microbatches: want parts of the batch that the {devices} devices share "
+            f"evenly, got {parts} parts of {batch_size // parts} images",
+        )
 
 
 def view_shapes(run: "Pretraining") -> list[jax.ShapeDtypeStruct]:
@@ -84,6 +85,10 @@ def view_shapes(run: "Pretraining") -> list[jax.ShapeDtypeStruct]:
     Raises:
         ConfigError: a view cannot be made of these examples.
     """
+    require(
+        run.data.in_memory or run.views.are_photos,
+        f"views: want views of photographs, {run.data.name} is streamed",
+    )
     examples = step_examples(run.data, run.views, 1)
     make = make_views(run.views)
     try:
@@ -108,42 +113,56 @@ def check_method(run: "Pretraining", optimizers: Collection[str]) -> None:
     Raises:
         ConfigError: they do not fit.
     """
-    method, devices = run.method, run.mesh.size
-    check_views(method, [view.shape[1:] for view in run.view_shapes])
-    unknown = set(optimizers) - run.optimizers.keys()
-    require(
-        not unknown,
-        f"optimizers: expected some of {', '.join(sorted(run.optimizers))}, the "
-        f"players of {method.name} that move; got {sorted(unknown)}",
-    )
-    for name, part in run.optimizers.items():
-        require(
-            isinstance(part, OptimizerConfig | optax.GradientTransformation),
-            f"optimizers: expected an optax transformation or an OptimizerConfig for "
-            f"{name}, got {part!r}",
-        )
-        stands = isinstance(part, OptimizerConfig) and part.learning_rate == 0
-        require(
-            not stands or name != "encoder",
-            "optimizers: expected a learning rate above 0 for encoder, got 0; only the "
-            "other players may stay as they are",
-        )
-    for tree in jax.eval_shape(method.init, run.keys.players):
-        for name in tree.keys() & method.row_sharded.keys():
-            rows = tree[name].shape[:1]
-            require(
-                rows != () and rows[0] % devices == 0,
-                f"method.{method.row_sharded[name]}: want a multiple of the "
-                f"{devices} devices, got {rows[0] if rows else 'a scalar'}",
-            )
-    if method.twin and not run.encoder.has_twin:
-        require(
-            not jax.tree.leaves(jax.eval_shape(run.new_network).stats),
+    with Conflicts() as found:
+        with found.noting():
+            check_views(run.method, [view.shape[1:] for view in run.view_shapes])
+        _check_optimizers(run, optimizers, found)
+        _check_rows(run, found)
+        found.require(
+            not run.method.twin
+            or run.encoder.has_twin
+            or not jax.tree.leaves(jax.eval_shape(run.new_network).stats),
             f"encoder: {run.encoder.name} has BatchNorm and takes no `branch`; an "
             "input adversary (CLAE) needs BatchNorm with an adversarial twin, such as "
             "caco_jax.nets.BatchNorm(adversarial_branch=True), and a network that "
             "hands `branch` on to it; or a network without BatchNorm",
         )
+
+
+def _check_optimizers(
+    run: "Pretraining", given: Collection[str], found: Conflicts
+) -> None:
+    unknown = set(given) - run.optimizers.keys()
+    found.require(
+        not unknown,
+        f"optimizers: expected some of {', '.join(sorted(run.optimizers))}, the "
+        f"players of {run.method.name} that move; got {sorted(unknown)}",
+    )
+    for name, part in run.optimizers.items():
+        found.require(
+            isinstance(part, OptimizerConfig | optax.GradientTransformation),
+            f"optimizers: expected an optax transformation or an OptimizerConfig for "
+            f"{name}, got {part!r}",
+        )
+        stands = isinstance(part, OptimizerConfig) and part.learning_rate == 0
+        found.require(
+            not stands or name != "encoder",
+            "optimizers: expected a learning rate above 0 for encoder, got 0; only the "
+            "other players may stay as they are",
+        )
+
+
+def _check_rows(run: "Pretraining", found: Conflicts) -> None:
+    """Rows that are spread over the devices have to be as many on each."""
+    method, devices = run.method, run.mesh.size
+    for tree in jax.eval_shape(method.init, run.keys.players):
+        for name in tree.keys() & method.row_sharded.keys():
+            rows = tree[name].shape[:1]
+            found.require(
+                rows != () and rows[0] % devices == 0,
+                f"method.{method.row_sharded[name]}: want a multiple of the "
+                f"{devices} devices, got {rows[0] if rows else 'a scalar'}",
+            )
 
 
 def check_views(method: Method, shapes: list[tuple[int, ...]]) -> None:

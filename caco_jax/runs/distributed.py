@@ -40,6 +40,11 @@ class AgreedError(UserError):
         super().__init__(message)
         self.ours = ours
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Those of the refusal."""
+        return tuple(str(self).splitlines())
+
 
 def initialize(
     coordinator_address: str | None = None,
@@ -175,7 +180,7 @@ def all_or_none(act: Callable[[], T]) -> T:
     try:
         result = act()
     except UserError as error:
-        refusal = str(error)
+        refusal = "\n".join(error.lines)
     refusals = gather_texts(refusal)
     refused = [index for index, message in enumerate(refusals) if message]
     if refused:

@@ -31,6 +31,7 @@ from caco_jax.runs.checks import (
 from caco_jax.runs.describe import describe
 from caco_jax.runs.settings import EvaluationConfig, TrainingConfig
 from caco_jax.runs.workdir import BUILT_OF, OBJECTS
+from caco_jax.schema import Conflicts
 from caco_jax.training.encode import make_encode, microbatched
 from caco_jax.training.feeds import (
     Layout,
@@ -159,22 +160,33 @@ class Pretraining:
             self.views = dataclasses.replace(
                 self.views, evaluation=without_key(evaluation_view)
             )
-        check_sizes(self)
+        with Conflicts() as found:
+            with found.noting():
+                check_sizes(self.training, self.data, self.mesh.size)
+            self._join(method, encoder, projector, optimizers or {})
+        self.training_optimizer()  # refuses what does not fit, before anything runs
+        self.description = description or Description(_described(self))
+
+    def _join(
+        self,
+        method: Any,
+        encoder: Any,
+        projector: Any,
+        optimizers: Mapping[str, Optimizer],
+    ) -> None:
+        """Makes of the parts what depends on the others, and checks it."""
         self.view_shapes = view_shapes(self)
         self.encoder = with_projector(encoder, projector)
         rows = self.training.batch_size // self.training.microbatches
         dim = embedding_dim(self.encoder, self.view_shapes, batch_size=rows)
-        method = as_method(method, dim)
-        self.method: Method = method
+        self.method: Method = as_method(method, dim)
         self.optimizers = {
-            name: (optimizers or {}).get(name)
-            or method.optimizers.get(name, OptimizerConfig())
-            for name, move in method.moves.items()
+            name: optimizers.get(name)
+            or self.method.optimizers.get(name, OptimizerConfig())
+            for name, move in self.method.moves.items()
             if move != "hold"
         }
-        check_method(self, optimizers or ())
-        self.training_optimizer()  # refuses what does not fit, before anything runs
-        self.description = description or Description(_described(self))
+        check_method(self, optimizers)
 
     def replace(self, **changes: Any) -> "Pretraining":
         """The same run with other arguments."""

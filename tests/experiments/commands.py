@@ -61,14 +61,20 @@ def succeeded(result):
     return out
 
 
-def one_line(result):
-    """The message of a mistake, without its prefix."""
+def error_lines(result):
+    """The messages of mistakes, without their prefix."""
     status, out, err = result
     assert (status, out) == (2, "")
-    assert err.startswith("error: ")
     assert err.endswith("\n")
-    assert err.count("\n") == 1
-    return err.removeprefix("error: ").rstrip("\n")
+    lines = err.splitlines()
+    assert all(line.startswith("error: ") for line in lines), err
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def one_line(result):
+    """The message of a mistake, without its prefix."""
+    (line,) = error_lines(result)
+    return line
 
 
 def save_run(path, *changes, method="caco", **how):

@@ -16,7 +16,7 @@ from caco_jax.methods.registry import METHODS
 from caco_jax.programs import command, pretrain
 from caco_jax.runs.workdir import Workdir
 from caco_jax.schema import Range
-from tests.experiments.commands import call, one_line
+from tests.experiments.commands import call, error_lines
 from tests.runs.test_checkpoints import CONFIG, snapshot
 
 # Nothing is shrunk: the first one that is not refused says enough.
@@ -179,10 +179,11 @@ def start(tmp_path):
             del source["bank_optimizer.warmup_epochs"]
         flags = [f"--config.{key}={v!r}" for key, v in (source | assignments).items()]
         recipe = f"--config=configs/{method}_digits.py"
-        line = one_line(call(pretrain.main, recipe, f"--workdir={workdir}", *flags))
-        assert line.startswith(("config.", "--config.")), line
+        lines = error_lines(call(pretrain.main, recipe, f"--workdir={workdir}", *flags))
         names = [key.rpartition(".")[2].split("\n")[0] for key in assignments]
-        assert any(name in line for name in names), line
+        for line in lines:
+            assert line.startswith(("config.", "--config.")), line
+            assert any(name in line for name in names), line
         if (tmp_path / "new").exists():
             pytest.fail("a directory was made")
 
@@ -222,6 +223,39 @@ def draw(count, strategy, act):
 def test_five_hundred_bad_configurations_are_five_hundred_lines(start):
     for count, method, assignments in mistakes():
         draw(count, assignments, functools.partial(start, method))
+
+
+def test_all_that_does_not_fit_is_said_at_once(tmp_path):
+    wrong = {
+        "data.source": "fake:8x8x3x48",
+        "training.batch_size": 512,
+        "training.epochs": 3,
+        "optimizer.warmup_epochs": 10,
+        "data.view_size": 16,
+        "encoder.projector_widths": (8, 4),
+    }
+    flags = [f"--config.{key}={value}" for key, value in wrong.items()]
+    flags += ["--config=caco_digits", f"--workdir={tmp_path / 'run'}"]
+    lines = error_lines(call(pretrain.main, *flags))
+    assert [line.partition(":")[0] for line in lines] == [
+        "config.optimizer.warmup_epochs",
+        "config.bank_optimizer.warmup_epochs",
+        "config.data.view_size",
+        "config.encoder.projector_widths",
+        "config.training.batch_size",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_wrong_values_are_said_at_once(tmp_path):
+    wrong = ["training.batch_size=big", "training.epoch=3", "optimizer.name=sdg"]
+    wrong += ["seed=-1", "method.bank_sise=8", "method.x=1"]
+    flags = [f"--config.{assignment}" for assignment in wrong]
+    flags += ["--config=caco_digits", f"--workdir={tmp_path / 'run'}"]
+    lines = error_lines(call(pretrain.main, *flags))
+    assert sorted(line.partition(":")[0] for line in lines) == sorted(
+        f"config.{assignment.partition('=')[0]}" for assignment in wrong
+    )
 
 
 def test_only_the_writers_of_a_failed_save_are_not_heard(monkeypatch):

@@ -148,8 +148,11 @@ CONFIG = [
     Fault(
         "an unknown key is passed over",
         "schema.py",
-        "        if key not in known:\n            near",
-        "        if key not in known:\n            continue\n            near",
+        "for key, value in values.items():\n            with found",
+        "for key, value in values.items():\n"
+        "            if key not in typing.get_type_hints(cls):\n"
+        "                continue\n"
+        "            with found",
         ("test_schema.py::test_an_unknown_key_and_a_lost_section_are_named",),
     ),
     Fault(
