@@ -104,16 +104,20 @@ def _join(
 
 
 def pretrain(
-    config: ExperimentConfig, workdir: str | os.PathLike, **how: Any
+    config: ExperimentConfig,
+    workdir: str | os.PathLike,
+    data: Dataset | None = None,
+    **how: Any,
 ) -> dict[str, Any]:
     """Trains the run of a configuration, see `caco_jax.runs.fit.fit`.
 
     Args:
         config: the run; of many processes all build it, or none goes on.
         workdir: its directory.
+        data: as of `build_run`.
         **how: as of `fit`.
     """
-    return all_or_none(lambda: build_run(config)).fit(workdir, **how)
+    return all_or_none(lambda: build_run(config, data=data)).fit(workdir, **how)
 
 
 def in_config(message: str) -> str:

@@ -129,6 +129,16 @@ def digits(method: str) -> ConfigDict:
     return config
 
 
+def photos(method: str) -> ConfigDict:
+    """A person's own pictures; `caco_jax.config.photos` fits the rest to them."""
+    config = default_config(method)
+    config.data.source = "folder:photos"
+    config.data.views = "moco_v2"
+    config.optimizer.scale_with_batch = True
+    config.optimizer.weight_decay = 5e-4
+    return config
+
+
 def load_recipe(path: str) -> ConfigDict:
     """Runs a recipe file: ``configs/x.py``, ``configs/x.py:variant`` and so on.
 
@@ -145,13 +155,7 @@ def load_recipe(path: str) -> ConfigDict:
         ConfigError: there is no such file, function or variant.
     """
     name, _, variant = path.partition(":")
-    ours = recipes()
-    file = str(ours.get(name, name))
-    if not pathlib.Path(file).is_file():
-        raise ConfigError(
-            f"--config: want the path of a recipe, or one of {', '.join(ours)}; "
-            f"got {file}: no such file{did_you_mean(pathlib.Path(name).stem, ours)}"
-        )
+    file = _file_of(name)
     get_config = runpy.run_path(file).get("get_config")
     if get_config is None:
         raise ConfigError(f"--config: {file} defines no get_config()")
@@ -163,6 +167,33 @@ def load_recipe(path: str) -> ConfigDict:
     except ConfigError as error:
         raise ConfigError(f"--config: {file}: {error}") from None
     return smoke(config) if last == "smoke" else config
+
+
+def rules_of(path: str) -> Mapping[str, Any] | None:
+    """The rules that fit a recipe to images and devices, see `caco_jax.config.photos`.
+
+    Args:
+        path: as of `load_recipe`.
+
+    Returns:
+        None where the file has no ``RULES``, or the recipe is a smoke run's.
+    """
+    name, _, variant = path.partition(":")
+    if variant.rpartition(":")[2] == "smoke":
+        return None
+    return runpy.run_path(_file_of(name)).get("RULES")
+
+
+def _file_of(name: str) -> str:
+    """The file of a recipe."""
+    ours = recipes()
+    file = str(ours.get(name, name))
+    if not pathlib.Path(file).is_file():
+        raise ConfigError(
+            f"--config: want the path of a recipe, or one of {', '.join(ours)}; "
+            f"got {file}: no such file{did_you_mean(pathlib.Path(name).stem, ours)}"
+        )
+    return file
 
 
 # Sections whose keys are not the schema's but those of what they describe.

@@ -19,18 +19,9 @@ from caco_jax.schema import UserError, as_line
 _LOOP_CLOSED = "Event loop is closed"
 
 
-def read_config(
-    recipe: str, assignments: Sequence[str], *, conflicts: bool = True
-) -> ExperimentConfig:
-    """A recipe file with replaced values, validated.
-
-    Args:
-        recipe: as `load_recipe` takes it.
-        assignments: as `override` takes them.
-        conflicts: as of `experiment_config`.
-    """
-    values = override(load_recipe(recipe), assignments)
-    return experiment_config(values, conflicts=conflicts)
+def read_config(recipe: str, assignments: Sequence[str]) -> ExperimentConfig:
+    """A recipe file with replaced values, validated."""
+    return experiment_config(override(load_recipe(recipe), assignments))
 
 
 def run(main: Callable[[], Any]) -> None:

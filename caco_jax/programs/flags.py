@@ -169,6 +169,10 @@ def _pretrain(parser: Parser) -> None:
     _add_recipe(parser)
     _add_workdir(parser)
     parser.add_argument(
+        "--source",
+        help="the images, for --config.data.source: folder:PATH, tfds:NAME, digits",
+    )
+    parser.add_argument(
         "--force_new",
         action="store_true",
         help="start over; a run already there is moved to WORKDIR.old",

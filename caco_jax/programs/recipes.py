@@ -6,9 +6,10 @@ the library's default, beside that default and the paper or the code that states
 
 import ast
 import runpy
+import textwrap
 
 from caco_jax.config.origins import Origin, origins, strength
-from caco_jax.config.recipe import recipes
+from caco_jax.config.recipe import recipes, rules_of
 from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
 
@@ -46,6 +47,10 @@ def one(recipe: str) -> str:
         )
         for *row, last in rows
     ]
+    fitted = rules_of(recipe)
+    if fitted:
+        lines += ["", "fitted to the images and the machine unless they are named:"]
+        lines += textwrap.wrap(", ".join(fitted), 80)
     moved = strength(recipe)
     if moved:
         levels = ", ".join(f"{level:.1f}" for level in moved)

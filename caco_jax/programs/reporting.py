@@ -80,6 +80,16 @@ def in_words(row: dict[str, Any], images_per_second: float) -> str:
     return f"loss {row['loss']:.3f}{said}, {images_per_second:,.0f} images/s"
 
 
+def duration(seconds: float) -> str:
+    """A time in the unit that fits it."""
+    if seconds < 100:
+        return f"{max(seconds, 1):.0f} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    if minutes < 100:
+        return f"{minutes:.0f} min"
+    return f"{hours:.0f} h" if hours < 100 else f"{hours / 24:.0f} days"
+
+
 class Pace:
     """How far a phase is and how long it will take, compiling left out."""
 
@@ -98,11 +108,11 @@ class Pace:
 
     def time_left(self, step: int) -> str:
         """In words, "" as long as it is not known."""
-        if self._since is None or step <= self._since[0]:
+        if self._since is None or not self._since[0] < step < self.steps:
             return ""
         done, begun = self._since
         a_step = (time.monotonic() - begun) / (step - done)
-        return f", about {(self.steps - step) * a_step / 60:.0f} min left"
+        return f", about {duration((self.steps - step) * a_step)} left"
 
 
 class Bar(Reporter):

@@ -1,10 +1,12 @@
 """Everything that can be found out about a run without training and without writing."""
 
 import itertools
+import math
 import os
 import pathlib
 import shutil
 import tempfile
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -13,11 +15,16 @@ import jax
 from caco_jax.runs.cautions import cautions
 from caco_jax.runs.checkpoints import Checkpoints
 from caco_jax.runs.fit import require_same_images
+from caco_jax.runs.machine import device_bytes
 from caco_jax.runs.opening import data_notes
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.workdir import Workdir, cannot_write
 from caco_jax.schema import ConfigError, UserError
+from caco_jax.training.feeds import open_feeds
 from caco_jax.training.loop import memory_bytes
+
+_TIMED_STEPS = 3  # at least
+_TIMED_SECONDS = 3.0
 
 
 def dry_run(
@@ -27,9 +34,10 @@ def dry_run(
     force_new: bool = False,
     changes: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Checks a run: its first examples, its memory, and its directory.
+    """Checks a run: its first examples, memory, time, and its directory.
 
-    The program that `fit` would run is compiled, which may take minutes.
+    The program that `fit` would run is compiled, which may take minutes, and some of
+    its steps are done for their time.
 
     Args:
         run: the run.
@@ -41,7 +49,9 @@ def dry_run(
         "images", "data" as lines for people, "steps_per_epoch", "steps" of the run,
         "step" it would start from, "step_bytes" on each device while a step runs,
         "device_bytes" there are (or None), "checkpoint_bytes", "most_checkpoints" at
-        once, "free_bytes" on the disk, "cautions" as `fit` warns of them.
+        once, "free_bytes" on the disk, "step_seconds" of some real steps, "seconds" of
+        all that are to be done, start-up included and evaluation not, "cautions" as
+        `fit` warns of them.
 
     Raises:
         UserError: the run cannot be.
@@ -63,7 +73,15 @@ def dry_run(
     }
     with jax.set_mesh(run.mesh):
         _read_a_batch(run)
-    return found | _memory(run)
+        step_bytes, a_step = _measure(run)
+    to_do = run.total_steps - found["step"]
+    to_do += 0 if found["step"] else run.start_up_steps
+    return found | {
+        "step_bytes": step_bytes,
+        "device_bytes": device_bytes(run.mesh.devices.flat[0]),
+        "step_seconds": a_step,
+        "seconds": a_step * to_do,
+    }
 
 
 def _read_a_batch(run: Pretraining) -> None:
@@ -94,28 +112,50 @@ def _disk(run: Pretraining, path: pathlib.Path) -> dict[str, int]:
     return {"checkpoint_bytes": size, "most_checkpoints": most, "free_bytes": free}
 
 
-def _memory(run: Pretraining) -> dict[str, int | None]:
-    """What a step needs and what there is, on each device."""
-    limit = _device_bytes(run.mesh.devices.flat[0])
+def _measure(run: Pretraining) -> tuple[int, float]:
+    """Bytes that a step needs on each device, and the seconds that it takes."""
+    limit, needed = device_bytes(run.mesh.devices.flat[0]), None
     try:
-        needed = memory_bytes(run.lower_step().compile())["total"]
+        compiled = run.lower_step().compile()
+        needed = memory_bytes(compiled)["total"]
+        if limit is None or needed <= limit:
+            return needed, _seconds_a_step(run, compiled)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        needed = None
-    if needed is None or (limit is not None and needed > limit):
-        said = "more" if needed is None else f"{needed:,} bytes"
-        raise ConfigError(
-            f"batch_size: want a step that fits into the {limit} bytes "
-            f"of a device, this one needs {said}; use a smaller batch, "
-            "microbatches or remat"
-        )
-    return {"step_bytes": needed, "device_bytes": limit}
+    said = "more" if needed is None else f"{needed:,} bytes"
+    raise ConfigError(
+        f"batch_size: want a step that fits into the {limit} bytes "
+        f"of a device, this one needs {said}; use a smaller batch, "
+        "microbatches or remat"
+    )
 
 
-def _device_bytes(device: jax.Device) -> int | None:
-    """The memory of a device, or None where it does not say."""
-    if device.platform == "cpu":
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return memory // jax.local_device_count()
-    return (device.memory_stats() or {}).get("bytes_limit")
+def _seconds_a_step(run: Pretraining, step: jax.stages.Compiled) -> float:
+    """The time of a step on real batches, reading included.
+
+    What is read ahead at first is soon used up: several steps are done, if they are
+    fast. Of many processes all have to do as many.
+    """
+    feeds = open_feeds(
+        run.data,
+        run.views,
+        run.mesh,
+        batch_size=run.training.batch_size,
+        steps_per_dispatch=1,
+    )
+    state = run.place(run.initial_state())
+    of_phase = {"steps": run.steps_per_epoch, "epochs": run.training.epochs}
+    alone = jax.process_count() == 1
+    times: list[float] = []
+    with feeds(run.keys.order, **of_phase) as feed:
+        for chosen in itertools.chain.from_iterable(part for _, part in feed.epochs):
+            state, metrics = step(state, feed.fixed, chosen)
+            jax.block_until_ready(metrics)
+            times.append(time.perf_counter())
+            if len(times) > _TIMED_STEPS and (
+                not alone or times[-1] - times[0] > _TIMED_SECONDS
+            ):
+                break
+    # The first is not counted: it waits for the first batch.
+    return (times[-1] - times[0]) / (len(times) - 1) if times[1:] else math.nan

@@ -1,5 +1,6 @@
 """What machine a time or a memory figure is of."""
 
+import os
 import pathlib
 import platform
 import resource
@@ -33,3 +34,11 @@ def machine() -> str:
     if devices[0].platform != "cpu":
         what = f"{len(devices)} x {devices[0].device_kind}"
     return f"{what}, Python {platform.python_version()}, jax {jax.__version__}"
+
+
+def device_bytes(device: jax.Device) -> int | None:
+    """The memory of a device, or None where it does not say."""
+    if device.platform == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return memory // jax.local_device_count()
+    return (device.memory_stats() or {}).get("bytes_limit")

@@ -26,6 +26,8 @@ FILES = {
     for file in sorted((ROOT / "configs").glob("*.py"))
     if file.stem not in ("__init__", "base")
 }
+# Of no paper.
+OURS = {"photos", *(stem for stem in FILES if stem.endswith("_digits"))}
 
 MOCO_BATCHNORM = {
     "encoder.batchnorm_group": 32,
@@ -328,8 +330,7 @@ def test_a_recipe_has_the_published_numbers(recipe):
 
 
 def test_every_published_recipe_is_in_the_table():
-    papers = {stem for stem in FILES if not stem.endswith("_digits")}
-    assert papers == {recipe.partition(":")[0] for recipe in PUBLISHED}
+    assert FILES.keys() - OURS == {recipe.partition(":")[0] for recipe in PUBLISHED}
 
 
 @pytest.mark.parametrize("recipe", all_recipes())

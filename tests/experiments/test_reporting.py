@@ -176,6 +176,21 @@ def test_weights_and_biases_gets_the_same_numbers(monkeypatch, tmp_path):
     assert finished == "finished"
 
 
+@pytest.mark.parametrize(
+    "seconds, said",
+    [
+        (0.2, "1 s"),
+        (59.6, "60 s"),
+        (180, "3 min"),
+        (5940, "99 min"),
+        (7300, "2 h"),
+        (1e6, "12 days"),
+    ],
+)
+def test_a_time_has_the_unit_that_fits_it(seconds, said):
+    assert reporting.duration(seconds) == said
+
+
 def test_all_that_the_flags_name_are_told(monkeypatch, tmp_path, clock, capsys):
     flags = argparse.Namespace(no_tensorboard=False, wandb=None, workdir=str(tmp_path))
     reporter = reporting.make_reporter(flags)
@@ -188,7 +203,7 @@ def test_all_that_the_flags_name_are_told(monkeypatch, tmp_path, clock, capsys):
     reporter.close()
     assert capsys.readouterr().err == (
         "first step done, 61 s with compiling\n"
-        "step 3 of 3: loss 1.500, about 0 min left\n"
+        "step 3 of 3: loss 1.500\n"
         "epoch 1 of 1: loss 2.500, kNN 87.5%, 640 images/s\n"
     )
     assert len(events(tmp_path / "tensorboard")) == 4

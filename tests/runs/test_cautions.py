@@ -131,6 +131,7 @@ def test_a_dry_run_tells_and_a_run_warns_and_goes_on(tmp_path, caplog):
 COUNTS = {
     **{"tfds:cifar10": 50_000, "tfds:cifar100": 50_000, "tfds:imagenet2012": 1_281_167},
     **{"tfds:stl10": 100_000, "folder:tiny-imagenet-200": 100_000},
+    "folder:photos": 1_000_000,
 }
 
 
