@@ -358,12 +358,12 @@ def _argument(cls: type, key: str, value: Any, path: str) -> Any:
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
         raise ConfigError(f"{path}.{key}: no such key; {hint}")
     section = typing.get_type_hints(cls)[key]
-    if dataclasses.is_dataclass(section):
+    if isinstance(section, type) and dataclasses.is_dataclass(section):
         if isinstance(value, section):
             return value
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}.{key}: want a section, got {value!r}")
-        return build(typing.cast(type, section), value, f"{path}.{key}")
+        return build(section, value, f"{path}.{key}")
     if "allowed" not in fields[key].metadata:
         return value
     try:

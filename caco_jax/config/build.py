@@ -14,6 +14,7 @@ from caco_jax.config.sections import (
     experiment_config,
 )
 from caco_jax.data.dataset import Dataset
+from caco_jax.data.value_range import AUTO
 from caco_jax.data.view_kinds import PlainView, Views, without_key
 from caco_jax.data.views import make_evaluation_view
 from caco_jax.nets.encoder import with_projector
@@ -90,6 +91,10 @@ def _join(
             if found.messages:  # what follows is judged without a whole run
                 devices = (make_mesh() if mesh is None else mesh).size
                 check_sizes(config.training, parts["data"], devices)
+    if config.data.value_range == AUTO:  # saved as found: evaluation uses the same
+        value_range = getattr(parts["data"], "value_range", None)
+        section = dataclasses.replace(config.data, value_range=value_range)
+        config = dataclasses.replace(config, data=section)
     return Pretraining(
         **parts,
         optimizers=config.optimizers,

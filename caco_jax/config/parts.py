@@ -58,6 +58,7 @@ def build_data(config: DataConfig) -> Dataset:
             train_split=config.train_split,
             test_split=config.test_split,
             max_resident_bytes=config.max_resident_bytes,
+            value_range=config.value_range,
         )
     except ValueError as error:
         raise ConfigError(f"config.{error}") from None

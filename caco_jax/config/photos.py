@@ -33,7 +33,7 @@ class Facts(NamedTuple):
     """What the settings are fitted to.
 
     Attributes:
-        count: pictures to train on.
+        pictures: how many there are to train on.
         side_pixels: the typical shorter side of one.
         channels: of each, 1 or 3.
         platform: "cpu", "gpu" or "tpu".
@@ -41,7 +41,7 @@ class Facts(NamedTuple):
         memory_bytes: of a device; None where it does not say.
     """
 
-    count: int
+    pictures: int
     side_pixels: int
     channels: int
     platform: str
@@ -50,7 +50,7 @@ class Facts(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.count:,} pictures of about {self.side_pixels:,} pixels, "
+            f"{self.pictures:,} pictures of about {self.side_pixels:,} pixels, "
             f"{self.devices} x {self.platform}"
         )
 
@@ -104,16 +104,16 @@ def facts_of(
     Raises:
         ConfigError: they are no pictures.
     """
-    machine = {"platform": platform, "devices": devices, "memory_bytes": memory_bytes}
+    machine = (platform, devices, memory_bytes)
     if isinstance(data, RecordDataset):
-        return Facts(data.train_count, _typical_side(data), 3, **machine)
+        return Facts(data.train_count, _typical_side(data), 3, *machine)
     shape = data.train_examples.shape[1:] if isinstance(data, ArrayDataset) else ()
     if len(shape) != 3 or shape[2] not in (1, 3):
         raise ConfigError(
             "config.data.source: expected pictures, [H, W, 1 or 3], to fit the recipe "
             f"to, got {data.name}; name another recipe"
         )
-    return Facts(data.train_count, min(shape[:2]), shape[2], **machine)
+    return Facts(data.train_count, min(shape[:2]), shape[2], *machine)
 
 
 def fit_recipe(
@@ -183,7 +183,7 @@ def _rows(limit: float, devices: int) -> int:
 
 
 def _steps(facts: Facts, values: Values) -> int:
-    return max(facts.count // values["training.batch_size"], 1)
+    return max(facts.pictures // values["training.batch_size"], 1)
 
 
 def _views(facts: Facts, values: Values) -> tuple[str, str]:
@@ -246,9 +246,9 @@ def _batch_size(facts: Facts, values: Values) -> tuple[int, str]:
         fitting = int(room / (_PICTURE_BYTES * pixels * half))
         if fitting < limit:
             limit, reason = fitting, f"for {facts.memory_bytes / 1e9:,.0f} GB a device"
-    share = max(facts.count // 4, min(facts.count // 2, 8))
+    share = max(facts.pictures // 4, min(facts.pictures // 2, 8))
     if share < limit:
-        limit, reason = share, f"a quarter of {facts.count:,} pictures at most"
+        limit, reason = share, f"a quarter of {facts.pictures:,} pictures at most"
     return _rows(limit, facts.devices), reason
 
 
@@ -262,9 +262,9 @@ def _epochs(facts: Facts, values: Values) -> tuple[int, str]:
 
 
 def _memory_rows(facts: Facts, values: Values) -> tuple[int, str]:
-    limit = min(max(facts.count // 4, values["training.batch_size"]), 65_536)
+    limit = min(max(facts.pictures // 4, values["training.batch_size"]), 65_536)
     rows = _rows(limit, facts.devices)
-    return rows, f"a quarter of {facts.count:,} pictures, or a batch, at most"
+    return rows, f"a quarter of {facts.pictures:,} pictures, or a batch, at most"
 
 
 def _start_up_epochs(facts: Facts, values: Values) -> tuple[int, str]:
@@ -303,7 +303,7 @@ def _warm_up(_: Facts, values: Values) -> tuple[int, str]:
 
 
 def _neighbours(facts: Facts, _: Values) -> tuple[int, str]:
-    return min(max(facts.count // 20, 1), 20), f"of {facts.count:,} pictures"
+    return min(max(facts.pictures // 20, 1), 20), f"of {facts.pictures:,} pictures"
 
 
 # In this order: later ones look at what those before them chose.

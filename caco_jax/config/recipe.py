@@ -133,6 +133,7 @@ def photos(method: str) -> ConfigDict:
     """A person's own pictures; `caco_jax.config.photos` fits the rest to them."""
     config = default_config(method)
     config.data.source = "folder:photos"
+    config.data.value_range = "auto"
     config.data.views = "moco_v2"
     config.optimizer.scale_with_batch = True
     config.optimizer.weight_decay = 5e-4

@@ -8,11 +8,13 @@ anything is compiled.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from caco_jax.data.value_range import AUTO
 from caco_jax.data.views import VIEWS
 from caco_jax.methods.method import Method
 from caco_jax.methods.registry import METHODS, MethodBuilder
@@ -105,6 +107,11 @@ class DataConfig:
         None, doc="of tfds, as TFDS writes it; of folder, a sub-folder; None: the usual"
     )
     test_split: str | None = setting(None, doc="likewise")
+    value_range: tuple[float, float] | str | None = setting(
+        None,
+        doc="of pictures of more than 8 bits, the values that become black and white: "
+        "(low, high), or auto, from some of the set; None: by the file's type",
+    )
     split_seed: int = setting(0, allowed=SEED, doc="draws the held-out part")
     views: str = setting(
         "digits",
@@ -140,6 +147,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        pair = self.value_range
+        require(
+            pair in (None, AUTO)
+            or (isinstance(pair, tuple) and -math.inf < pair[0] < pair[1] < math.inf),
+            f"value_range: want None, {AUTO} or (low, high), low < high, got {pair!r}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

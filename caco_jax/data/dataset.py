@@ -61,6 +61,7 @@ class ArrayDataset:
         test_examples: [T, ...], held out; T may be 0.
         test_labels: int32 [T], or None.
         class_names: one name for each class; empty without labels.
+        value_range: of stored pictures of more than 8 bits, what became 0 and 255.
         notes: how the source was understood, in lines for people.
     """
 
@@ -70,6 +71,7 @@ class ArrayDataset:
     test_examples: Shaped[np.ndarray, "t *example"] = field(repr=False)
     test_labels: Int32[np.ndarray, " t"] | None = field(repr=False)
     class_names: tuple[str, ...] = ()
+    value_range: tuple[float, float] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
@@ -128,6 +130,7 @@ class ArrayDataset:
                 f"{self.name}/test", self.test_examples, self.test_labels
             ),
             class_names=self.class_names,
+            value_range=self.value_range,
             notes=self.notes,
         )
 
@@ -148,6 +151,7 @@ class RecordDataset:
             `evaluation_train`.
         bad_share: share of each part that may be unreadable and is skipped.
         workers: processes of each host that read it; 0: threads; None: one a core.
+        value_range: of stored pictures of more than 8 bits, what became 0 and 255.
         notes: how the source was understood, in lines for people.
     """
 
@@ -158,6 +162,7 @@ class RecordDataset:
     labelled: Records | None = field(default=None, repr=False)
     bad_share: float = field(default=0.001, repr=False)
     workers: int | None = field(default=None, repr=False)
+    value_range: tuple[float, float] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
 
     @property

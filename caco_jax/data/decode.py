@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from caco_jax.data import heif, jpeg
+from caco_jax.data import deep, heif, jpeg
 from caco_jax.data.random_resized_crop import Box, Range, draw_box
 from caco_jax.data.records import BadImageError, Record
 from caco_jax.data.resize import opencv, resize
@@ -93,7 +93,8 @@ def decode_image(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The image as RGB bytes, upright.
 
-    Grey images get three equal channels, transparency is dropped, and 16 bits become 8.
+    Grey images get three equal channels, transparency is dropped, and 16 bits become 8:
+    by the record's value range if it has one.
 
     Args:
         record: the image.
@@ -246,9 +247,10 @@ def open_image(image: Record | Pixels) -> OpenImage:
         header = jpeg.read_header(encoded)
         if header is not None:
             return _open_jpeg(encoded, header)
-    elif encoded.startswith(_PNG_SIGNATURE):
-        return _open_png(encoded)
-    return _open_by_pillow(encoded)
+    value_range = image.value_range if isinstance(image, Record) else None
+    if encoded.startswith(_PNG_SIGNATURE):
+        return _open_png(encoded, value_range)
+    return _open_by_pillow(encoded, value_range)
 
 
 def _upright(
@@ -304,7 +306,7 @@ def _by_opencv(encoded: bytes, n: int) -> Pixels | None:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def _open_png(encoded: bytes) -> OpenImage:
+def _open_png(encoded: bytes, value_range: Range | None) -> OpenImage:
     chunks = dict(_png_chunks(encoded))
     if len(chunks.get(b"IHDR", b"")) != 13:
         raise jpeg.DamagedError("no header")
@@ -312,10 +314,12 @@ def _open_png(encoded: bytes) -> OpenImage:
     orientation = jpeg.read_orientation(chunks.get(b"eXIf", b""))
 
     def read(rows: int, n: int) -> Pixels:
+        if value_range is not None and chunks[b"IHDR"][8] > 8:
+            return deep.as_rgb(deep.by_opencv(encoded), value_range)
         pixels = _by_opencv(encoded, 1)
         if pixels is None:
             with _by_pillow(encoded) as picture:
-                pixels = _rgb(picture)
+                pixels = _rgb(picture, encoded, value_range)
         return pixels
 
     return _upright(height, width, (1,), orientation, read)
@@ -352,7 +356,7 @@ def _by_pillow(encoded: bytes) -> Iterator[Image.Image]:
         raise jpeg.DamagedError(f"damaged: {error}") from None
 
 
-def _open_by_pillow(encoded: bytes) -> OpenImage:
+def _open_by_pillow(encoded: bytes, value_range: Range | None) -> OpenImage:
     with _by_pillow(encoded) as picture:
         width, height = picture.size
         exif = picture.info.get("exif", b"")
@@ -363,20 +367,39 @@ def _open_by_pillow(encoded: bytes) -> OpenImage:
         with _by_pillow(encoded) as picture:
             if n > 1:
                 picture.draft(None, (width // n, height // n))
-            return _rgb(picture)
+            return _rgb(picture, encoded, value_range)
 
     n = REDUCTIONS if is_jpeg else (1,)
     return _upright(height, width, n, orientation, read)
 
 
-def _rgb(picture: Image.Image) -> Pixels:
-    if picture.mode.startswith("I;16"):
-        grey = (np.asarray(picture) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if picture.mode in ("I", "F"):
-        raise jpeg.DamagedError(
-            f"pixels of Pillow's mode {picture.mode!r} have no known range"
-        )
+def _rgb(picture: Image.Image, encoded: bytes, value_range: Range | None) -> Pixels:
+    # 16-bit colours without a range are halved by Pillow, as 16-bit grey is below.
+    if deep.is_grey(picture) or (value_range is not None and deep.is_color(picture)):
+        return deep.as_rgb(deep.by_pillow(picture, encoded), value_range)
     if "transparency" in picture.info:
         picture = picture.convert("RGBA")  # Pillow would warn
     return np.array(picture.convert("RGB"))
+
+
+def stored_values(record: Record) -> np.ndarray | None:
+    """The values of a picture of more than 8 bits, [H, W] or [H, W, 3], as stored.
+
+    Returns:
+        None of a picture of 8 bits; its pixels are not decoded.
+
+    Raises:
+        BadImageError: it is no image, or damaged.
+    """
+    encoded = record.encoded
+    with _blaming(record):
+        open_image(record)
+        if not isinstance(encoded, bytes) or encoded.startswith(b"\xff\xd8"):
+            return None
+        if encoded.startswith(_PNG_SIGNATURE):
+            bits = dict(_png_chunks(encoded))[b"IHDR"][8]
+            return deep.by_opencv(encoded) if bits > 8 else None
+        with _by_pillow(encoded) as picture:
+            if deep.is_grey(picture) or deep.is_color(picture):
+                return deep.by_pillow(picture, encoded)
+            return None

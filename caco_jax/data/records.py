@@ -50,11 +50,14 @@ class Record(NamedTuple):
         label: its class; -1 without one. Where an image shows several, int32 [C], 1
             for each of them.
         name: a path, or "set/split[index]": how messages call it.
+        value_range: which values become 0 and 255, of a file of more than 8 bits;
+            None: as its type says.
     """
 
     encoded: bytes | UInt8[np.ndarray, "h w c"]
     label: int | Int32[np.ndarray, " c"]
     name: str
+    value_range: tuple[float, float] | None = None
 
 
 class Records(Protocol):
@@ -150,7 +153,12 @@ class FolderRecords:
         root: the directory.
         paths: of the files, relative to it.
         labels: int32 [M], or None.
+
+    Attributes:
+        value_range: of all records.
     """
+
+    value_range: tuple[float, float] | None = None
 
     def __init__(
         self,
@@ -174,10 +182,11 @@ class FolderRecords:
         path = self.path(index)
         label = -1 if self._labels is None else int(self._labels[index])
         try:
-            return Record(_read(path), label, path)
+            encoded = _read(path)
         except OSError:
             self._drive.wait()
-            return Record(_read(path), label, path)
+            encoded = _read(path)
+        return Record(encoded, label, path, self.value_range)
 
     def reachable(self) -> bool:
         """Whether any of some files can be read; of one alone nothing is known."""
@@ -265,7 +274,12 @@ class TfdsRecords:
         image_key: the feature that is the image.
         label_key: the feature that is the class, or None.
         count: records in the split.
+
+    Attributes:
+        value_range: of all records.
     """
+
+    value_range: tuple[float, float] | None = None
 
     def __init__(
         self,
@@ -289,7 +303,7 @@ class TfdsRecords:
         name = f"{self._directory}/{self._split}[{index}]"
         example = self._example(int(index), name)
         label = -1 if self._label_key is None else int(example[self._label_key])
-        return Record(example[self._image_key], label, name)
+        return Record(example[self._image_key], label, name, self.value_range)
 
     def _example(self, index: int, name: str) -> Any:
         try:

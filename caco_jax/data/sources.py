@@ -21,12 +21,20 @@ from caco_jax._paths import local_path
 from caco_jax.data.cifar import open_cifar
 from caco_jax.data.dataset import ArrayDataset, RecordDataset, describe_data
 from caco_jax.data.decode import decode_image, image_size
+from caco_jax.data.deep import Range
 from caco_jax.data.folders import open_folder
 from caco_jax.data.idx import open_idx
-from caco_jax.data.records import UNREADABLE, BadImageError, Records
+from caco_jax.data.records import (
+    UNREADABLE,
+    BadImageError,
+    FolderRecords,
+    Records,
+    TfdsRecords,
+)
 from caco_jax.data.resize import opencv
 from caco_jax.data.shards import open_shards
 from caco_jax.data.tfds_sets import open_tfds
+from caco_jax.data.value_range import find_range
 from caco_jax.schema import ConfigError
 
 logger = logging.getLogger("caco_jax")
@@ -126,6 +134,7 @@ class _Request:
     train_split: str | None
     test_split: str | None
     max_resident_bytes: int
+    value_range: Range | str | None
 
     def path(self, kind: str, rest: str) -> Path:
         """Where the files of a source are, relative to the data directory.
@@ -196,6 +205,8 @@ def _tfds(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
         class_names=splits.class_names,
         labelled=splits.labelled,
     )
+    if request.value_range is not None:  # their images seldom have more than 8 bits
+        records = _with_range(records, request)
     if splits.shape is None:
         return records
     return _in_memory(records, splits.shape[:2], request.max_resident_bytes)
@@ -233,11 +244,22 @@ def _files(
         class_names=splits.class_names,
         notes=splits.notes,
     )
+    records = _with_range(records, request)
     try:
         size = image_size(splits.train[0])
     except UNREADABLE:
         return records  # who reads the records counts the bad ones
     return _in_memory(records, size, request.max_resident_bytes)
+
+
+def _with_range(records: RecordDataset, request: _Request) -> RecordDataset:
+    """The set with the values that become black and white, of more than 8 bits."""
+    found = find_range(records.name, records.train, request.value_range)
+    for part in (records.train, records.test, records.labelled):
+        if isinstance(part, FolderRecords | TfdsRecords):
+            part.value_range = found.value_range
+    notes = (*records.notes, *found.notes)
+    return replace(records, value_range=found.value_range, notes=notes)
 
 
 def _in_memory(
@@ -268,6 +290,7 @@ def _in_memory(
         test_examples=test_examples,
         test_labels=test_labels if labelled else None,
         class_names=records.class_names,
+        value_range=records.value_range,
         notes=records.notes,
     )
 
@@ -336,6 +359,7 @@ def load(
     train_split: str | None = None,
     test_split: str | None = None,
     max_resident_bytes: int = RESIDENT_BYTES,
+    value_range: Range | str | None = None,
 ) -> ArrayDataset | RecordDataset:
     """Loads or opens the image set that a config names.
 
@@ -355,6 +379,8 @@ def load(
         test_split: likewise.
         max_resident_bytes: TFDS sets and folders of images of one size, at most
             `RESIDENT_SIDE_PIXELS` a side, become an `ArrayDataset` if they fit in this.
+        value_range: of a folder's or TFDS's pictures of more than 8 bits, the values
+            that become 0 and 255; "auto": found in some of them; None: by their type.
 
     Raises:
         ValueError: one line that begins with the config's key.
@@ -365,6 +391,8 @@ def load(
             f"data.source: want one of {', '.join(sorted(SOURCES))}, got {source!r}"
         )
     directory = None if data_dir is None else _local(data_dir, "data.data_dir")
-    request = _Request(directory, seed, train_split, test_split, max_resident_bytes)
+    request = _Request(
+        directory, seed, train_split, test_split, max_resident_bytes, value_range
+    )
     dataset = SOURCES[kind](rest, request)
     return replace(dataset, notes=(describe_data(dataset), *dataset.notes))

@@ -62,20 +62,20 @@ def dry_run(
     if resumes:
         files.compare(run.description.values, changes)
         require_same_images(run, Checkpoints(files), changes)
+    first = (resumes and Checkpoints(files).latest_step()) or 0
     found = {
         "images": run.data.train_count,
         "data": data_notes(run.data),
         "steps_per_epoch": run.steps_per_epoch,
         "steps": run.total_steps,
-        "step": (resumes and Checkpoints(files).latest_step()) or 0,
+        "step": first,
         **_disk(run, files.path),
         "cautions": cautions(run),
     }
     with jax.set_mesh(run.mesh):
         _read_a_batch(run)
         step_bytes, a_step = _measure(run)
-    to_do = run.total_steps - found["step"]
-    to_do += 0 if found["step"] else run.start_up_steps
+    to_do = run.total_steps - first + (run.start_up_steps if first == 0 else 0)
     return found | {
         "step_bytes": step_bytes,
         "device_bytes": device_bytes(run.mesh.devices.flat[0]),

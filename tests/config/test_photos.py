@@ -51,7 +51,7 @@ def chosen(facts, method="caco", **given):
             id="180 pictures on a laptop",
         ),
         pytest.param(
-            LAPTOP._replace(count=20_000),
+            LAPTOP._replace(pictures=20_000),
             {},
             {
                 "training.batch_size": 64,
@@ -63,7 +63,7 @@ def chosen(facts, method="caco", **given):
             id="many pictures on a laptop",
         ),
         pytest.param(
-            LAPTOP._replace(count=2),
+            LAPTOP._replace(pictures=2),
             {},
             {"training.batch_size": 2, "method.bank_size": 2},
             id="two pictures",
@@ -85,7 +85,7 @@ def chosen(facts, method="caco", **given):
             id="a million pictures on eight accelerators",
         ),
         pytest.param(
-            CLUSTER._replace(count=162, devices=1),
+            CLUSTER._replace(pictures=162, devices=1),
             {},
             {"training.batch_size": 32, "training.epochs": 800},
             id="180 pictures on an accelerator",
@@ -138,7 +138,7 @@ def chosen(facts, method="caco", **given):
             id="the others follow the network",
         ),
         pytest.param(
-            LAPTOP._replace(count=5000),
+            LAPTOP._replace(pictures=5000),
             {"data__view_size": 224},
             {"training.batch_size": 32},
             id="the batch follows the view size",
@@ -167,7 +167,7 @@ def test_each_method_has_its_own_settings_fitted():
 @pytest.mark.parametrize("count", [8, 3000])
 def test_what_is_chosen_is_allowed_and_left_without_a_caution(method, count, devices):
     recipe = load_recipe(f"photos:{method}")
-    recipe.update_from_flattened_dict(chosen(LAPTOP._replace(count=count), method))
+    recipe.update_from_flattened_dict(chosen(LAPTOP._replace(pictures=count), method))
     data = RecordDataset("folder:here", range(count))
     run = build_run(experiment_config(recipe), mesh=make_mesh(devices[:1]), data=data)
     assert cautions(run) == []

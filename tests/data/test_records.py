@@ -33,7 +33,7 @@ def test_arrays():
     images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
     records = ArrayRecords("set/train", images, np.array([4, 5], np.int32))
     assert len(records) == 2
-    encoded, label, name = pickle.loads(pickle.dumps(records))[1]
+    encoded, label, name, _ = pickle.loads(pickle.dumps(records))[1]
     np.testing.assert_array_equal(encoded, images[1])
     assert (label, name) == (5, "set/train[1]")
     assert ArrayRecords("x", images)[0].label == -1
