@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from caco_jax.config.parts import build_data
-from caco_jax.config.sections import experiment_config
+from caco_jax.config.sections import experiment_config, method_of
 from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
 from caco_jax.data.decode import image_size
 from caco_jax.data.records import UNREADABLE
@@ -27,6 +27,7 @@ _SMALL_NET = ("resnet8", "resnet_tiny")
 # --dry_run says what a step takes.
 _PICTURE_BYTES = 150e6
 _MEMORY_SHARE = 0.5
+_TARGET = "target.momentum"
 
 
 class Facts(NamedTuple):
@@ -146,6 +147,8 @@ def fit_recipe(
         devices=jax.device_count(),
         memory_bytes=device_bytes(device),
     )
+    if not method_of(config).uses_target:
+        rules = {key: rule for key, rule in rules.items() if key != _TARGET}
     values = flatten(config.to_dict())
     named = {key for key in values for one in given if f"{key}.".startswith(f"{one}.")}
     kept = {key: kept[key] for key in rules if key in kept and key not in named}
@@ -273,7 +276,7 @@ def _start_up_epochs(facts: Facts, values: Values) -> tuple[int, str]:
         return 0, "until the bank is full"
     most = max(values["training.epochs"] // 4, 1)
     epochs = min(-(-wanted // steps), most)
-    return epochs, f"{epochs * steps:,} steps, to fill the bank with keys that mean"
+    return epochs, f"{epochs * steps:,} steps, so that the bank's first keys mean much"
 
 
 def _averaging(steps: int) -> tuple[float, str]:
@@ -321,7 +324,7 @@ RULES: dict[str, Rule] = {
     "method.queue_size": _memory_rows,
     "method.start_up_epochs": _start_up_epochs,
     "method.start_up_momentum": _start_up_momentum,
-    "target.momentum": _target_momentum,
+    _TARGET: _target_momentum,
     "optimizer.learning_rate": _learning_rate,
     "optimizer.warmup_epochs": _warm_up,
     "bank_optimizer.warmup_epochs": _warm_up,

@@ -234,6 +234,16 @@ def test_a_run_that_goes_on_keeps_what_was_chosen_for_it(pictures, tmp_path):
     assert anew.training.batch_size > config.training.batch_size
 
 
+def test_nothing_is_said_of_what_a_method_does_not_have(pictures, tmp_path, caplog):
+    words = [f"--source=folder:{pictures}", f"--workdir={tmp_path / 'run'}"]
+    with caplog.at_level("INFO", "caco_jax"):
+        read("--config=photos:moco", *words)
+        read("--config=photos:simclr", *words)
+    said = [line.partition("=")[0] for line in caplog.messages]
+    assert said.count("method.queue_size") == said.count("target.momentum") == 1
+    assert said.count("training.batch_size") == 2
+
+
 def test_a_source_is_named_once(pictures, tmp_path):
     flags = ["--config=photos", f"--source=folder:{pictures}", f"--workdir={tmp_path}"]
     given = "--config.data.source=digits"
