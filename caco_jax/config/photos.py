@@ -281,7 +281,7 @@ def _start_up_epochs(facts: Facts, values: Values) -> tuple[int, str]:
 
 def _averaging(steps: int) -> tuple[float, str]:
     """A momentum whose memory is short beside so many steps."""
-    memory = min(max(steps // 50, 20), 100)
+    memory = min(max(steps // 50, 20), 100, max(steps // 4, 2))
     return round(1 - 1 / memory, 3), f"the last {memory} of {steps:,} steps count"
 
 

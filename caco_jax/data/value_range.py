@@ -86,11 +86,9 @@ def _sample(records: Records) -> tuple[int, list[np.ndarray]]:
 
 
 def _percentiles(stored: list[np.ndarray]) -> Range:
-    """Between which nearly all values lie; each picture counts alike."""
-    each = [np.percentile(values, _PERCENTILES) for values in stored]
-    whole = all(values.dtype.kind in "iu" for values in stored)
-    low, high = np.median([e[0] for e in each]), np.median([e[1] for e in each])
-    if whole:
+    """Between which nearly all values lie."""
+    low, high = np.percentile(np.concatenate(stored), _PERCENTILES)
+    if all(values.dtype.kind in "iu" for values in stored):
         low, high = np.floor(low), np.ceil(high)
     return float(low), float(high if high > low else low + 1)
 

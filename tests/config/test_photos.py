@@ -133,6 +133,12 @@ def chosen(facts, method="caco", **given):
         ),
         pytest.param(
             LAPTOP,
+            {"training__epochs": 2},
+            {"target.momentum": 0.5, "optimizer.warmup_epochs": 0},
+            id="a run of a few steps",
+        ),
+        pytest.param(
+            LAPTOP,
             {"encoder__backbone": "resnet18"},
             {"encoder.width": 64, "encoder.stem": "small"},
             id="the others follow the network",

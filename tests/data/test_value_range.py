@@ -128,6 +128,12 @@ def test_the_sets_own_range_is_found_and_the_same_each_time(caplog):
     assert caplog.messages == []
 
 
+def test_a_brighter_picture_is_not_cut_off():
+    scans = records(*[by_pillow(GREY // 4)] * 6, by_pillow(GREY))
+    _, high = find_range("folder:here", scans, "auto").value_range
+    assert high > 3900
+
+
 def test_damaged_pictures_and_floats_do_not_disturb_the_search():
     values = np.linspace(-1, 1, 256, dtype=np.float32).reshape(16, 16)
     broken = values.copy()
