@@ -68,6 +68,10 @@ def build_run(
     with Conflicts() as found:
         with found.noting():
             config.check()
+        if found.messages:  # of parts and groups enough is said
+            encoder = dataclasses.replace(config.encoder, batchnorm_group=None)
+            training = dataclasses.replace(config.training, microbatches=1)
+            config = dataclasses.replace(config, encoder=encoder, training=training)
         with found.noting(in_config):
             run = _join(config, mesh, data)
     return run

@@ -19,7 +19,12 @@ from caco_jax.data.views import VIEWS
 from caco_jax.methods.method import Method
 from caco_jax.methods.registry import METHODS, MethodBuilder
 from caco_jax.nets.resnet import BACKBONES, STEMS
-from caco_jax.optim.settings import OptimizerConfig, TargetConfig
+from caco_jax.optim.settings import (
+    OptimizerConfig,
+    TargetConfig,
+    check_optimizers,
+    optimizer_key,
+)
 from caco_jax.runs.settings import EvaluationConfig, TrainingConfig
 from caco_jax.schema import (
     COUNT,
@@ -205,22 +210,9 @@ class ExperimentConfig:
             ConfigError: values that are allowed alone do not fit together, all of them.
         """
         with Conflicts() as found:
-            self._check_optimizers(found)
+            with found.noting("config.{}".format):
+                check_optimizers(self.optimizers, epochs=self.training.epochs)
             self._check_batch(found)
-
-    def _check_optimizers(self, found: Conflicts) -> None:
-        for name, section in self.optimizers.items():
-            found.require(
-                section.warmup_epochs <= self.training.epochs,
-                f"config.{optimizer_key(name)}.warmup_epochs: want at most "
-                f"training.epochs ({self.training.epochs}), got "
-                f"{section.warmup_epochs}",
-            )
-        found.require(
-            self.optimizer.learning_rate > 0,
-            f"config.{_OPTIMIZER}.learning_rate: want a number in (0, inf), got 0; "
-            "only the other players may stay as they are",
-        )
 
     def _check_batch(self, found: Conflicts) -> None:
         group, batch_size = self.encoder.batchnorm_group, self.training.batch_size
@@ -276,11 +268,6 @@ def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
         name: dict(value) if isinstance(value, Mapping) else value
         for name, value in items
     }
-
-
-def optimizer_key(player: str) -> str:
-    """What the section of a player's optimiser is called."""
-    return _OPTIMIZER if player == "encoder" else f"{player}_{_OPTIMIZER}"
 
 
 def method_entry(name: Any) -> tuple[type, Any]:

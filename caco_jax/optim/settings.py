@@ -1,6 +1,8 @@
 """Settings of an optimiser and of the target encoder, and what is made of them."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import optax
 
@@ -164,3 +166,31 @@ class TargetConfig:
         return schedules.cosine_momentum(
             self.momentum, epochs=epochs, steps_per_epoch=steps_per_epoch
         )
+
+
+def optimizer_key(player: str) -> str:
+    """What the section of a player's optimiser is called."""
+    return "optimizer" if player == "encoder" else f"{player}_optimizer"
+
+
+def check_optimizers(optimizers: Mapping[str, Any], *, epochs: int) -> None:
+    """Checks the optimisers of a run, by player; those of optax are left out.
+
+    Raises:
+        ConfigError: settings do not fit the player or the run.
+    """
+    with Conflicts() as found:
+        for player, part in optimizers.items():
+            if not isinstance(part, OptimizerConfig):
+                continue
+            key = optimizer_key(player)
+            found.require(
+                part.warmup_epochs <= epochs,
+                f"{key}.warmup_epochs: want at most training.epochs ({epochs}), got "
+                f"{part.warmup_epochs}",
+            )
+            found.require(
+                part.learning_rate > 0 or player != "encoder",
+                f"{key}.learning_rate: want a number in (0, inf), got 0; only the "
+                "other players may stay as they are",
+            )

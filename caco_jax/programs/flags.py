@@ -186,7 +186,7 @@ def _pretrain(parser: Parser) -> None:
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="check the run, its images, memory and directory; train and write nothing",
+        help="check the run, its images, memory, time and directory; write nothing",
     )
     _add_reporting(parser)
     _add_signals(parser)

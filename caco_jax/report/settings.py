@@ -10,10 +10,9 @@ from caco_jax.config.sections import (
     ExperimentConfig,
     default_config,
     method_entry,
-    optimizer_key,
 )
 from caco_jax.methods.registry import METHODS
-from caco_jax.optim.settings import OptimizerConfig
+from caco_jax.optim.settings import OptimizerConfig, optimizer_key
 from caco_jax.runs.pretraining import BUILT_OF, OBJECTS, Pretraining
 from caco_jax.schema import flatten
 

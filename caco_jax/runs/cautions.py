@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from caco_jax.optim.settings import OptimizerConfig
+from caco_jax.optim.settings import OptimizerConfig, optimizer_key
 from caco_jax.runs.pretraining import Pretraining
 
 # Where each begins; recipes as they are shipped stay below.
@@ -94,7 +94,7 @@ def _schedules_beside_the_run(run: Pretraining) -> Iterator[str]:
     for player, part in run.optimizers.items():
         if not isinstance(part, OptimizerConfig):
             continue
-        section = "optimizer" if player == "encoder" else f"{player}_optimizer"
+        section = optimizer_key(player)
         if part.warmup_epochs > WARMUP_SHARE * epochs:
             yield (
                 f"{section}.warmup_epochs: expected at most a quarter of the run's "

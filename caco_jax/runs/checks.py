@@ -10,7 +10,7 @@ import optax
 from caco_jax.data.dataset import Dataset
 from caco_jax.data.views import make_views
 from caco_jax.methods.method import Method
-from caco_jax.optim.settings import OptimizerConfig
+from caco_jax.optim.settings import OptimizerConfig, check_optimizers
 from caco_jax.runs.settings import TrainingConfig
 from caco_jax.schema import ConfigError, Conflicts, did_you_mean, one_line, require
 from caco_jax.training.feeds import step_examples
@@ -144,12 +144,8 @@ def _check_optimizers(
             f"optimizers: expected an optax transformation or an OptimizerConfig for "
             f"{name}, got {part!r}",
         )
-        stands = isinstance(part, OptimizerConfig) and part.learning_rate == 0
-        found.require(
-            not stands or name != "encoder",
-            "optimizers: expected a learning rate above 0 for encoder, got 0; only the "
-            "other players may stay as they are",
-        )
+    with found.noting():
+        check_optimizers(run.optimizers, epochs=run.training.epochs)
 
 
 def _check_rows(run: "Pretraining", found: Conflicts) -> None:

@@ -443,8 +443,13 @@ SIGNALS = CASES["signals"].examples
         (
             "tables",
             {"optimizers": {"encoder": OptimizerConfig(learning_rate=0.0)}},
-            "optimizers: expected a learning rate above 0 for encoder, got 0; only the "
-            "other players may stay as they are",
+            "optimizer.learning_rate: want a number in (0, inf), got 0; only the other "
+            "players may stay as they are",
+        ),
+        (
+            "tables",
+            {"optimizers": {"encoder": OptimizerConfig(warmup_epochs=9)}, "epochs": 3},
+            "optimizer.warmup_epochs: want at most training.epochs (3), got 9",
         ),
         (
             "tables",
