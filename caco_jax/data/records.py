@@ -146,19 +146,24 @@ class ArrayRecords:
         return Record(self._images[index], label, f"{self._name}[{index}]")
 
 
-class FolderRecords:
+class EncodedRecords:
+    """Records whose images are files' contents.
+
+    Attributes:
+        value_range: of all records, see `Record`.
+    """
+
+    value_range: tuple[float, float] | None = None
+
+
+class FolderRecords(EncodedRecords):
     """Image files below a directory.
 
     Args:
         root: the directory.
         paths: of the files, relative to it.
         labels: int32 [M], or None.
-
-    Attributes:
-        value_range: of all records.
     """
-
-    value_range: tuple[float, float] | None = None
 
     def __init__(
         self,
@@ -218,7 +223,7 @@ class Place(NamedTuple):
     name: str
 
 
-class ShardRecords:
+class ShardRecords(EncodedRecords):
     """Image files within larger files, such as tar archives.
 
     Args:
@@ -256,7 +261,7 @@ class ShardRecords:
             encoded = _read(path, offset, size)
         if len(encoded) < size:
             raise BadImageError(f"{name}: the shard ends within it")
-        return Record(encoded, label, name)
+        return Record(encoded, label, name, self.value_range)
 
     def reachable(self) -> bool:
         """Whether any of some shards can be read."""
@@ -264,7 +269,7 @@ class ShardRecords:
         return any(_can_read(self._shards[row]) for row in rows.astype(int))
 
 
-class TfdsRecords:
+class TfdsRecords(EncodedRecords):
     """A split of a prepared TFDS set, as ArrayRecord; TensorFlow is not used.
 
     Args:
@@ -274,12 +279,7 @@ class TfdsRecords:
         image_key: the feature that is the image.
         label_key: the feature that is the class, or None.
         count: records in the split.
-
-    Attributes:
-        value_range: of all records.
     """
-
-    value_range: tuple[float, float] | None = None
 
     def __init__(
         self,

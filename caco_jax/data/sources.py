@@ -27,9 +27,8 @@ from caco_jax.data.idx import open_idx
 from caco_jax.data.records import (
     UNREADABLE,
     BadImageError,
-    FolderRecords,
+    EncodedRecords,
     Records,
-    TfdsRecords,
 )
 from caco_jax.data.resize import opencv
 from caco_jax.data.shards import open_shards
@@ -256,7 +255,7 @@ def _with_range(records: RecordDataset, request: _Request) -> RecordDataset:
     """The set with the values that become black and white, of more than 8 bits."""
     found = find_range(records.name, records.train, request.value_range)
     for part in (records.train, records.test, records.labelled):
-        if isinstance(part, FolderRecords | TfdsRecords):
+        if isinstance(part, EncodedRecords):
             part.value_range = found.value_range
     notes = (*records.notes, *found.notes)
     return replace(records, value_range=found.value_range, notes=notes)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import logging
+import pickle
 
 import cv2
 import numpy as np
@@ -26,6 +27,7 @@ from caco_jax.data.records import Record
 from caco_jax.data.sources import load
 from caco_jax.data.value_range import find_range
 from tests.data.test_decode import RECORDS
+from tests.data.test_shards import write_tar
 from tests.experiments.commands import SMALL
 
 TWELVE = (0.0, 4095.0)
@@ -224,6 +226,19 @@ def test_a_folder_is_read_by_the_range(scans, max_resident_bytes, caplog):
     dull = load(f"folder:{scans}", **how)
     assert dull.value_range is None
     assert "grey levels are left" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("max_resident_bytes", [2**30, 0])
+def test_shards_are_read_by_the_range_too(tmp_path, max_resident_bytes):
+    scans = [(f"{row}.png", by_pillow(gradient(seed=row), "PNG")) for row in range(4)]
+    write_tar(tmp_path / "scans-0.tar", scans)
+    how = {"max_resident_bytes": max_resident_bytes, "value_range": TWELVE}
+    found = load(f"wds:{tmp_path}", **how)
+    if max_resident_bytes:
+        pixels = found.train_examples[0]
+    else:
+        pixels = decode_image(pickle.loads(pickle.dumps(found.train))[0])
+    assert len(np.unique(pixels)) > 128
 
 
 def test_a_run_keeps_the_range_that_was_found_for_it(scans, tmp_path):
