@@ -8,6 +8,7 @@ import jax
 import optax
 
 from caco_jax.data.dataset import Dataset
+from caco_jax.data.labelled import open_part
 from caco_jax.data.views import make_views
 from caco_jax.methods.method import Method
 from caco_jax.optim.settings import OptimizerConfig, check_optimizers
@@ -118,6 +119,7 @@ def check_method(run: "Pretraining", optimizers: Collection[str]) -> None:
             check_views(run.method, [view.shape[1:] for view in run.view_shapes])
         _check_optimizers(run, optimizers, found)
         _check_rows(run, found)
+        _check_neighbours(run, found)
         found.require(
             not run.method.twin
             or run.encoder.has_twin
@@ -127,6 +129,20 @@ def check_method(run: "Pretraining", optimizers: Collection[str]) -> None:
             "caco_jax.nets.BatchNorm(adversarial_branch=True), and a network that "
             "hands `branch` on to it; or a network without BatchNorm",
         )
+
+
+def _check_neighbours(run: "Pretraining", found: Conflicts) -> None:
+    """The kNN monitor cannot ask more images than it has."""
+    most, data = run.evaluation.knn_train_images, run.data
+    if not data.has_labels:
+        return
+    part = open_part(data, "evaluation_train")
+    count = min(len(part) if part is not None else data.train_count, most)
+    found.require(
+        run.evaluation.knn_neighbours <= count,
+        f"evaluation.knn_neighbours: expected at most {count}, the training images "
+        f"that neighbours are found among, got {run.evaluation.knn_neighbours}",
+    )
 
 
 def _check_optimizers(

@@ -525,6 +525,21 @@ def test_rows_that_the_devices_do_not_share_evenly_are_refused(devices):
     )
 
 
+def test_neighbours_are_at_most_the_labelled_training_images(devices):
+    (case,) = [case for case in CASES.values() if case.has_labels][:1]
+    build(case, devices, evaluation=EvaluationConfig(knn_neighbours=46))
+    for evaluation, most in (
+        (EvaluationConfig(knn_neighbours=47), 46),
+        (EvaluationConfig(knn_neighbours=47, knn_train_images=10), 10),
+    ):
+        with pytest.raises(ConfigError) as found:
+            build(case, devices, evaluation=evaluation)
+        assert str(found.value) == (
+            f"evaluation.knn_neighbours: expected at most {most}, the training images "
+            "that neighbours are found among, got 47"
+        )
+
+
 def test_an_adversary_joins_a_network_without_batchnorm(devices):
     run = build(
         CASES["signals"],
