@@ -1,18 +1,22 @@
 """Files of weights: PyTorch's, safetensors, and detectron2's pickle.
 
-Nothing in a file is ever run: PyTorch's are read with ``weights_only``, and
-detectron2's, plain pickles, are written but not read.
+Nothing in a file is ever run: PyTorch's are read with ``weights_only``, where classes
+and functions that are not PyTorch's own become `Unread` objects, and detectron2's,
+plain pickles, are written but not read.
 """
 
 import contextlib
+import importlib
 import os
 import pathlib
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from caco_jax._extras import require_package
@@ -20,38 +24,112 @@ from caco_jax.interop.layouts import Arrays, detectron2_names
 from caco_jax.schema import UserError
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar")
+_TORCH_READ = (*_TORCH_SUFFIXES, ".ckpt", ".bin")  # as Lightning and others end theirs
 DETECTRON2 = ".pkl"
+# What a file is that begins like this, and what to do.
+_NO_WEIGHTS = {
+    rb"$": "is empty; fetch or save it again",
+    rb"version https://git-lfs": "is a Git LFS pointer and not the file that it stands "
+    "for; fetch that with git lfs pull",
+    rb"\s*<": "is a web page and no file of weights; fetch the file itself, for which "
+    "the address may want a login or a confirmation",
+    rb"\s*[{\[]": "is JSON and no file of weights; name the file of arrays beside it",
+    rb"\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar": "is an archive; unpack it and name the file "
+    "of weights in it",
+    rb"\x89HDF|.{8}TF": "is of another framework; save its arrays under torchvision's "
+    "names as .safetensors",
+}
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+# What safetensors calls the types of arrays.
+_DTYPES = {
+    **{"BOOL": np.bool_, "BF16": ml_dtypes.bfloat16},
+    **{"F16": np.float16, "F32": np.float32, "F64": np.float64, "C64": np.complex64},
+    **{
+        f"{k.upper()}{n}": np.dtype(f"{k}{n // 8}")
+        for k in "iu"
+        for n in (8, 16, 32, 64)
+    },
+}
+
+
+class Unread:
+    """Stands for what a file holds that is no array; the class has its name.
+
+    Nothing that the file says is done with it but to note its state.
+    """
+
+    saved_state: Any = None
+
+    def __new__(cls, *args: Any, **options: Any) -> "Unread":
+        """Of any arguments, which are dropped."""
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Of any arguments, which are dropped."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.saved_state = state
 
 
 def read_weights(path: str | os.PathLike) -> Any:
     """What a file holds: arrays or tensors by name, maybe nested.
 
     Args:
-        path: ends in .pth, .pt, .tar (as .pth.tar) or .safetensors.
+        path: ends in .pth, .pt, .tar (as .pth.tar), .ckpt, .bin or .safetensors; of
+            PyTorch's and safetensors the content decides.
+
+    Returns:
+        What is no array, such as a program's options, is `Unread`.
 
     Raises:
-        UserError: it cannot be read, holds more than weights, or the package that
-            reads it is not installed. Nothing in it was run.
+        UserError: it cannot be read, is no file of weights, or the package that reads
+            it is not installed. Nothing in it was run.
     """
     path = pathlib.Path(path)
     read = _choose(_READERS, path, "read")
+    _package(".safetensors" if read is _read_safetensors else ".pth")
     try:
+        with path.open("rb") as file:
+            beginning = file.read(300)
+        for pattern, problem in _NO_WEIGHTS.items():
+            if re.match(pattern, beginning, re.DOTALL):
+                raise UserError(f"--file: {path} {problem}")
+        if beginning[8:9] == b"{":
+            read = _read_safetensors
+        elif beginning.startswith((_ZIP, _PICKLE)):
+            read = _read_torch
         return read(path)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"--file: cannot read {path}: {error.strerror}") from None
     except Exception as error:  # a damaged file makes the readers raise anything
-        if code := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UserError(
-                f"--file: {path} holds {code[1]}, which is no array: nothing in it was "
-                "run; want a file of weights alone"
-            ) from None
-        problem = " ".join(str(error).split())[:100] or type(error).__name__
-        raise UserError(
-            f"--file: {path} is damaged or no file of weights ({problem}); fetch or "
-            "save it again"
-        ) from None
+        raise UserError(f"--file: {path} {_problem(path, error)}") from None
+
+
+def _problem(path: pathlib.Path, error: Exception) -> str:
+    """What a reader's error says of a file."""
+    text = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())
+    if code := re.search(rf"(?:GLOBAL |{__name__}\.)([\w.]+)", text):
+        return (
+            f"holds {code[1]}, which is no array: nothing in it was run; want a file "
+            "of weights alone"
+        )
+    if "TorchScript" in text:
+        return "is a TorchScript program; save its state_dict() with torch.save"
+    if "magic number" in text:
+        return (
+            "is a plain pickle, which is not read; save it with torch.save or as "
+            ".safetensors"
+        )
+    if zipfile.is_zipfile(path):
+        return (
+            "is a zip archive, not one of PyTorch's; unpack it and name the file in it"
+        )
+    return (
+        f"is damaged or no file of weights ({text[:100] or type(error).__name__}); "
+        "fetch or save it again"
+    )
 
 
 def write_weights(
@@ -112,7 +190,7 @@ def _choose(table: Mapping[str, Any], path: pathlib.Path, verb: str) -> Any:
 
 def _package(suffix: str) -> Any:
     """The package of a kind of file, which is an extra."""
-    name = "torch" if suffix in _TORCH_SUFFIXES else "safetensors.numpy"
+    name = "torch" if suffix in _TORCH_READ else "safetensors.numpy"
     return require_package(name, purpose=f"--file: {suffix}")
 
 
@@ -125,13 +203,35 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_torch(path: pathlib.Path) -> Any:
-    torch = _package(path.suffix)
-    with _quiet():
-        return torch.load(path, map_location="cpu", weights_only=True)
+    torch = _package(".pth")
+    unread: dict[str, Any] = {"collections.defaultdict": lambda *_: {}}
+    while True:
+        stand_ins = [(stand_in, name) for name, stand_in in unread.items()]
+        with _quiet(), torch.serialization.safe_globals(stand_ins):
+            try:
+                # Of a path, PyTorch would take the ending for the format.
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                found = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+                if found is None or found[1] in unread:
+                    raise
+        name = found[1]
+        stand_in = type(name, (Unread,), {})
+        # The message leaves "builtins." out.
+        unread |= {name: stand_in, f"builtins.{name}": type(name, (Unread,), {})}
 
 
 def _read_safetensors(path: pathlib.Path) -> Any:
-    return _package(path.suffix).load(path.read_bytes())
+    _package(".safetensors")
+    arrays = importlib.import_module("safetensors").deserialize(path.read_bytes())
+    return {name: _safetensors_array(**entry) for name, entry in arrays}
+
+
+def _safetensors_array(dtype: str, shape: list[int], data: bytes) -> Any:
+    if dtype not in _DTYPES:
+        return type(dtype, (Unread,), {})()
+    return np.frombuffer(data, _DTYPES[dtype]).reshape(shape)
 
 
 def _write_torch(file: Any, arrays: Arrays) -> None:
@@ -170,7 +270,7 @@ class _Pickler(pickle.Pickler):
 
 
 _READERS: dict[str, Callable[[pathlib.Path], Any]] = {
-    **dict.fromkeys(_TORCH_SUFFIXES, _read_torch),
+    **dict.fromkeys(_TORCH_READ, _read_torch),
     ".safetensors": _read_safetensors,
 }
 _WRITERS: dict[str, Callable[[Any, Arrays], None]] = {

@@ -1,120 +1,363 @@
-"""What the checkpoints of MoCo, AdCo and CaCo hold, and detectron2's names.
+"""Where the arrays of a network lie in a file, and detectron2's names.
 
-These names are read, D being the embedding's width and K the number of entries:
+No wrapper is known by name. A file is read as one flat table, the names of nested parts
+joined by dots, and an encoder is every prefix under which the network's own names lie,
+torchvision's for a ResNet: ``state_dict.module.encoder_q.``, ``teacher.backbone.``,
+``_orig_mod.`` or none. An encoder that was cut into a `Sequential` has numbers for
+names and is found by the order of its parts. Of several encoders the first is taken
+that is not called a teacher, a momentum encoder or the like; the first that is becomes
+the target encoder.
 
-- ``state_dict``: in all three, ``module.encoder_q.*`` is the online encoder and
-  ``module.encoder_k.*`` the target encoder. MoCo's also has ``module.queue`` [D, K], a
-  key a column, and ``module.queue_ptr`` [1], the column to be replaced next.
-- ``Memory_Bank`` of AdCo and CaCo: ``W`` [D, K], an entry a column. Its velocity ``v``
-  and the state of the encoder's ``optimizer`` are not read: another schedule begins.
-- A state dict by itself, as torchvision gives it: ``conv1.weight``, or with ``module.``
-  before every name. ``Memory_Bank.W``, ``queue`` and ``queue_ptr`` beside them are what
-  `caco_jax.interop.workdirs.export_run` adds.
+Besides these are read, D being the embedding's width and K the number of entries:
+
+- the projector: ``fc.*`` under the encoder's prefix, or what lies elsewhere with just
+  the names and shapes of the network's own, as ``projector.*``;
+- ``queue`` [D, K] of MoCo, a key a column, and ``queue_ptr`` [1], the column to be
+  replaced next;
+- ``Memory_Bank.W`` [D, K] of AdCo and CaCo, an entry a column. Its velocity ``v`` and
+  the state of the encoder's ``optimizer`` are not read: another schedule begins.
 """
 
+import collections
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from caco_jax.interop.torch_weights import COUNTER
+from caco_jax.interop import BACKBONE, MEMORY, PROJECTOR
+from caco_jax.interop.torch_weights import COUNTER, Shapes
+from caco_jax.schema import UserError
 
 BANK, QUEUE, QUEUE_PLACE = "Memory_Bank.W", "queue", "queue_ptr"
 _MEMORY = (BANK, QUEUE, QUEUE_PLACE)
-_ONLINE, _TARGET = "encoder_q.", "encoder_k."
-_PREFIXES = (f"module.{_ONLINE}", _ONLINE, "module.", "")
-# Every ResNet has it; under which prefix it lies says what kind of file this is.
-_FIRST = "conv1.weight"
+TARGET = "target encoder"
+_ONLINE, _HEAD = "encoder_q.", "fc."
+# Words in the names of encoders that follow another one.
+_FOLLOWERS = {"averaged", "ema", "k", "key", "momentum", "shadow", "target", "teacher"}
 
 Arrays = dict[str, np.ndarray]
+Names = dict[str, str]  # the network's own name -> the file's
 
 
 class Weights(NamedTuple):
-    """The arrays of a file under torchvision's names.
+    """The arrays of a file under the network's own names.
 
     Attributes:
         prefix: what stood before the online encoder's names.
-        online: the online encoder's.
+        online: the online encoder's, its projector's as "fc.".
         target: the target encoder's; empty where there is none.
         memory: those of `BANK`, `QUEUE` and `QUEUE_PLACE` that are there.
+        encoders: the prefixes of all encoders, in the file's order.
+        sources: the names in the file of what each part was taken from.
+        names: of all arrays in the file.
     """
 
     prefix: str
     online: Arrays
     target: Arrays
     memory: Arrays
+    encoders: tuple[str, ...]
+    sources: dict[str, set[str]]
+    names: tuple[str, ...]
 
-    @property
-    def is_checkpoint(self) -> bool:
-        """Whether its head is a projector; otherwise it may be a classifier."""
-        return self.prefix.endswith(_ONLINE)
+    def left_out(self, parts: Collection[str]) -> dict[str, int]:
+        """How many arrays of the file are in none of these parts, by where they lie."""
+        taken = set().union(*(self.sources[part] for part in parts))
+        counts: collections.Counter[str] = collections.Counter()
+        for name in self.names:
+            if name not in taken and not name.endswith(COUNTER):
+                shared = _shared(name, self.prefix)
+                counts[shared + name.removeprefix(shared).partition(".")[0]] += 1
+        return dict(counts)
 
 
-def parse(content: Any) -> Weights:
+class _Encoder(NamedTuple):
+    """Where an encoder lies; `names` are of the backbone and what is like it."""
+
+    prefix: str
+    names: Names
+
+
+def parse(
+    content: Any,
+    backbone: Shapes,
+    projector: Shapes,
+    *,
+    encoder: str | None = None,
+) -> Weights:
     """The weights in what a file held.
 
     Args:
-        content: a checkpoint or a state dict: arrays or tensors by name.
+        content: arrays or tensors by name, maybe nested.
+        backbone: the names and shapes that the network's backbone has.
+        projector: those of its projector, which begin with "fc.".
+        encoder: a part of the prefix of the encoder to take; None: see the module.
+
+    Returns:
+        float32 arrays; names and shapes of the network's kind that it does not have
+        are among them.
 
     Raises:
-        ValueError: it holds no ResNet of torchvision's names, or what should be an
-            array is none, or is not finite.
+        ValueError: it holds no such network, or what should be an array is none, or
+            is not finite.
+        UserError: there is no such encoder.
     """
-    state = content.get("state_dict", content) if _is_mapping(content) else content
-    if not _is_mapping(state):
-        raise ValueError(f"want arrays by name, got {type(state).__name__}")
-    names = [name for name in state if isinstance(name, str)]
-    found = [prefix for prefix in _PREFIXES if prefix + _FIRST in names]
-    if not found:
-        raise ValueError(
-            f"want a ResNet under torchvision's names, got no {_FIRST} under any of "
-            f"{', '.join(_PREFIXES[:-1])}; the names begin with {names[:1]}"
+    table = _flatten(content)
+    below = _by_prefix(table)
+    encoders = _encoders(below, table, backbone)
+    if not encoders:
+        raise ValueError(_why_none(table, backbone))
+    online = _choose(encoders, encoder)
+    others = [one for one in encoders if one != online and _follows(one.prefix)]
+    target = others[0] if others else _Encoder("", {})
+    memory = _memory_names(table, online.prefix)
+    heads = [
+        _head_names(below, table, one, projector) if one.names else {}
+        for one in (online, target)
+    ]
+    sources = {
+        BACKBONE: set(online.names.values()),
+        PROJECTOR: set(heads[0].values()),
+        TARGET: {*target.names.values(), *heads[1].values()},
+        MEMORY: set(memory.values()),
+    }
+
+    def read(names: Names) -> Arrays:
+        return {own: _array(name, table[name]) for own, name in names.items()}
+
+    return Weights(
+        online.prefix,
+        read(online.names | heads[0]),
+        read(target.names | heads[1]),
+        read(memory),
+        tuple(one.prefix for one in encoders),
+        sources,
+        tuple(name for name, value in table.items() if _is_array(value)),
+    )
+
+
+def _flatten(content: Any) -> dict[str, Any]:
+    """All that lies in nested mappings, in order, each of which is entered once."""
+    table: dict[str, Any] = {}
+    waiting, seen = [("", content)], set()
+    while waiting:
+        name, value = waiting.pop()
+        inner = _inside(value)
+        if inner is None:
+            if value is not None:
+                table[name] = value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            entries = [
+                (f"{name}.{key}" if name else str(key), part) for key, part in inner
+            ]
+            waiting += reversed(entries)
+    return table
+
+
+def _inside(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    """The named parts of a container; None of what is none."""
+    if isinstance(value, Mapping):
+        return value.items()
+    if isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
+        return enumerate(value)
+    state = getattr(value, "saved_state", None)  # of a module that was saved whole
+    if isinstance(state, Mapping) and isinstance(state.get("_modules"), Mapping):
+        kinds = [state.get(kind) for kind in ("_parameters", "_buffers", "_modules")]
+        return [
+            pair for kind in kinds if isinstance(kind, Mapping) for pair in kind.items()
+        ]
+    return None
+
+
+def _splits(name: str) -> Iterator[tuple[str, str]]:
+    """Of "a.b.c": ("", "a.b.c"), ("a.", "b.c") and ("a.b.", "c")."""
+    yield "", name
+    for dot in re.finditer(r"\.", name):
+        yield name[: dot.end()], name[dot.end() :]
+
+
+def _by_prefix(table: Iterable[str]) -> dict[str, Names]:
+    """The names below each prefix, but for counts of batches."""
+    below: dict[str, Names] = collections.defaultdict(dict)
+    for name in table:
+        if not name.endswith(COUNTER):
+            for prefix, rest in _splits(name):
+                below[prefix][rest] = name
+    return below
+
+
+def _encoders(
+    below: Mapping[str, Names], table: Mapping[str, Any], wanted: Shapes
+) -> list[_Encoder]:
+    """The places of all of the network's names, or else of most, if there are any."""
+    clean = {name for name in wanted if "_adv." not in name}
+    numbered = {p: _numbered(names, clean) for p, names in below.items()}
+    places = {p: numbered[p] or names for p, names in below.items()}
+    whole = [p for p, names in places.items() if clean <= names.keys()]
+    if not whole:
+        most = max(places, key=lambda p: len(clean & places[p].keys()), default="")
+        found = clean & places.get(most, {}).keys()
+        if 2 * len(_parts(found)) < len(_parts(clean)):
+            return []  # a block of another network, at most
+        whole = [most]
+
+    def fits(prefix: str) -> bool:
+        names = places[prefix]
+        return all(_shape(table[names[n]]) == wanted[n] for n in clean & names.keys())
+
+    chosen = [prefix for prefix in whole if fits(prefix)] or whole
+    return [_Encoder(prefix, _alike(places[prefix], clean)) for prefix in chosen]
+
+
+def _alike(names: Names, wanted: Collection[str]) -> Names:
+    """Those that are in the network or would be in a larger one of its kind."""
+
+    def kind(name: str) -> str:
+        return re.sub(r"\d+", "#", name.partition(".")[0].removesuffix("_adv"))
+
+    kinds = {kind(name) for name in wanted}
+    return {own: name for own, name in names.items() if kind(own) in kinds}
+
+
+def _numbered(names: Names, wanted: Collection[str]) -> Names:
+    """The network's names for parts that are numbers, or none where these differ."""
+    if not any(name[0].isdecimal() for name in names if name):
+        return {}
+    given, free = _parts(names), _parts(wanted)
+    found: Names = {}
+    for number in sorted((part for part in given if part.isdecimal()), key=int):
+        own = next((p for p in sorted(free) if free[p] == given[number]), None)
+        if own is not None:
+            leaves = free.pop(own)
+            found |= {own + leaf: names[number + leaf] for leaf in leaves}
+    return {} if free else found
+
+
+def _parts(names: Iterable[str]) -> dict[str, set[str]]:
+    """The names of a network's outermost parts, and what each has below."""
+    parts: dict[str, set[str]] = collections.defaultdict(set)
+    for name in names:
+        part, dot, leaf = name.partition(".")
+        parts[part].add(dot + leaf)
+    return parts
+
+
+def _choose(encoders: list[_Encoder], text: str | None) -> _Encoder:
+    if text is None:
+        return next((one for one in encoders if not _follows(one.prefix)), encoders[0])
+    exact = [one for one in encoders if one.prefix.strip(".") == text.strip(".")]
+    found = exact or [one for one in encoders if text in one.prefix]
+    if len(found) != 1:
+        known = ", ".join(one.prefix or "(no prefix)" for one in encoders)
+        raise UserError(f"--encoder: expected a part of one of {known}; got {text}")
+    return found[0]
+
+
+def _follows(prefix: str) -> bool:
+    """Whether an encoder of this prefix is called a moving average of another."""
+    return not _FOLLOWERS.isdisjoint(re.split(r"[._]", prefix.lower()))
+
+
+def _memory_names(table: Mapping[str, Any], prefix: str) -> Names:
+    """The bank or queue that lies nearest above the encoder."""
+    found: Names = {}
+    for root, _ in _splits(prefix):
+        found |= {own: root + own for own in _MEMORY if root + own in table}
+    return found
+
+
+def _head_names(
+    below: Mapping[str, Names],
+    table: Mapping[str, Any],
+    encoder: _Encoder,
+    projector: Shapes,
+) -> Names:
+    """The projector's names, or none where the head is a classifier."""
+
+    def fits(names: Names, own: str) -> bool:
+        shapes = {own + rest: _shape(table[name]) for rest, name in names.items()}
+        return bool(shapes) and shapes == projector
+
+    head = below.get(encoder.prefix + _HEAD, {})
+    if head.keys() - {"weight", "bias"}:
+        return {_HEAD + rest: name for rest, name in head.items()}
+    # One layer: MoCo's first version has it as a projector, torchvision to classify.
+    if fits(head, f"{_HEAD}0."):
+        return {f"{_HEAD}0.{rest}": name for rest, name in head.items()}
+    if head and encoder.prefix.endswith(_ONLINE):
+        return {_HEAD + rest: name for rest, name in head.items()}
+    others = [
+        prefix
+        for prefix, names in below.items()
+        if fits(names, _HEAD)
+        and "pred" not in prefix
+        and _follows(prefix) == _follows(encoder.prefix)
+    ]
+    if not others:
+        return {}
+    nearest = max(others, key=lambda prefix: len(_shared(prefix, encoder.prefix)))
+    return {_HEAD + rest: name for rest, name in below[nearest].items()}
+
+
+def _shared(name: str, prefix: str) -> str:
+    """The longest part that both begin with and that ends in a dot."""
+    return max((p for p, _ in _splits(prefix) if name.startswith(p)), key=len)
+
+
+def _why_none(table: Mapping[str, Any], backbone: Shapes) -> str:
+    """Why no encoder was found."""
+    arrays = [name for name, value in table.items() if _is_array(value)]
+    if "" in table:
+        return f"want arrays by name, got {type(table['']).__name__}"
+    if not arrays:
+        return "want arrays by name, got none; it holds no weights"
+    if all(re.search(r"(^|\.)state\.\d+\.", name) for name in arrays):
+        return (
+            "it holds the state of an optimiser and no network; name the file of the "
+            "model beside it"
         )
-    prefix = found[0]
-    root = prefix.removesuffix(_ONLINE)
-    memory = _under(state, root, only=_MEMORY)
-    bank = content.get("Memory_Bank")
-    if _is_mapping(bank) and "W" in bank:
-        memory[BANK] = _array(BANK, bank["W"])
-    online = _under(state, prefix)
-    target = _under(state, root + _TARGET) if prefix != root else {}
-    return Weights(prefix, _without(online, _MEMORY), target, memory)
+    wanted = min(backbone, key=lambda own: (own.count("."), -len(backbone[own])))
+    return (
+        f"want a network with names as {wanted} under any prefix, got "
+        f"{len(arrays)} arrays with names as {arrays[0]}: weights of another "
+        "architecture, or under names that are not known here; name the recipe of "
+        "this network, or save it under torchvision's names"
+    )
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "detach") or isinstance(value, np.ndarray)
 
 
-def _under(state: Mapping[Any, Any], prefix: str, only: tuple[str, ...] = ()) -> Arrays:
-    """The arrays whose names start with the prefix, without it."""
-    arrays = {}
-    for name, value in state.items():
-        short = str(name).removeprefix(prefix)
-        if str(name).startswith(prefix) and (not only or short in only):
-            arrays[short] = _array(str(name), value)
-    return arrays
-
-
-def _without(arrays: Arrays, names: tuple[str, ...]) -> Arrays:
-    return {name: array for name, array in arrays.items() if name not in names}
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
 
 
 def _array(name: str, value: Any) -> np.ndarray:
-    """An array, or a PyTorch tensor, as a finite NumPy array."""
+    """An array, or a PyTorch tensor, as a finite NumPy array: floats are float32."""
     if hasattr(value, "detach"):
         try:
             value = _from_tensor(value.detach())
         except (TypeError, RuntimeError) as error:
             problem = str(error).split(".")[0]
-            raise ValueError(f"{name}: want a dense tensor: {problem}") from None
+            raise ValueError(
+                f"{name}: want a dense tensor of floats: {problem}"
+            ) from None
     if not isinstance(value, np.ndarray):
         raise ValueError(f"{name}: want an array, got {type(value).__name__}")
-    if name.endswith((COUNTER, QUEUE_PLACE)):
+    if name.endswith(QUEUE_PLACE):
         return value
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(f"{name}: want floats, got {value.dtype}")
+    # Of eight bits and less they are multiples of a scale that lies elsewhere.
+    if not jnp.issubdtype(value.dtype, jnp.floating) or value.dtype.itemsize < 2:
+        raise ValueError(
+            f"{name}: want floats of 16, 32 or 64 bits, got {value.dtype}; save it in "
+            "one of these"
+        )
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32)
     if not np.isfinite(value).all():
         raise ValueError(f"{name}: want finite numbers, got NaN or infinity")
     return value

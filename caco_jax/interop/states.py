@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 
 from caco_jax.interop import BACKBONE, MEMORY, PARTS, PROJECTOR, TWINS, layouts
-from caco_jax.interop.layouts import Arrays, Weights
+from caco_jax.interop.layouts import TARGET, Arrays, Weights
 from caco_jax.interop.torch_weights import from_torch, to_torch, torch_shapes
 from caco_jax.methods.method import Method, Network
 from caco_jax.schema import UserError
 from caco_jax.training.state import TrainState
 
-_TARGET = "target encoder"
 _REMEDIES = {
     BACKBONE: "name the recipe of this network, or change --config.encoder",
     PROJECTOR: "set --config.encoder.projector and projector_widths to the file's, or "
@@ -47,14 +46,14 @@ def fill_state(
     """
     wanted = {BACKBONE, *(PARTS if parts is None else parts)}
     online = Network(state.players["encoder"], state.stats)
-    network, taken = _fill_network(online, weights, weights.online, wanted)
+    network, taken = _fill_network(online, weights.online, wanted)
     players = {**state.players, "encoder": network.params}
     filled = state._replace(players=players, stats=network.stats)
     if state.target is not None:
         own = weights.target or weights.online
-        target, _ = _fill_network(state.target, weights, own, wanted)
+        target, _ = _fill_network(state.target, own, wanted)
         filled = filled._replace(target=target)
-        taken += [_TARGET] * bool(weights.target)
+        taken += [TARGET] * bool(weights.target)
     if MEMORY in wanted:
         filled, memory = _fill_memory(filled, weights.memory, method)
         taken += memory
@@ -64,9 +63,24 @@ def fill_state(
     return filled, taken
 
 
+def parts_of(content: Any, state: TrainState, *, encoder: str | None = None) -> Weights:
+    """The weights in a file's content, as `caco_jax.interop.layouts.parse` finds them.
+
+    Args:
+        content: of `caco_jax.interop.files.read_weights`.
+        state: arrays or their shapes, whose encoder is looked for.
+        encoder: a part of the prefix of the one to take.
+    """
+    network = Network(state.players["encoder"], state.stats)
+    backbone, projector = (
+        torch_shapes(_variables(network, part)) for part in (BACKBONE, PROJECTOR)
+    )
+    return layouts.parse(content, backbone, projector, encoder=encoder)
+
+
 def contents(state: TrainState, memory: str | None) -> list[str]:
     """What a file of weights can give a state whose method has such a memory."""
-    target = [_TARGET] * (state.target is not None)
+    target = [TARGET] * (state.target is not None)
     return [BACKBONE, PROJECTOR, *target, *([] if memory is None else [memory])]
 
 
@@ -97,11 +111,12 @@ def state_arrays(
 
 
 def _fill_network(
-    network: Network, weights: Weights, arrays: Arrays, wanted: Collection[str]
+    network: Network, arrays: Arrays, wanted: Collection[str]
 ) -> tuple[Network, list[str]]:
+    head = {name: array for name, array in arrays.items() if name.startswith("fc.")}
     given = {
-        BACKBONE: {n: a for n, a in arrays.items() if not n.startswith("fc.")},
-        PROJECTOR: _head(network, weights, arrays) if PROJECTOR in wanted else {},
+        BACKBONE: {n: a for n, a in arrays.items() if n not in head},
+        PROJECTOR: head if PROJECTOR in wanted else {},
     }
     taken = [part for part in given if part == BACKBONE or given[part]]
     for part in taken:
@@ -131,19 +146,6 @@ def _fill_part(template: Any, arrays: Arrays, remedy: str) -> dict[str, Any]:
         return from_torch(arrays, template)
     except ValueError as error:
         raise ValueError(f"{error}; {remedy}") from None
-
-
-def _head(network: Network, weights: Weights, arrays: Arrays) -> Arrays:
-    """The projector's arrays, or none where the head is a classifier."""
-    head = {n: a for n, a in arrays.items() if n.startswith("fc.")}
-    if head.keys() != {"fc.weight", "fc.bias"}:
-        return head
-    # One layer: MoCo's first version has it as a projector, torchvision to classify.
-    layer = {name.replace("fc.", "fc.0."): array for name, array in head.items()}
-    shapes = torch_shapes(_variables(network, PROJECTOR))
-    if {name: array.shape for name, array in layer.items()} == shapes:
-        return layer
-    return head if weights.is_checkpoint else {}
 
 
 def _fill_memory(

@@ -12,8 +12,14 @@ from caco_jax.config.build import build_run, saved_config
 from caco_jax.config.parts import build_views
 from caco_jax.config.sections import ExperimentConfig
 from caco_jax.data.dataset import ArrayDataset
-from caco_jax.interop import files, layouts
-from caco_jax.interop.states import BACKBONE, contents, fill_state, state_arrays
+from caco_jax.interop import MEMORY, files
+from caco_jax.interop.states import (
+    BACKBONE,
+    contents,
+    fill_state,
+    parts_of,
+    state_arrays,
+)
 from caco_jax.methods.method import Network
 from caco_jax.runs.checkpoints import Checkpoints, Workdir, write_json
 from caco_jax.runs.pretraining import Pretraining
@@ -39,6 +45,7 @@ def import_run(
     workdir: str | os.PathLike,
     *,
     parts: Collection[str] | None = None,
+    encoder: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Makes a run of a file of weights, which every command then accepts.
@@ -55,15 +62,19 @@ def import_run(
         workdir: the run's directory; there must be no run yet.
         parts: "backbone" (always), "projector", "bank": what is taken. None: all that
             is there.
+        encoder: where several are in the file, a part of the names before the one to
+            take, such as "teacher"; None: the one that follows no other.
         force: move a run that is there aside, to ``<workdir>.old``.
 
     Returns:
-        What ``imported.json`` in the workdir says: "file", and which parts are
-        "imported" and which "fresh".
+        What ``imported.json`` in the workdir says: "file", which parts are "imported"
+        and which "fresh"; the "prefix" of the encoder's names, the prefixes of the
+        file's other "encoders", and how many of its arrays are "left_out", by place.
 
     Raises:
-        UserError: the file cannot be read, is of another network, or lacks a part that
-            was asked for; or the directory holds a run. Nothing was written.
+        UserError: the file cannot be read, is of another network, or lacks a part or
+            encoder that was asked for; or the directory holds a run. Nothing was
+            written.
     """
     place = Workdir(workdir)
     _check_free(place, force=force)
@@ -71,8 +82,9 @@ def import_run(
     pretraining = _build(config)
     template = jax.eval_shape(pretraining.initial_state)
     try:
+        weights = parts_of(content, template, encoder=encoder)
         state, imported = fill_state(
-            template, layouts.parse(content), parts, method=pretraining.method
+            template, weights, parts, method=pretraining.method
         )
     except ValueError as error:
         raise UserError(f"--file: {file}: {error}") from None
@@ -85,7 +97,17 @@ def import_run(
         for name in contents(template, pretraining.method.memory)
         if name not in imported
     ]
-    report = {"file": str(file), "imported": imported, "fresh": fresh}
+    memory = pretraining.method.memory
+    report = {
+        "file": str(file),
+        "imported": imported,
+        "fresh": fresh,
+        "prefix": weights.prefix,
+        "encoders": [one for one in weights.encoders if one != weights.prefix],
+        "left_out": weights.left_out(
+            [MEMORY if part == memory else part for part in imported]
+        ),
+    }
     write_json(place.summary_file, _NO_TRAINING)
     write_json(place.path / "imported.json", report)
     return report

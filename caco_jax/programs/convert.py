@@ -1,12 +1,16 @@
 """Weights to and from PyTorch: caco convert import|export ...
 
 import: a file of weights becomes a run that every other command accepts. It reads
-torchvision's state dicts, the checkpoints of MoCo, AdCo and CaCo (.pth, .pt, .pth.tar;
-nothing in them is run), and .safetensors.
+state dicts and checkpoints (.pth, .pt, .pth.tar, .ckpt, .bin; nothing in them is run)
+and .safetensors, with torchvision's names after whatever prefix, as MoCo, AdCo, CaCo,
+DINO, Lightning, lightly, solo-learn, timm and torch.compile write them.
 
 export: a run becomes a file, by its ending: .pth, .pt, .tar for PyTorch, .safetensors,
 or .pkl for detectron2.
 """
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from caco_jax.interop.workdirs import export_run, import_run
 from caco_jax.programs.command import read_config
@@ -24,6 +28,7 @@ def main() -> None:
             read_config(flags.config, assignments),
             flags.workdir,
             parts=flags.parts,
+            encoder=flags.encoder,
             force=flags.force,
         )
         fresh = ", ".join(report["fresh"]) or "nothing"
@@ -31,6 +36,8 @@ def main() -> None:
             f"The run in {flags.workdir} has from {flags.file}: "
             f"{', '.join(report['imported'])}. As in a new run: {fresh}."
         )
+        for line in _notes(report):
+            print(line)
         return
     if assignments:
         parser.error(f"unrecognized arguments: --config.{assignments[0]}")
@@ -39,3 +46,17 @@ def main() -> None:
         f"{flags.file} has {', '.join(flags.parts)} of the run at step "
         f"{report['step']}: {report['arrays']} arrays, {report['numbers']:,} numbers."
     )
+
+
+def _notes(report: Mapping[str, Any]) -> Iterator[str]:
+    """How a file was understood, where that is worth a line."""
+    if report["prefix"]:
+        yield f"Its encoder's names begin with {report['prefix']}"
+    if others := ", ".join(one or "no prefix" for one in report["encoders"]):
+        yield f"Other encoders in it: {others}; take one by --encoder=NAME"
+    counts = {1: "1 array"}
+    if left := ", ".join(
+        f"{place} ({counts.get(count, f'{count} arrays')})"
+        for place, count in report["left_out"].items()
+    ):
+        yield f"Left out: {left}"

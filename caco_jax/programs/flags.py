@@ -349,6 +349,12 @@ def _convert(parser: Parser) -> None:
         choices=[part for part in PARTS if part != TWINS],
         help="what is taken; all that the file has by default",
     )
+    into.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help="which encoder, where the file has several: a part of the names before "
+        "it, such as teacher or encoder_k",
+    )
     out = actions.add_parser("export", help="a run becomes a file of weights")
     out.add_argument(
         "--parts",

@@ -57,11 +57,18 @@ def test_there_and_back_through_the_commands(released, tmp_path):
     assert out == (
         f"The run in {workdir} has from {file}: backbone, projector, target encoder, "
         "bank. As in a new run: nothing.\n"
+        "Its encoder's names begin with state_dict.module.encoder_q.\n"
+        "Other encoders in it: state_dict.module.encoder_k.; take one by "
+        "--encoder=NAME\n"
+        "Left out: Memory_Bank (1 array)\n"
     )
     assert json.loads((workdir / "imported.json").read_text()) == {
         "file": str(file),
         "imported": ["backbone", "projector", "target encoder", "bank"],
         "fresh": [],
+        "prefix": "state_dict.module.encoder_q.",
+        "encoders": ["state_dict.module.encoder_k."],
+        "left_out": {"Memory_Bank": 1},
     }
 
     status, out, _ = call(knn.main, f"--workdir={workdir}")

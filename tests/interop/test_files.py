@@ -1,14 +1,26 @@
 """Files of weights: exact round trips, and files that are damaged, hostile or taken."""
 
+import argparse
+import collections
+import gzip
+import io
 import os
 import pathlib
 import pickle
+import re
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 
-from caco_jax.interop.files import check_writable, read_weights, write_weights
+from caco_jax.interop.files import (
+    Unread,
+    check_writable,
+    read_weights,
+    write_weights,
+)
+from caco_jax.interop.layouts import parse
 from caco_jax.schema import UserError
 from tests.interop import torch_oracle
 
@@ -105,9 +117,11 @@ def test_a_file_with_code_is_not_run(tmp_path, format_):
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=format_ == "zip")
-    message = refused(read_weights, path)
+    assert refused(read_weights, path) == (
+        f"{path} holds getattr, which is no array: nothing in it was run; want a file "
+        "of weights alone"
+    )
     assert not trace.exists()
-    assert str(path) in message
     # It would have run, if read otherwise.
     if format_ == "plain pickle":
         pickle.loads(path.read_bytes())
@@ -142,13 +156,108 @@ def test_a_truncated_file_is_one_line(tmp_path, suffix):
     else:
         write_weights(path, ARRAYS)
     whole = path.read_bytes()
-    for length in [0, 1, 7, 60, *range(100, len(whole), 97), len(whole) - 1]:
+    for length in [1, 7, 60, *range(100, len(whole), 97), len(whole) - 1]:
         path.write_bytes(whole[:length])
         message = refused(read_weights, path)
         assert message.startswith(f"{path} is damaged or no file of weights (")
         assert message.endswith("); fetch or save it again")
-    path.write_bytes(b"<html>not found</html>")
-    assert "is damaged or no file of weights" in refused(read_weights, path)
+
+
+def lfs_pointer():
+    return b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n"
+
+
+def zipped():
+    raw = io.BytesIO()
+    np.savez(raw, **ARRAYS)
+    return raw.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is empty; fetch or save it again"),
+        (b"<!DOCTYPE html><html>not found</html>", "is a web page and no file of "),
+        (b'\n{"error": "not found"}', "is JSON and no file of weights; name the file"),
+        (lfs_pointer(), "is a Git LFS pointer and not the file that it stands for; "),
+        (gzip.compress(b"x"), "is an archive; unpack it and name the file of weights "),
+        (b"\x89HDF\r\n\x1a\n", "is of another framework; save its arrays under "),
+        (pickle.dumps(ARRAYS, 2), "is a plain pickle, which is not read; save it with"),
+        (zipped(), "is a zip archive, not one of PyTorch's; unpack it and name "),
+    ],
+    ids=["empty", "html", "json", "lfs", "gzip", "hdf5", "pickle", "npz"],
+)
+def test_what_is_no_file_of_weights_is_not_called_damaged(
+    tmp_path, suffix, content, message
+):
+    torch_oracle.require_torch()
+    torch_oracle.require("safetensors")
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    assert refused(read_weights, path).startswith(f"{path} {message}")
+
+
+def test_a_program_of_torchscript_is_none(tmp_path):
+    path = tmp_path / "w.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("data.pkl", "version", "constants.pkl", "code/x.py"):
+            archive.writestr(f"w/{name}", "3")
+    torch_oracle.require_torch()
+    assert refused(read_weights, path).startswith(f"{path} is a TorchScript program; ")
+
+
+def test_what_a_checkpoint_has_beside_weights_is_not_run(tmp_path):
+    torch = torch_oracle.require_torch()
+    kernel = torch.ones(2, 1, 3, 3)
+    content = {
+        "model": {"conv1.weight": kernel},
+        "args": argparse.Namespace(lr=0.1),
+        "best": np.float64(71.3),
+        "metrics": collections.defaultdict(list, loss=[0.5]),
+        "callbacks": {pathlib.PurePosixPath: {"seen": {1, 2}}},
+        "module": torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3)),
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    again = read_weights(tmp_path / "last.ckpt")
+    assert torch.equal(again["model"]["conv1.weight"], kernel)
+    assert isinstance(again["args"], Unread)
+    assert again["metrics"] == {"loss": [0.5]}
+    assert type(again["args"]).__name__ == "argparse.Namespace"
+    weights = parse(again, {"0.weight": (2, 1, 3, 3), "0.bias": (2,)}, {})
+    assert weights.prefix == "module."
+    assert weights.left_out(["backbone"]) == {"model": 1}
+
+
+def safetensors_of(torch, dtype):
+    save = torch_oracle.require("safetensors.torch").save
+    return save({"conv1.weight": torch.full((2, 1, 3, 3), 0.5).to(dtype)})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_safetensors_of_any_floats(tmp_path, dtype):
+    torch = torch_oracle.require_torch()
+    # The content decides, not the ending.
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(safetensors_of(torch, getattr(torch, dtype)))
+    weights = parse(read_weights(path), {"conv1.weight": (2, 1, 3, 3)}, {})
+    assert weights.online["conv1.weight"].dtype == np.float32
+    assert (weights.online["conv1.weight"] == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    "dtype, message",
+    [
+        ("float8_e4m3fn", "conv1.weight: want an array, got F8_E4M3"),
+        ("int8", "conv1.weight: want floats of 16, 32 or 64 bits, got int8; save "),
+    ],
+)
+def test_safetensors_of_other_numbers_are_not_damaged(tmp_path, dtype, message):
+    torch = torch_oracle.require_torch()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(safetensors_of(torch, getattr(torch, dtype)))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        parse(read_weights(path), {"conv1.weight": (2, 1, 3, 3)}, {})
 
 
 def test_a_place_that_cannot_be_read_or_written(tmp_path):
@@ -190,8 +299,8 @@ def test_endings():
     )
     # A plain pickle cannot be read without running what is in it.
     assert refused(read_weights, "w.pkl") == (
-        "want a name that ends in .pth, .pt, .tar, .safetensors, got w.pkl: no other "
-        "can be read"
+        "want a name that ends in .pth, .pt, .tar, .ckpt, .bin, .safetensors, got "
+        "w.pkl: no other can be read"
     )
 
 

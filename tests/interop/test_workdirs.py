@@ -104,6 +104,9 @@ def test_a_released_checkpoint_becomes_a_run(tmp_path, method):
         "file": str(file),
         "imported": ["backbone", "projector", "target encoder", memory],
         "fresh": [],
+        "prefix": "state_dict.module.encoder_q.",
+        "encoders": ["state_dict.module.encoder_k."],
+        "left_out": {} if method == "moco" else {"Memory_Bank": 1},
     }
     run = load_run(workdir)
     assert run.pretraining.description.values == config(method).values()
