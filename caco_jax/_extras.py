@@ -9,6 +9,7 @@ from caco_jax.schema import UserError
 # By module: the package, and the extra of ours that brings it.
 _PACKAGES = {
     "cv2": ("opencv-python-headless", "data"),
+    "gcsfs": ("gcsfs", "gcs"),
     "grain": ("grain", "data"),
     "pillow_heif": ("pillow-heif", "heif"),
     "safetensors": ("safetensors", "torch"),

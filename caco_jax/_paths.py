@@ -12,6 +12,25 @@ _KNOWN = {"abfs", "abfss", "az", "dbfs", "file", "ftp", "gcs", "gs", "hdfs", "hf
 _KNOWN |= {"http", "https", "memory", "oci", "r2", "s3", "s3a", "sftp", "ssh", "wasb"}
 
 
+def bucket_address(path: str | os.PathLike[str]) -> str | None:
+    """A path as gs://BUCKET/DIRECTORY, or None where it is no bucket's.
+
+    Args:
+        path: a path; pathlib may have taken one of its slashes.
+
+    Raises:
+        ValueError: the directory or the bucket is missing.
+    """
+    text = os.fspath(path)
+    found = re.match(r"gs:/+", text, re.IGNORECASE)
+    if found is None:
+        return None
+    bucket, _, below = text[found.end() :].strip("/").partition("/")
+    if not bucket or not below:
+        raise ValueError(f"expected gs://BUCKET/DIRECTORY, got {text}")
+    return f"gs://{bucket}/{below}"
+
+
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
     """A path of this machine's file systems, mounted ones among them.
 

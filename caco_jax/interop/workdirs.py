@@ -21,6 +21,7 @@ from caco_jax.interop.states import (
     state_arrays,
 )
 from caco_jax.methods.method import Network
+from caco_jax.runs.buckets import exists
 from caco_jax.runs.checkpoints import Checkpoints, Workdir, write_json
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.run import require_checkpoints, restore_state
@@ -153,8 +154,8 @@ def export_run(
 
 
 def _check_free(place: Workdir, *, force: bool) -> None:
-    is_run = os.path.exists(place.config_file)
-    if (is_run and not force) or (os.path.exists(place.checkpoints) and not is_run):
+    is_run = place.has_run()
+    if (is_run and not force) or (exists(place.checkpoints) and not is_run):
         aside = ", or --force to move it aside" if is_run else ""
         raise UserError(
             f"--workdir: {place.path} holds a run; use another workdir{aside}"

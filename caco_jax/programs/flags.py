@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from caco_jax._paths import local_path
+from caco_jax._paths import bucket_address, local_path
 from caco_jax._recipes import recipes
 from caco_jax.evaluation.plans import HELD_OUT, L2, L2_GRID, PRESETS, FineTuning
 from caco_jax.interop import BACKBONE, PARTS, TWINS
@@ -57,6 +57,14 @@ def _path(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _place(text: str) -> str:
+    """A path of this machine or of a bucket."""
+    try:
+        return bucket_address(text) or str(local_path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
@@ -66,6 +74,16 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_workdir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workdir",
+        type=_place,
+        required=True,
+        help="the run's directory; gs://BUCKET/DIRECTORY is one, too",
+    )
+
+
+def _add_local_workdir(parser: argparse.ArgumentParser) -> None:
+    """Of a program that draws figures into it."""
     parser.add_argument(
         "--workdir", type=_path, required=True, help="the run's directory"
     )
@@ -388,7 +406,7 @@ def _prepare_dataset(parser: Parser) -> None:
 
 
 def _alpha_gradients(parser: Parser) -> None:
-    _add_workdir(parser)
+    _add_local_workdir(parser)
     parser.add_argument("--batch_size", type=int, default=100, help="images of a batch")
     parser.add_argument(
         "--temperatures",
@@ -412,7 +430,7 @@ def _alpha_gradients(parser: Parser) -> None:
 
 
 def _bank_dynamics(parser: Parser) -> None:
-    _add_workdir(parser)
+    _add_local_workdir(parser)
     parser.add_argument(
         "--bandwidth",
         type=float,

@@ -96,7 +96,7 @@ def describe(
         found = build_run(config, data=data).dry_run(workdir, **how)
     except ConfigError as error:
         raise error.renamed(in_config) from None
-    there = found["device_bytes"]
+    there, room = found["device_bytes"], found["free_bytes"]
     of = "" if there is None else f" of {there / 1e6:,.0f}"
     return "\n".join(
         [
@@ -106,8 +106,8 @@ def describe(
             f"{found['step_bytes'] / 1e6:,.1f} MB{of} on each device while a step runs",
             *_time_of(found),
             f"{found['checkpoint_bytes'] / 1e6:,.1f} MB a checkpoint, at most "
-            f"{found['most_checkpoints']} at once, {found['free_bytes'] / 1e6:,.0f} MB "
-            f"free for {workdir}",
+            f"{found['most_checkpoints']} at once"
+            + ("" if room is None else f", {room / 1e6:,.0f} MB free for {workdir}"),
             *(f"WARNING: {line}" for line in found["cautions"]),
             "Nothing was trained or written.",
         ]

@@ -7,6 +7,7 @@ them: one HTML file that needs no network.
 
 from caco_jax.programs.flags import parser_of
 from caco_jax.report import write_report
+from caco_jax.runs.buckets import size_bytes
 
 
 def main() -> None:
@@ -14,4 +15,4 @@ def main() -> None:
     flags = parser_of("report").parse_args()
     compare = [path for path in flags.compare.split(",") if path]
     out = write_report(flags.workdir, flags.out or None, compare=compare)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    print(f"{out}: {size_bytes(out) / 1e6:.1f} MB; open it in a browser")

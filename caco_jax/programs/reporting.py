@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from caco_jax._extras import require_package
+from caco_jax._paths import bucket_address
 from caco_jax.programs.events import EventFile
 from caco_jax.runs.fit import Reporter
 
@@ -24,7 +25,9 @@ def make_reporter(flags: argparse.Namespace) -> Reporter:
         UserError: Weights & Biases is asked for and not installed.
     """
     everyone: list[Reporter] = [Bar() if sys.stderr.isatty() else Lines()]
-    if not flags.no_tensorboard:
+    if bucket_address(flags.workdir):
+        logger.info("no TensorBoard events are written into a bucket")
+    elif not flags.no_tensorboard:
         everyone.append(TensorBoard(pathlib.Path(flags.workdir) / "tensorboard"))
     if flags.wandb:
         everyone.append(WeightsAndBiases(flags.wandb, flags.workdir))
@@ -255,15 +258,17 @@ class WeightsAndBiases(Reporter):
 
     def __init__(self, project: str, workdir: str) -> None:
         wandb = require_package("wandb", purpose="--wandb")
+        address = bucket_address(workdir)
         path = pathlib.Path(workdir).absolute()
+        place = str(path) if address is None else address.removeprefix("gs://")
         self._run: Any = None
         try:
             self._run = wandb.init(
                 project=project,
                 name=path.name,
-                id=str(path).strip("/").replace("/", "-"),
+                id=place.strip("/").replace("/", "-"),
                 resume="allow",
-                dir=str(path),
+                dir=place if address is None else None,
             )
         except Exception as error:  # a server may be away; a run that is due is not
             _warn(type(self).__name__, error)

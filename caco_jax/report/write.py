@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from caco_jax.report.collect import collect
 from caco_jax.report.page import render
+from caco_jax.runs.buckets import run_path
 from caco_jax.runs.run import Run
 from caco_jax.runs.workdir import write_whole
 from caco_jax.schema import UserError
@@ -36,7 +37,7 @@ def write_report(
             cannot be written.
     """
     folder = run.files.path if isinstance(run, Run) else run
-    out = pathlib.Path(path or pathlib.Path(folder) / "report.html")
+    out = pathlib.Path(path) if path else run_path(folder) / "report.html"
     if path and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise UserError(f"--out: want a file in a directory that exists, got {out}")
     page = render(collect(run, compare))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from caco_jax.runs import buckets
 from caco_jax.runs.distributed import is_primary
 from caco_jax.runs.manifest import find_damage, find_missing, write_manifest
 from caco_jax.runs.progress import RunProgress
@@ -56,7 +57,7 @@ class Checkpoints:
         """The saved steps, damaged ones among them, oldest first."""
         if not self.folder.is_dir():
             return []
-        names = (entry.name for entry in self.folder.iterdir())
+        names = (entry.name for entry in self.folder.iterdir() if _is_written(entry))
         return sorted(int(name) for name in names if name.isdecimal())
 
     def damage(self, step: int) -> str | None:
@@ -150,9 +151,9 @@ class Checkpoints:
             self.require_whole()
         for step, damage in damages.items():
             aside = place / f"{self.folder.name}-{step}"
-            shutil.rmtree(aside, ignore_errors=True)
-            place.mkdir(exist_ok=True)
-            (self.folder / str(step)).rename(aside)
+            if not buckets.in_bucket(place):
+                place.mkdir(exist_ok=True)
+            buckets.move(self.folder / str(step), aside)
             logger.warning(
                 "the checkpoint of step %d is damaged (%s) and was moved to %s; "
                 "falling back to step %d",
@@ -165,7 +166,8 @@ class Checkpoints:
     @contextlib.contextmanager
     def _failing(self, step: int) -> Iterator[None]:
         try:
-            yield
+            with buckets.as_os_error(self.folder):
+                yield
         # TensorStore says "no space left" with a ValueError.
         except (OSError, ValueError, RuntimeError) as error:
             self._manager = self._begun = None
@@ -176,7 +178,8 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not buckets.in_bucket(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
             background = ocp.options.AsyncOptions(
                 post_finalization_callback=self._before_it_counts,
                 # Where this fails, it is said at once.
@@ -201,7 +204,10 @@ class Checkpoints:
         Raises:
             ValueError: what was written cannot be restored; it is not renamed.
         """
-        (unnamed,) = self.folder.glob(f"{self._begun}.orbax-checkpoint-tmp*")
+        if buckets.in_bucket(self.folder):
+            unnamed = self.folder / str(self._begun)
+        else:
+            (unnamed,) = self.folder.glob(f"{self._begun}.orbax-checkpoint-tmp*")
         write_manifest(unnamed)
         missing = find_missing(unnamed)
         if missing is not None:
@@ -288,10 +294,17 @@ class Checkpoints:
 
 def _check_space(folder: pathlib.Path, state: TrainState) -> None:
     """Raises OSError where a state cannot fit: half a save helps nobody."""
+    if buckets.in_bucket(folder):
+        return
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(folder).free
     if is_primary() and free < needed:
         raise OSError(f"want {needed:,} bytes on the disk, {free:,} are free")
+
+
+def _is_written(folder: pathlib.Path) -> bool:
+    """Whether a step's folder is complete: on a disk it has its name only then."""
+    return not buckets.in_bucket(folder) or (folder / buckets.COMMITTED).exists()
 
 
 def _apart(leaf: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from caco_jax.runs import buckets
 from caco_jax.runs.cautions import cautions
 from caco_jax.runs.checkpoints import Checkpoints
 from caco_jax.runs.fit import require_same_images
@@ -49,9 +50,9 @@ def dry_run(
         "images", "data" as lines for people, "steps_per_epoch", "steps" of the run,
         "step" it would start from, "step_bytes" on each device while a step runs,
         "device_bytes" there are (or None), "checkpoint_bytes", "most_checkpoints" at
-        once, "free_bytes" on the disk, "step_seconds" of some real steps, "seconds" of
-        all that are to be done, start-up included and evaluation not, "cautions" as
-        `fit` warns of them.
+        once, "free_bytes" on the disk (None: of a bucket), "step_seconds" of some real
+        steps, "seconds" of all that are to be done, start-up included and evaluation
+        not, "cautions" as `fit` warns of them.
 
     Raises:
         UserError: the run cannot be.
@@ -91,8 +92,15 @@ def _read_a_batch(run: Pretraining) -> None:
             next(inputs)
 
 
-def _disk(run: Pretraining, path: pathlib.Path) -> dict[str, int]:
+def _disk(run: Pretraining, path: pathlib.Path) -> dict[str, int | None]:
     """What checkpoints need and what there is, where the run would write."""
+    state = jax.eval_shape(run.initial_state)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    # The newest, the best, and while they are written one more of each.
+    most = run.training.keep_checkpoints + 3
+    needed: dict[str, int | None] = {"checkpoint_bytes": size, "most_checkpoints": most}
+    if buckets.in_bucket(path):
+        return needed | {"free_bytes": None}
     folder = next(place for place in (path, *path.parents) if os.path.exists(place))
     try:
         # It never has a name, where the system can do that.
@@ -100,16 +108,12 @@ def _disk(run: Pretraining, path: pathlib.Path) -> dict[str, int]:
             free = shutil.disk_usage(folder).free
     except OSError as error:
         raise cannot_write(path, error) from None
-    state = jax.eval_shape(run.initial_state)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    # The newest, the best, and while they are written one more of each.
-    most = run.training.keep_checkpoints + 3
     if free < size * most:
         raise UserError(
             f"--workdir: want {size * most:,} bytes for {most} checkpoints, {folder} "
             f"has {free:,} free"
         )
-    return {"checkpoint_bytes": size, "most_checkpoints": most, "free_bytes": free}
+    return needed | {"free_bytes": free}
 
 
 def _measure(run: Pretraining) -> tuple[int, float]:

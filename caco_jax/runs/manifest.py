@@ -8,18 +8,23 @@ from typing import Any
 
 import tensorstore
 
+from caco_jax.runs import buckets
+
 MANIFEST = "manifest.json"
 # Orbax writes these last, after the manifest; nothing in them is needed to restore.
-_AFTERWARDS = {"_CHECKPOINT_METADATA", "commit_success.txt"}
+_AFTERWARDS = {"_CHECKPOINT_METADATA", buckets.COMMITTED}
 
 
 def write_manifest(folder: pathlib.Path) -> None:
-    """Writes the digests of all files of a checkpoint that is otherwise complete."""
+    """Writes the digests of all files of a checkpoint that is otherwise complete.
+
+    Of a bucket's objects, which have digests of its own, only the sizes.
+    """
     entries = json.dumps(
         {
-            str(path.relative_to(folder)): [path.stat().st_size, _digest(path)]
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name not in _AFTERWARDS
+            str(path.relative_to(folder)): [buckets.size_bytes(path), _digest(path)]
+            for path in _files(folder)
+            if path.name not in _AFTERWARDS
         }
     )
     digest = hashlib.sha256(entries.encode()).hexdigest()
@@ -44,15 +49,16 @@ def find_damage(folder: pathlib.Path) -> str | None:
     for name, (size, expected) in json.loads(entries).items():
         path = folder / name
         try:
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size} bytes of {size}"
-            if _digest(path) != expected:
+            found = buckets.size_bytes(path)
+            if found != size:
+                return f"{name} has {found} bytes of {size}"
+            if expected is not None and _digest(path) != expected:
                 return f"{name} is not what was written"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
     # Orbax overlooks a checkpoint without this one.
-    if not (folder / "commit_success.txt").is_file():
-        return "commit_success.txt cannot be read"
+    if not (folder / buckets.COMMITTED).is_file():
+        return f"{buckets.COMMITTED} cannot be read"
     return None
 
 
@@ -86,8 +92,8 @@ def _arrays(metadata: pathlib.Path) -> Iterator[str]:
 
 def _stored(state: pathlib.Path) -> set[str]:
     """The names of the arrays that have both their description and some values."""
-    place = {"driver": "file", "path": f"{state}/"}
-    store: Any = tensorstore.KvStore.open({"driver": "ocdbt", "base": place}).result()
+    place = {"driver": "ocdbt", "base": buckets.store_of(state)}
+    store: Any = tensorstore.KvStore.open(place).result()
     keys = (key.decode().rpartition("/") for key in store.list().result())
     described: set[str] = set()
     filled: set[str] = set()
@@ -96,6 +102,17 @@ def _stored(state: pathlib.Path) -> set[str]:
     return described & filled
 
 
-def _digest(path: pathlib.Path) -> str:
+def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """All files below a folder, in order."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
+
+
+def _digest(path: pathlib.Path) -> str | None:
+    if buckets.in_bucket(path):
+        return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

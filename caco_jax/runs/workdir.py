@@ -7,11 +7,10 @@ import json
 import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from caco_jax._paths import local_path
+from caco_jax.runs import buckets
 from caco_jax.runs.distributed import is_primary
 from caco_jax.schema import UserError, did_you_mean, flatten
 
@@ -22,6 +21,7 @@ _FREE_KEYS = {"data.data_dir", "data.max_resident_bytes", "data.workers"}
 
 
 logger = logging.getLogger("caco_jax")
+_NO_LOCK = "%s cannot be locked (%s): see that no other process uses it"
 CompleteFn = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -34,21 +34,19 @@ class Workdir:
     ``damaged/`` for checkpoints that are no longer what was written.
 
     Args:
-        path: the directory.
+        path: the directory; gs://BUCKET/DIRECTORY is one, too.
         complete: adds to a saved configuration the defaults of keys that came since.
 
     Raises:
-        UserError: the path is of a bucket or another machine.
+        UserError: the path is of another machine, or of a bucket that cannot be read.
     """
 
     def __init__(
         self, path: str | os.PathLike, *, complete: CompleteFn = lambda values: values
     ) -> None:
         self._complete = complete
-        try:
-            self.path = local_path(path).absolute()
-        except ValueError as error:
-            raise UserError(f"--workdir: {error}") from None
+        found = buckets.run_path(path)
+        self.path = found if buckets.in_bucket(found) else found.absolute()
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
@@ -82,12 +80,16 @@ class Workdir:
             self.compare(config, changes)
             if self._completed() == config:
                 return
+        if self.has_run() and force_new and buckets.in_bucket(self.path):
+            raise UserError(
+                f"--force_new: a run in a bucket is not moved aside, got {self.path}; "
+                "name another directory, or remove this one (gcloud storage rm -r)"
+            )
         try:
             if self.has_run() and force_new:
-                aside = self.path.with_name(self.path.name + ".old")
-                shutil.rmtree(aside, ignore_errors=True)
-                self.path.rename(aside)
-            self.path.mkdir(parents=True, exist_ok=True)
+                buckets.move(self.path, self.path.with_name(self.path.name + ".old"))
+            if not buckets.in_bucket(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.config_file, config)
         except OSError as error:
             raise cannot_write(self.path, error) from None
@@ -141,8 +143,7 @@ class Workdir:
 
     def has_run(self) -> bool:
         """Whether there is a run."""
-        # Unlike Path.exists, False and no error where a directory may not be searched.
-        return os.path.exists(self.config_file)
+        return buckets.exists(self.config_file)
 
     def compare(self, config: Mapping[str, Any], changes: Collection[str] = ()) -> None:
         """Checks that the run that is there has this configuration.
@@ -217,7 +218,9 @@ class Workdir:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Adds a line."""
-        if is_primary():
+        if buckets.in_bucket(self.path):
+            self.write_metrics([*self.read_metrics(), row])
+        elif is_primary():
             with self.metrics_file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -233,7 +236,8 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         UserError: it cannot be read, or is not whole.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with buckets.as_os_error(path):
+            values = json.loads(path.read_bytes().decode())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
     else:
@@ -258,6 +262,11 @@ def write_whole(path: pathlib.Path, text: str) -> None:
     as a picture's, the odd bytes are written as escapes.
     """
     content = text.encode(errors="backslashreplace")
+    if buckets.in_bucket(path):
+        with buckets.as_os_error(path):
+            if is_primary():
+                path.write_bytes(content)
+        return
     if not is_primary() or (path.is_file() and path.read_bytes() == content):
         return
     unfinished = path.with_suffix(".unfinished")
@@ -272,12 +281,16 @@ def locked(path: pathlib.Path, *, flag: str = "--workdir") -> Iterator[None]:
     The kernel gives the lock back when the process ends, however it ends.
 
     Args:
-        path: the directory; a file ``lock`` stays in it.
+        path: the directory; a file ``lock`` stays in it. A bucket has no locks.
         flag: that named it, with which messages begin.
 
     Raises:
         UserError: another process has it, or it cannot be written.
     """
+    if buckets.in_bucket(path):
+        logger.warning(_NO_LOCK, path, "a bucket has no locks")
+        yield
+        return
     try:
         file = (path / "lock").open("a")
     except OSError as error:
@@ -291,11 +304,7 @@ def locked(path: pathlib.Path, *, flag: str = "--workdir") -> Iterator[None]:
                 "it, or name another directory"
             ) from None
         except OSError as error:  # a network's file system may not know locks
-            logger.warning(
-                "%s cannot be locked (%s): see that no other process uses it",
-                path,
-                error.strerror,
-            )
+            logger.warning(_NO_LOCK, path, error.strerror)
         yield
 
 
