@@ -65,8 +65,10 @@ def test_a_file_of_another_host_is_refused(text):
 def test_no_folder_of_that_name_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     elsewhere = r"expected a path of this machine, got gs://bucket/run: "
-    with pytest.raises(UserError, match=f"^--workdir: {elsewhere}"):
-        Workdir("gs://bucket/run").claim({})
+    with pytest.raises(
+        UserError, match=r"^--workdir: expected a path of this machine, "
+    ):
+        Workdir("s3://bucket/run").claim({})
     with pytest.raises(ValueError, match=f"^data.source: {elsewhere}"):
         sources.load("folder:gs://bucket/run")
     with pytest.raises(ValueError, match=f"^data.data_dir: {elsewhere}"):
@@ -94,13 +96,23 @@ def path_flags(parser):
 @pytest.mark.parametrize(
     "program", ["pretrain", "demo", "knn", "convert", "prepare_dataset", "report"]
 )
-def test_every_flag_of_a_path_refuses_a_bucket(program, capsys):
+def test_every_flag_of_a_path_refuses_what_is_elsewhere(program, capsys):
     found = list(path_flags(parser_of(program)))
     assert found
     for parser, flag in found:
+        scheme = "s3" if flag == "--workdir" and program != "demo" else "gs"
         with pytest.raises(SystemExit) as left:
-            parser.parse_args([f"{flag}=gs://bucket/x"])
+            parser.parse_args([f"{flag}={scheme}://bucket/x"])
         assert left.value.code == 2
         assert capsys.readouterr().err.startswith(
-            f"error: argument {flag}: expected a path of this machine, got gs://bucket"
+            f"error: argument {flag}: expected a path of this machine, got {scheme}://"
         )
+
+
+@pytest.mark.parametrize("program", ["demo", "alpha_gradients", "bank_dynamics"])
+def test_programs_that_draw_figures_want_a_directory_of_this_machine(program, capsys):
+    with pytest.raises(SystemExit):
+        parser_of(program).parse_args(["--workdir=gs://bucket/x"])
+    assert "--workdir: expected a path of this machine, got gs:" in (
+        capsys.readouterr().err
+    )

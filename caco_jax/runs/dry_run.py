@@ -59,6 +59,8 @@ def dry_run(
     """
     files = Workdir(workdir, complete=run.description.complete)
     files.require_plain_name()
+    if force_new:
+        files.require_movable()
     resumes = files.has_run() and not force_new
     if resumes:
         files.compare(run.description.values, changes)

@@ -80,13 +80,9 @@ class Workdir:
             self.compare(config, changes)
             if self._completed() == config:
                 return
-        if self.has_run() and force_new and buckets.in_bucket(self.path):
-            raise UserError(
-                f"--force_new: a run in a bucket is not moved aside, got {self.path}; "
-                "name another directory, or remove this one (gcloud storage rm -r)"
-            )
         try:
             if self.has_run() and force_new:
+                self.require_movable()
                 buckets.move(self.path, self.path.with_name(self.path.name + ".old"))
             if not buckets.in_bucket(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -118,6 +114,8 @@ class Workdir:
         if self.has_run():
             if not force_new:
                 self.compare(config, changes)
+            else:
+                self.require_movable()
             with locked(self.path):
                 if not force_new:
                     check()
@@ -139,6 +137,14 @@ class Workdir:
                 "--workdir: expected a path in UTF-8 without any of * ? [ \\, got "
                 f"{shown}: checkpoints there could not be read back; name another "
                 "directory, rename this one, or name a link to it"
+            )
+
+    def require_movable(self) -> None:
+        """Raises UserError where a run that is there would not be moved aside."""
+        if self.has_run() and buckets.in_bucket(self.path):
+            raise UserError(
+                f"--force_new: a run in a bucket is not moved aside, got {self.path}; "
+                "name another directory, or remove this one (gcloud storage rm -r)"
             )
 
     def has_run(self) -> bool:

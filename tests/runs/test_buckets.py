@@ -231,8 +231,12 @@ def test_commands_on_a_run_in_a_bucket(tmp_path):
     assert not buckets.exists(Workdir("gs://bucket/runs/digits").path)
     out = succeeded(call(pretrain.main, *flags))
     assert out.startswith("The run in gs://bucket/runs/digits is complete: 2 epochs")
-    message = one_line(call(pretrain.main, *flags, "--force_new"))
-    assert message.startswith("--force_new: a run in a bucket is not moved aside")
+    flags += ["--force_new", "--dry_run"]
+    assert one_line(call(pretrain.main, *flags)) == (
+        "--force_new: a run in a bucket is not moved aside, got "
+        "gs://bucket/runs/digits; name another directory, or remove this one (gcloud "
+        "storage rm -r)"
+    )
 
     place = Workdir("gs://bucket/runs/digits").path
     succeeded(call(knn.main, f"--workdir={place}"))
