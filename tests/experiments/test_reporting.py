@@ -1,6 +1,7 @@
 """Who follows a run: lines, a bar, TensorBoard, Weights & Biases."""
 
 import argparse
+import logging
 import struct
 import sys
 import types
@@ -189,6 +190,24 @@ def test_weights_and_biases_gets_the_same_numbers(monkeypatch, tmp_path):
 )
 def test_a_time_has_the_unit_that_fits_it(seconds, said):
     assert reporting.duration(seconds) == said
+
+
+def test_of_a_run_in_a_bucket_nothing_is_written_here(monkeypatch, tmp_path, caplog):
+    monkeypatch.chdir(tmp_path)
+    said = []
+    made = types.SimpleNamespace(init=lambda **how: said.append(how))
+    monkeypatch.setitem(sys.modules, "wandb", made)
+    flags = argparse.Namespace(
+        no_tensorboard=False, wandb="project", workdir="gs://bucket/runs/mine"
+    )
+    with caplog.at_level(logging.INFO, "caco_jax"):
+        reporter = reporting.make_reporter(flags)
+    reporter.epoch_done(2, 2, ROW, 640.0)
+    assert caplog.messages == ["no TensorBoard events are written into a bucket"]
+    (how,) = said
+    assert (how["name"], how["id"]) == ("mine", "bucket-runs-mine")
+    assert how["dir"] is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_all_that_the_flags_name_are_told(monkeypatch, tmp_path, clock, capsys):
