@@ -34,6 +34,7 @@ _NO_WEIGHTS = {
     rb"\s*<": "is a web page and no file of weights; fetch the file itself, for which "
     "the address may want a login or a confirmation",
     rb"\s*[{\[]": "is JSON and no file of weights; name the file of arrays beside it",
+    rb"[\t-\r -~]{8,}\Z": "is text and no file of weights; fetch the file itself",
     rb"\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar": "is an archive; unpack it and name the file "
     "of weights in it",
     rb"\x89HDF|.{8}TF": "is of another framework; save its arrays under torchvision's "

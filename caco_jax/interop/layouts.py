@@ -35,7 +35,17 @@ _MEMORY = (BANK, QUEUE, QUEUE_PLACE)
 TARGET = "target encoder"
 _ONLINE, _HEAD = "encoder_q.", "fc."
 # Words in the names of encoders that follow another one.
-_FOLLOWERS = {"averaged", "ema", "k", "key", "momentum", "shadow", "target", "teacher"}
+_FOLLOWERS = {
+    "averaged",
+    "avg",
+    "ema",
+    "k",
+    "key",
+    "momentum",
+    "shadow",
+    "target",
+    "teacher",
+}
 
 Arrays = dict[str, np.ndarray]
 Names = dict[str, str]  # the network's own name -> the file's

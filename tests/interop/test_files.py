@@ -180,13 +180,14 @@ def zipped():
         (b"", "is empty; fetch or save it again"),
         (b"<!DOCTYPE html><html>not found</html>", "is a web page and no file of "),
         (b'\n{"error": "not found"}', "is JSON and no file of weights; name the file"),
+        (b"404: Not Found\n", "is text and no file of weights; fetch the file itself"),
         (lfs_pointer(), "is a Git LFS pointer and not the file that it stands for; "),
         (gzip.compress(b"x"), "is an archive; unpack it and name the file of weights "),
         (b"\x89HDF\r\n\x1a\n", "is of another framework; save its arrays under "),
         (pickle.dumps(ARRAYS, 2), "is a plain pickle, which is not read; save it with"),
         (zipped(), "is a zip archive, not one of PyTorch's; unpack it and name "),
     ],
-    ids=["empty", "html", "json", "lfs", "gzip", "hdf5", "pickle", "npz"],
+    ids=["empty", "html", "json", "text", "lfs", "gzip", "hdf5", "pickle", "npz"],
 )
 def test_what_is_no_file_of_weights_is_not_called_damaged(
     tmp_path, suffix, content, message
