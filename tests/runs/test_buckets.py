@@ -20,7 +20,7 @@ from caco_jax.runs.workdir import Workdir, locked
 from caco_jax.schema import UserError
 from tests.bucket import emulated_bucket
 from tests.experiments.commands import CONFIG, TINY, call, one_line, succeeded
-from tests.runs import tiny
+from tests.runs import processes, tiny
 from tests.runs.test_checkpoints import CONFIG as VALUES
 from tests.runs.test_checkpoints import OTHER, make_state
 
@@ -245,3 +245,18 @@ def test_commands_on_a_run_in_a_bucket(tmp_path):
     assert out.startswith(f"{place}/report.html: ")
     assert "kNN" in (place / "report.html").read_text()
     assert export_run(place, tmp_path / "w.pkl")["step"] == 8
+
+
+@pytest.mark.slow
+def test_two_processes_write_to_one_bucket():
+    command = ["tests.runs.processes", "gs://bucket/two", "caco"]
+    with processes.launched(
+        [command] * 2, devices=1, environments=processes.slurm(2)
+    ) as running:
+        for process in processes.ended(running, timeout_s=300):
+            assert process.status == 0, process.err
+    files = Workdir("gs://bucket/two/caco")
+    assert len(files.read_metrics()) == 2
+    state = files.checkpoints / str(Checkpoints(files).require_whole()) / "state"
+    assert {"ocdbt.process_0", "ocdbt.process_1"} <= set(names(state))
+    assert load_run(files.path).state.step == 4
