@@ -51,7 +51,7 @@ def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
         if scheme != "file":
             raise ValueError(
                 f"expected a path of this machine, got {text}: {scheme}:// cannot be "
-                "read or written; mount it or copy it, and name that folder"
+                "read or written here; mount it or copy it, and name that folder"
             )
         if found[2] == "/":
             rest = f"/{rest}"

@@ -52,7 +52,7 @@ def test_what_is_elsewhere_is_refused(text, scheme):
         local_path(text)
     assert str(caught.value) == (
         f"expected a path of this machine, got {text}: {scheme}:// cannot be read or "
-        "written; mount it or copy it, and name that folder"
+        "written here; mount it or copy it, and name that folder"
     )
 
 
