@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import glob
 import json
 import logging
@@ -294,7 +295,7 @@ def locked(path: pathlib.Path, *, flag: str = "--workdir") -> Iterator[None]:
         UserError: another process has it, or it cannot be written.
     """
     if buckets.in_bucket(path):
-        logger.warning(_NO_LOCK, path, "a bucket has no locks")
+        _warn_once(path, "a bucket has no locks")
         yield
         return
     try:
@@ -312,6 +313,11 @@ def locked(path: pathlib.Path, *, flag: str = "--workdir") -> Iterator[None]:
         except OSError as error:  # a network's file system may not know locks
             logger.warning(_NO_LOCK, path, error.strerror)
         yield
+
+
+@functools.cache
+def _warn_once(path: pathlib.Path, reason: str) -> None:
+    logger.warning(_NO_LOCK, path, reason)
 
 
 def cannot_write(

@@ -120,9 +120,11 @@ def test_a_directory_is_claimed_and_its_lines_are_kept(files):
         Workdir("gs://bucket/none/run").read_config()
 
 
-def test_there_is_no_lock_and_it_is_said(files, caplog):
-    with caplog.at_level(logging.WARNING, "caco_jax"), locked(files.path):
-        pass
+def test_there_is_no_lock_and_it_is_said_once(files, caplog):
+    with caplog.at_level(logging.WARNING, "caco_jax"):
+        for _ in range(2):
+            with locked(files.path):
+                pass
     assert caplog.messages == [
         f"{files.path} cannot be locked (a bucket has no locks): see that no other "
         "process uses it"
