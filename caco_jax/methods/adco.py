@@ -28,7 +28,7 @@ from caco_jax.methods.method import (
     key_views,
 )
 from caco_jax.methods.start_up import BANK_OPTIMIZER, fill_bank
-from caco_jax.schema import POSITIVE, Range, setting, validate
+from caco_jax.schema import NON_NEGATIVE, POSITIVE, Range, setting, validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,11 @@ class AdcoConfig:
     )
     bank_temperature: float = setting(
         0.02, allowed=POSITIVE, doc="softmax temperature of the bank's ascent"
+    )
+    start_up_epochs: int = setting(
+        0,
+        allowed=NON_NEGATIVE,
+        doc="of the phase that fills the bank; 0: until it is full, as published",
     )
     symmetric: bool = setting(
         False, doc="both large views are queries and keys, each direction weighs half"
@@ -127,6 +132,7 @@ def make(config: AdcoConfig, *, embedding_dim: int) -> Method:
         start_up=fill_bank(
             bank_size=config.bank_size,
             temperature=config.temperature,
+            epochs=config.start_up_epochs,
             query_views=slice(None) if config.symmetric else slice(None, -1),
             key_views=slice(None) if config.symmetric else slice(-1, None),
         ),

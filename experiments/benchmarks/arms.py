@@ -57,11 +57,18 @@ _QUEUE_TRIALS: tuple[Setting, ...] = (
     {"temperature": 0.2, "rate": 0.12},
     {"temperature": 0.2, "target_momentum": 0.95},
 )
+# A bank that is full after 32 steps holds keys of an encoder that knows nothing, in a
+# narrow cone, and no query comes back to it: hence start-ups of a whole epoch.
 _CACO_TRIALS: tuple[Setting, ...] = (
-    {"temperature": 0.1, "bank_temperature": 0.1},
-    {"temperature": 0.1, "bank_temperature": 0.1, "bank_rate": 0.5},
-    {"temperature": 0.2, "bank_temperature": 0.2},
+    {"temperature": 0.1, "bank_temperature": 0.1},  # filled as published
     {"temperature": 0.1, "bank_temperature": 0.1, "start_up_epochs": 1},
+    {"temperature": 0.2, "bank_temperature": 0.2, "start_up_epochs": 1},
+    {
+        "temperature": 0.1,
+        "bank_temperature": 0.1,
+        "start_up_epochs": 1,
+        "bank_rate": 0.5,
+    },
 )
 _EPSILONS: tuple[Setting, ...] = tuple(
     {"epsilon": epsilon} for epsilon in (0.01, 0.03, 0.06, 0.12)
@@ -88,12 +95,31 @@ ARMS: dict[str, Arm] = {
         (
             # As published, but for the number of entries.
             {"temperature": 0.12, "bank_temperature": 0.02, "bank_decay": 1e-4},
-            {"temperature": 0.2, "bank_temperature": 0.1},
-            {"temperature": 0.2, "bank_temperature": 0.1, "bank_rate": 0.5},
-            {"temperature": 0.1, "bank_temperature": 0.05, "bank_rate": 0.5},
+            {
+                "temperature": 0.1,
+                "bank_temperature": 0.1,
+                "start_up_epochs": 1,
+                "bank_rate": 0.5,
+            },
+            {"temperature": 0.1, "bank_temperature": 0.1, "start_up_epochs": 1},
+            {
+                "temperature": 0.2,
+                "bank_temperature": 0.1,
+                "start_up_epochs": 1,
+                "bank_rate": 0.5,
+            },
         ),
     ),
-    "adco, frozen bank": Arm("adco", {**_ADCO, "bank_rate": 0.0}, _QUEUE_TRIALS),
+    "adco, frozen bank": Arm(
+        "adco",
+        {**_ADCO, "bank_rate": 0.0},
+        (
+            {"temperature": 0.1},
+            {"temperature": 0.1, "start_up_epochs": 1},
+            {"temperature": 0.2, "start_up_epochs": 1},
+            {"temperature": 0.1, "start_up_epochs": 1, "rate": 0.12},
+        ),
+    ),
     "caco": Arm("caco", _CACO, _CACO_TRIALS),
     "caco, positives only": Arm(
         "caco", {**_CACO, "bank_roles": "positive"}, _CACO_TRIALS
@@ -117,19 +143,14 @@ ARMS: dict[str, Arm] = {
 
 # One thing changed of a bank's chosen settings: what might make it win.
 TRIES: dict[str, Arm] = {
-    "adco, own entries only": Arm("adco", {"batch_keys": False}, ({},), host="adco"),
-    "adco, one degree a step": Arm("adco", {"bank_degrees": 1.0}, ({},), host="adco"),
-    "caco, start-up of two epochs": Arm(
-        "caco", {"start_up_epochs": 2}, ({},), host="caco"
-    ),
-    "caco, one degree a step": Arm("caco", {"bank_degrees": 1.0}, ({},), host="caco"),
-    "adco, a quarter of the entries": Arm(
-        "adco", {"bank_size": MEMORY // 4}, ({},), host="adco"
-    ),
-    "caco, a quarter of the entries": Arm(
-        "caco", {"bank_size": MEMORY // 4}, ({},), host="caco"
-    ),
-}
+    f"{host}, {what}": Arm(host, change, ({},), host=host)
+    for host in BANKS
+    for what, change in {
+        "start-up of two epochs": {"start_up_epochs": 2},
+        "one degree a step": {"bank_degrees": 1.0},
+        "a quarter of the entries": {"bank_size": MEMORY // 4},
+    }.items()
+} | {"adco, own entries only": Arm("adco", {"batch_keys": False}, ({},), host="adco")}
 
 
 def build(
