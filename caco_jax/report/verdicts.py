@@ -108,8 +108,8 @@ METRICS = {
         ".1%",
         "share of the softmax at the bank's temperature that lies on its entries and "
         "not on the batch's keys",
-        "Raise method.bank_temperature or bank_optimizer.learning_rate, start up for "
-        "longer, or lower bank_optimizer.weight_decay.",
+        "Lengthen method.start_up_epochs, raise method.bank_temperature or "
+        "bank_optimizer.learning_rate, or lower bank_optimizer.weight_decay.",
         BANK_PATIENCE_EPOCHS,
     ),
     "bank_row_length": Scale(

@@ -170,9 +170,9 @@ def _bank_alarms(epoch: int, metrics: Mapping[str, float]) -> dict[str, str]:
     if mass < DEAD_MASS and epoch >= BANK_PATIENCE_EPOCHS:
         alarms["bank_dead"] = (
             f"the bank hardly plays: {mass:.1%} of the softmax at its temperature lies "
-            "on its entries, the rest on the batch's keys; raise "
-            "method.bank_temperature or bank_optimizer.learning_rate, start up for "
-            "longer, or lower bank_optimizer.weight_decay"
+            "on its entries, the rest on the batch's keys; lengthen "
+            "method.start_up_epochs, raise method.bank_temperature or "
+            "bank_optimizer.learning_rate, or lower bank_optimizer.weight_decay"
         )
     if length < SHRUNK_LENGTH:
         alarms["bank_shrunk"] = (
@@ -186,7 +186,7 @@ def _bank_alarms(epoch: int, metrics: Mapping[str, float]) -> dict[str, str]:
         alarms["bank_lost"] = (
             f"the bank has lost the queries: the nearest entry of one has cosine "
             f"{cosine:.3f}, the nearest of as many random directions would have "
-            f"{chance:.3f}; raise bank_optimizer.learning_rate or "
-            "method.bank_temperature, or start up for longer"
+            f"{chance:.3f}; lengthen method.start_up_epochs, or raise "
+            "bank_optimizer.learning_rate or method.bank_temperature"
         )
     return alarms

@@ -142,15 +142,17 @@ ARMS: dict[str, Arm] = {
 }
 
 # One thing changed of a bank's chosen settings: what might make it win.
+_CHANGES: dict[str, Setting] = {
+    "start-up of two epochs": {"start_up_epochs": 2},
+    "one degree a step": {"bank_degrees": 1.0},
+    "a quarter of the entries": {"bank_size": MEMORY // 4},
+}
 TRIES: dict[str, Arm] = {
     f"{host}, {what}": Arm(host, change, ({},), host=host)
     for host in BANKS
-    for what, change in {
-        "start-up of two epochs": {"start_up_epochs": 2},
-        "one degree a step": {"bank_degrees": 1.0},
-        "a quarter of the entries": {"bank_size": MEMORY // 4},
-    }.items()
-} | {"adco, own entries only": Arm("adco", {"batch_keys": False}, ({},), host="adco")}
+    for what, change in _CHANGES.items()
+}
+TRIES["adco, own entries only"] = Arm("adco", {"batch_keys": False}, ({},), host="adco")
 
 
 def build(

@@ -195,6 +195,11 @@ def test_start_up_fills_the_bank_with_the_last_views_keys(symmetric, num_views):
     np.testing.assert_allclose(found.advanced[0]["bank"][:4], keys, rtol=1e-5)
 
 
+def test_start_up_may_last_whole_epochs():
+    assert make().start_up.epochs == 0
+    assert make(start_up_epochs=3).start_up.epochs == 3
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

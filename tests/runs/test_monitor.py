@@ -82,9 +82,9 @@ def test_a_dead_bank_rings_from_the_second_epoch():
     assert alarms(2, bank_mass=0.051) == {}
     assert alarms(2, bank_mass=0.02) == {
         "bank_dead": "the bank hardly plays: 2.0% of the softmax at its temperature "
-        "lies on its entries, the rest on the batch's keys; raise "
-        "method.bank_temperature or bank_optimizer.learning_rate, start up for longer, "
-        "or lower bank_optimizer.weight_decay"
+        "lies on its entries, the rest on the batch's keys; lengthen "
+        "method.start_up_epochs, raise method.bank_temperature or "
+        "bank_optimizer.learning_rate, or lower bank_optimizer.weight_decay"
     }
 
 
@@ -105,8 +105,8 @@ def test_a_bank_no_nearer_than_chance_rings_when_it_had_time():
     assert alarms(10, **far) == {
         "bank_lost": "the bank has lost the queries: the nearest entry of one has "
         "cosine 0.290, the nearest of as many random directions would have 0.300; "
-        "raise bank_optimizer.learning_rate or method.bank_temperature, or start up "
-        "for longer"
+        "lengthen method.start_up_epochs, or raise bank_optimizer.learning_rate or "
+        "method.bank_temperature"
     }
 
 
