@@ -122,10 +122,10 @@ ARMS: dict[str, Arm] = {
     ),
     "caco": Arm("caco", _CACO, _CACO_TRIALS),
     "caco, positives only": Arm(
-        "caco", {**_CACO, "bank_roles": "positive"}, _CACO_TRIALS
+        "caco", {**_CACO, "bank_roles": "positives"}, _CACO_TRIALS
     ),
     "caco, negatives only": Arm(
-        "caco", {**_CACO, "bank_roles": "negative"}, _CACO_TRIALS
+        "caco", {**_CACO, "bank_roles": "negatives"}, _CACO_TRIALS
     ),
     "alpha_cl": Arm(
         "alpha_cl",

@@ -10,11 +10,14 @@ import pytest
 from caco_jax.data.sources import make_fake_set
 from caco_jax.schema import UserError
 from experiments.benchmarks import standings, tournament
-from experiments.benchmarks.arms import ARMS, BANKS, TRIES, Arm, turn_rows
+from experiments.benchmarks.arms import ARMS, BANKS, TRIES, Arm, build, turn_rows
 from experiments.benchmarks.book import Book, Piece
 from experiments.benchmarks.tournament import Tournament, play_all
 
 PLAN = {"images": 4}
+
+
+DATA = make_fake_set("28x28x1x400")
 
 
 def final(arm, seed, few, **measures):
@@ -81,6 +84,16 @@ def test_every_arm_has_as_many_trials():
     assert {len(arm.trials) for arm in ARMS.values()} == {4}
     assert set(BANKS) <= set(ARMS)
     assert {arm.host for arm in TRIES.values()} <= set(ARMS)
+
+
+@pytest.mark.parametrize("name", [name for name, arm in ARMS.items() if arm.method])
+def test_every_arm_is_a_run(name):
+    arm = ARMS[name]
+    run = build(
+        arm.method, {**arm.fixed, **arm.trials[-1]}, data=DATA, epochs=3, seed=0
+    )
+    phase = run.method.start_up
+    assert run.training.epochs + (phase.epochs if phase else 0) == 3
 
 
 class Played(Tournament):
