@@ -46,11 +46,6 @@ def test_the_page_names_the_files_that_are_needed(blocks):
     ]
 
 
-def test_the_readme_has_the_same_file(blocks):
-    (file,) = BLOCK.findall((ROOT / "README.md").read_text())
-    assert file == ("caco_jax/methods/dcl.py", blocks["caco_jax/methods/dcl.py"])
-
-
 def test_the_registry_is_as_the_page_says(blocks):
     source = pathlib.Path(registry.__file__).read_text()
     assert re.search(r'^    "\w+": \(\w+\.\w+Config, \w+\.make\w*\),$', source, re.M)
