@@ -41,7 +41,7 @@ def test_what_the_front_does_not_have_is_said_as_python_says_it():
 
 
 @pytest.mark.parametrize(
-    "name", ["data", "losses", "methods", "nets", "optim", "report"]
+    "name", ["data", "evaluation", "losses", "methods", "nets", "optim", "report"]
 )
 def test_every_public_name_of_a_module_is_there_and_described(name):
     module = importlib.import_module(f"caco_jax.{name}")

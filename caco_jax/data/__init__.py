@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset, as_dataset
+    from caco_jax.data.sources import load
     from caco_jax.data.view_kinds import DigitView, PhotoView, PlainView, Views
     from caco_jax.data.views import VIEWS, make_views
 
@@ -18,11 +19,13 @@ __all__ = [
     "RecordDataset",
     "Views",
     "as_dataset",
+    "load",
     "make_views",
 ]
 
 _HOMES = {
     "dataset": ("ArrayDataset", "Dataset", "RecordDataset", "as_dataset"),
+    "sources": ("load",),
     "view_kinds": ("DigitView", "PhotoView", "PlainView", "Views"),
     "views": ("VIEWS", "make_views"),
 }

@@ -1,5 +1,26 @@
 """Evaluation of frozen features.
 
-`features` takes them from a network; `knn`, `linear` and `few_shot` judge them, one
-protocol a file; `summary` puts the three into one table.
+`make_features` and `extract_features` take them from a network; `knn_accuracy`,
+`fit_logistic_regression` and `few_shot_accuracy` judge them, one protocol a file;
+`evaluate_features` puts the three into one table.
 """
+
+from caco_jax.evaluation.features import extract_features, make_features
+from caco_jax.evaluation.few_shot import few_shot_accuracy
+from caco_jax.evaluation.health import alignment, effective_rank, uniformity
+from caco_jax.evaluation.knn import knn_accuracy, knn_predict
+from caco_jax.evaluation.linear import fit_logistic_regression
+from caco_jax.evaluation.summary import evaluate_features
+
+__all__ = [
+    "alignment",
+    "effective_rank",
+    "evaluate_features",
+    "extract_features",
+    "few_shot_accuracy",
+    "fit_logistic_regression",
+    "knn_accuracy",
+    "knn_predict",
+    "make_features",
+    "uniformity",
+]

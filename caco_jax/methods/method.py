@@ -91,7 +91,8 @@ class StartUp(NamedTuple):
     """A phase before training, played by another method over the same players.
 
     Attributes:
-        method: what is played; its players have the trained method's names.
+        method: what is played; its players have the trained method's names, and a
+            player that it does not name holds still.
         examples: how many examples the phase needs, one pass at most, if `epochs` is 0.
         epochs: or so many passes over the data.
         target_momentum: of the target encoder in this phase; None keeps the run's.

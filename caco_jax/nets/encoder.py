@@ -3,10 +3,12 @@
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from caco_jax.nets.functions import (
     EncoderFunctions,
+    Network,
     as_encoder,
     mode_arguments,
     name_of,
@@ -66,11 +68,6 @@ def with_projector(
     """An encoder as `Pretraining` takes it, with its projector, as pure functions."""
     if projector is None:
         return as_encoder(encoder)
-    require(
-        isinstance(encoder, nn.Module),
-        "projector: expected an encoder that is a flax.linen module, got "
-        f"{type(encoder).__name__}; put the projector into its functions",
-    )
     if not isinstance(projector, nn.Module):
         require(
             isinstance(projector, tuple | list) and len(projector) > 0,
@@ -78,5 +75,45 @@ def with_projector(
             f"(128, 64), got {projector!r}",
         )
         projector = mlp_projector(*projector)
+    if not isinstance(encoder, nn.Module):
+        return _behind(as_encoder(encoder), as_encoder(projector))
     whole = as_encoder(Encoder(encoder, projector))
     return whole._replace(name=name_of(type(encoder)))
+
+
+def _behind(
+    backbone: EncoderFunctions, projector: EncoderFunctions
+) -> EncoderFunctions:
+    """A backbone of functions alone, with a projector: what `Encoder` is of modules."""
+
+    def joined(first: Network, second: Network) -> Network:
+        pairs = zip(first, second, strict=True)
+        return Network(*({"backbone": one, "projector": two} for one, two in pairs))
+
+    def part(network: Network, name: str) -> Network:
+        return Network(network.params[name], network.stats[name])
+
+    def init(key: PRNGKeyArray, examples: Array) -> Network:
+        keys = jax.random.split(key)
+        first = backbone.init(keys[0], examples)
+        rows, _ = backbone.embed(first, examples, train=True)
+        return joined(first, projector.init(keys[1], rows))
+
+    def embed(
+        network: Network, examples: Array, *, train: bool, branch: str = CLEAN
+    ) -> tuple[Float[Array, "n d"], Network]:
+        rows, first = backbone.embed(
+            part(network, "backbone"), examples, train=train, branch=branch
+        )
+        rows, second = projector.embed(
+            part(network, "projector"), rows, train=train, branch=branch
+        )
+        return rows, joined(first, second)
+
+    def features(
+        network: Network, examples: Array, *, train: bool = False
+    ) -> tuple[Float[Array, "n f"], Network]:
+        rows, first = backbone.embed(part(network, "backbone"), examples, train=train)
+        return rows, joined(first, part(network, "projector"))
+
+    return backbone._replace(init=init, embed=embed, features=features, module=None)

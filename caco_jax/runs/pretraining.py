@@ -284,7 +284,10 @@ class Pretraining:
             # The same tree as with a schedule, so that momentum can be handed over.
             rate = part.first_rate(self.training.batch_size)
             part = part.transformation(optax.constant_schedule(rate))
-        return make_optimizer(self.method.start_up.method, {"encoder": part})
+        phase = self.method.start_up.method
+        still = dict.fromkeys(self.method.moves, "hold")  # whom the phase does not name
+        phase = phase._replace(moves={**still, **phase.moves})
+        return make_optimizer(phase, {"encoder": part})
 
     def encode(self) -> Encode:
         """How the run's networks encode: whole batches or microbatches."""

@@ -13,6 +13,7 @@ from caco_jax.data.fitting import fit_images
 from caco_jax.data.labelled import Part, labelled_parts, spread_rows
 from caco_jax.data.pipeline import BadImages
 from caco_jax.evaluation.features import extract_features, make_features
+from caco_jax.evaluation.knn import knn_accuracy
 from caco_jax.methods.method import Network
 from caco_jax.nets.functions import EncoderFunctions
 from caco_jax.runs.checkpoints import Checkpoints
@@ -21,6 +22,8 @@ from caco_jax.runs.workdir import Workdir, read_json
 from caco_jax.schema import UserError
 from caco_jax.training.state import TrainState
 
+# Of features: what the network gives, and two to compare it with.
+KINDS = ("backbone", "embedding", "random", "raw")
 # Examples at a time, through the network.
 _BATCH_ROWS = 128
 
@@ -72,13 +75,49 @@ class Run(NamedTuple):
 
         Args:
             kind: "backbone" for what evaluation uses, "embedding" for what the loss
-                sees.
+                sees; to compare with, "random" for the backbone before training, "raw"
+                for the examples themselves.
 
         Raises:
             UserError: there are no labels.
+            ValueError: an unknown kind.
         """
-        compute = make_network_features(self.pretraining, data=self.data, kind=kind)
-        return compute(self.network)
+        if kind not in KINDS:
+            raise ValueError(f"kind: want one of {', '.join(KINDS)}, got {kind!r}")
+        if kind == "raw":
+            return raw_features(self)
+        random = kind == "random"
+        compute = make_network_features(
+            self.pretraining, data=self.data, kind="backbone" if random else kind
+        )
+        return compute(self.pretraining.new_network() if random else self.network)
+
+    def knn(
+        self, *, kind: str = "backbone", k: int = 20, temperature: float = 0.2
+    ) -> float:
+        """Share of held-out examples that their nearest neighbours name rightly.
+
+        Args:
+            kind: of features, as in `features`.
+            k: neighbours, among the labelled examples.
+            temperature: of their votes.
+
+        Raises:
+            UserError: there are no labels.
+            ValueError: an unknown kind, or a number out of range.
+        """
+        train, test = self.features(kind=kind)
+        (share,) = knn_accuracy(
+            *test,
+            *train,
+            num_classes=self.data.num_classes,
+            settings=((k, temperature),),
+        )
+        return share
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """What the run measured, a row an epoch: losses, the method's own, "knn"."""
+        return self.files.read_metrics()
 
 
 def read_run(pretraining: Pretraining, workdir: str | os.PathLike) -> Run:

@@ -405,6 +405,23 @@ def test_raw_pixels_are_features_too(whole):
     np.testing.assert_array_equal(test.labels, images.test_labels)
 
 
+def test_a_run_is_judged_beside_its_random_self_and_raw_pixels(whole):
+    loaded = whole.loaded
+    random = make_network_features(whole.run)(whole.run.new_network())
+    for kind, parts in {"random": random, "raw": raw_features(loaded)}.items():
+        train, test = loaded.features(kind=kind)
+        np.testing.assert_array_equal(train.features, parts[0].features)
+        np.testing.assert_array_equal(test.features, parts[1].features)
+        (share,) = knn_accuracy(
+            *test, *train, num_classes=loaded.data.num_classes, settings=[(3, 0.1)]
+        )
+        assert loaded.knn(kind=kind, k=3, temperature=0.1) == share
+    assert not np.array_equal(loaded.features()[1].features, random[1].features)
+    assert loaded.metrics()[-1]["epoch"] == whole.run.training.epochs
+    with pytest.raises(ValueError, match="want one of backbone, embedding, random, ra"):
+        loaded.knn(kind="pixels")
+
+
 def test_a_directory_without_a_checkpoint_says_what_to_do(whole, tmp_path):
     files = Workdir(tmp_path / "claimed")
     files.claim(whole.files.read_config())

@@ -121,6 +121,16 @@ CASES = {
         lambda params, _, x: apply_rows(params, x),
         has_labels=False,
     ),
+    "tables, projected": Case(
+        {
+            "encoder": (init_rows, apply_rows),
+            "views": [noisy, noisy],
+            "projector": (6, 3),
+        },
+        draw((5,)),
+        lambda params, _, x: apply_rows(params["backbone"], x),
+        has_labels=False,
+    ),
     "words": Case(
         {"encoder": Words(), "views": (masked, masked)},
         np.random.default_rng(2).integers(1, 7, size=(COUNT, 9), dtype=np.int32),
@@ -416,9 +426,9 @@ SIGNALS = CASES["signals"].examples
         ),
         (
             "tables",
-            {"projector": (4,)},
-            "projector: expected an encoder that is a flax.linen module, got tuple; "
-            "put the projector into its functions",
+            {"projector": 4},
+            "projector: expected a flax.linen module or the widths of layers, such as "
+            "(128, 64), got 4",
         ),
         (
             "tables",

@@ -1,0 +1,81 @@
+"""A player of one's own: one pattern, laid on every query, that ascends the loss.
+
+    python examples/own_player.py
+
+It is the third player beside AdCo's encoder and bank; nothing of the library knows it.
+"""
+
+import dataclasses
+import sys
+
+import flax.linen as nn
+import jax.numpy as jnp
+from sklearn.datasets import load_digits
+
+import caco_jax
+from caco_jax import methods
+from caco_jax.data import DigitView
+from caco_jax.optim import OptimizerConfig
+
+ADAM = OptimizerConfig(name="adam", learning_rate=3e-3, weight_decay=0.0)
+
+
+def with_pattern(game, *, shape, radius):
+    """A game such as `methods.adco(...)` with a pattern as one player more."""
+
+    def make(embedding_dim):
+        method = game(embedding_dim)
+
+        def init(key):
+            players, extra = method.init(key)
+            return {**players, "pattern": jnp.zeros(shape)}, extra
+
+        def payoff(players, context, views):
+            pattern = radius * jnp.tanh(players["pattern"])
+            query = dataclasses.replace(
+                views[0], images=views[0].images + pattern[None]
+            )
+            loss, outcome = method.payoff(players, context, (query, *views[1:]))
+            metrics = {**outcome.metrics, "strength": jnp.abs(pattern).mean()}
+            return loss, outcome._replace(metrics=metrics)
+
+        return method._replace(
+            name=f"{method.name}_pattern",
+            moves={**method.moves, "pattern": "ascend"},
+            init=init,
+            payoff=payoff,
+            optimizers={**method.optimizers, "pattern": ADAM},
+        )
+
+    return make
+
+
+def _flat(x):
+    return x.reshape(len(x), -1)
+
+
+def main(smoke=False):
+    """Trains, or reads what was trained."""
+    pixels, labels = load_digits(return_X_y=True)
+    images = (pixels / 16).astype("float32").reshape(-1, 8, 8, 1)
+    one, two = (nn.Conv(width, (3, 3), strides=2) for width in (32, 64))
+    run = caco_jax.Pretraining(
+        method=with_pattern(methods.adco(bank_size=256), shape=(8, 8, 1), radius=0.2),
+        encoder=nn.Sequential([one, nn.relu, two, nn.relu, _flat]),
+        projector=(128, 64),
+        views=(DigitView(), DigitView()),
+        data=(images, labels),
+        optimizers={"encoder": ADAM},  # the others have the game's
+        batch_size=256,
+        epochs=2 if smoke else 30,
+    )
+    run.fit("runs/own_player")
+    trained = run.load("runs/own_player")
+    print("Held-out digits by their nearest neighbours:")
+    for kind in ("backbone", "random", "raw"):
+        print(f"  {kind}: {trained.knn(kind=kind):.1%}")
+    print(f"the pattern's mean strength: {trained.metrics()[-1]['strength']:.2f}")
+
+
+if __name__ == "__main__":
+    main(smoke="--smoke" in sys.argv)
