@@ -5,7 +5,6 @@
 It is the third player beside AdCo's encoder and bank; nothing of the library knows it.
 """
 
-import dataclasses
 import sys
 
 import flax.linen as nn
@@ -13,15 +12,15 @@ import jax.numpy as jnp
 from sklearn.datasets import load_digits
 
 import caco_jax
-from caco_jax import methods
 from caco_jax.data import DigitView
+from caco_jax.methods import View, adco
 from caco_jax.optim import OptimizerConfig
 
-ADAM = OptimizerConfig(name="adam", learning_rate=3e-3, weight_decay=0.0)
+QUICK = OptimizerConfig(name="adam", learning_rate=0.03, weight_decay=0.0)
 
 
 def with_pattern(game, *, shape, radius):
-    """A game such as `methods.adco(...)` with a pattern as one player more."""
+    """A game such as `adco(...)` with a pattern as one player more."""
 
     def make(embedding_dim):
         method = game(embedding_dim)
@@ -32,10 +31,8 @@ def with_pattern(game, *, shape, radius):
 
         def payoff(players, context, views):
             pattern = radius * jnp.tanh(players["pattern"])
-            query = dataclasses.replace(
-                views[0], images=views[0].images + pattern[None]
-            )
-            loss, outcome = method.payoff(players, context, (query, *views[1:]))
+            images = views[0].images + pattern[None]
+            loss, outcome = method.payoff(players, context, (View(images), *views[1:]))
             metrics = {**outcome.metrics, "strength": jnp.abs(pattern).mean()}
             return loss, outcome._replace(metrics=metrics)
 
@@ -44,7 +41,7 @@ def with_pattern(game, *, shape, radius):
             moves={**method.moves, "pattern": "ascend"},
             init=init,
             payoff=payoff,
-            optimizers={**method.optimizers, "pattern": ADAM},
+            optimizers={**method.optimizers, "pattern": QUICK},
         )
 
     return make
@@ -58,16 +55,17 @@ def main(smoke=False):
     """Trains, or reads what was trained."""
     pixels, labels = load_digits(return_X_y=True)
     images = (pixels / 16).astype("float32").reshape(-1, 8, 8, 1)
+    view = DigitView(max_shift_pixels=1.0)
     one, two = (nn.Conv(width, (3, 3), strides=2) for width in (32, 64))
     run = caco_jax.Pretraining(
-        method=with_pattern(methods.adco(bank_size=256), shape=(8, 8, 1), radius=0.2),
+        method=with_pattern(adco(bank_size=256), shape=(8, 8, 1), radius=0.2),
         encoder=nn.Sequential([one, nn.relu, two, nn.relu, _flat]),
         projector=(128, 64),
-        views=(DigitView(), DigitView()),
+        views=(view, view),
         data=(images, labels),
-        optimizers={"encoder": ADAM},  # the others have the game's
+        optimizers={"encoder": OptimizerConfig(name="adam", learning_rate=3e-3)},
         batch_size=256,
-        epochs=2 if smoke else 30,
+        epochs=2 if smoke else 40,
     )
     run.fit("runs/own_player")
     trained = run.load("runs/own_player")

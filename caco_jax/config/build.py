@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -19,7 +20,7 @@ from caco_jax.data.view_kinds import PlainView, Views, without_key
 from caco_jax.data.views import make_evaluation_view
 from caco_jax.nets.encoder import with_projector
 from caco_jax.nets.functions import Network
-from caco_jax.runs.checkpoints import Checkpoints
+from caco_jax.runs.checkpoints import Checkpoints, in_tree_of
 from caco_jax.runs.checks import check_sizes
 from caco_jax.runs.describe import describe
 from caco_jax.runs.distributed import all_or_none
@@ -204,7 +205,20 @@ def load(
     require_checkpoints(files)
     with Checkpoints(files) as checkpoints:
         state = checkpoints.restore_arrays()
-    network = Network(state["players"]["encoder"], state["stats"])
+    shape, dtype = saved["view"]
+    like = jax.eval_shape(
+        functions.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), dtype)
+    )
+    try:
+        network = Network(
+            in_tree_of(like.params, state["players"]["encoder"]),
+            in_tree_of(like.stats, state["stats"]),
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(
+            f"encoder: {files.path} was trained with another {functions.name}, which "
+            f"has no array {error} of this shape; pass the one that it was trained with"
+        ) from error
     view = PlainView() if evaluation_view is None else without_key(evaluation_view)
     trained = values["views"]
     require(

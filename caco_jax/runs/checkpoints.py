@@ -4,7 +4,7 @@ import contextlib
 import logging
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from caco_jax.runs.workdir import Workdir, write_json
 from caco_jax.schema import UserError
 from caco_jax.training.state import TrainState
 
-__all__ = ["Checkpoints", "SaveError", "Workdir", "write_json"]
+__all__ = ["Checkpoints", "SaveError", "Workdir", "in_tree_of", "write_json"]
 
 logger = logging.getLogger("caco_jax")
 
@@ -326,6 +326,29 @@ def _saved_tree(folder: pathlib.Path) -> Any:
 def _shapes(tree: Any) -> list[tuple[int, ...]]:
     """The shapes of all arrays, sorted: trees of other kinds can be compared."""
     return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def in_tree_of(like: Any, saved: Mapping[str, Any]) -> Any:
+    """Arrays of nested dictionaries in a tree of any containers, by their paths.
+
+    Args:
+        like: arrays or shapes, in dictionaries, lists, modules of Equinox or what else.
+        saved: such a tree as `Checkpoints.restore_arrays` gives it back.
+
+    Raises:
+        KeyError: an array is not there, or has another shape.
+    """
+
+    def find(path: tuple[Any, ...], leaf: Any) -> Any:
+        node: Any = saved
+        for key in path:
+            name = jax.tree_util.keystr((key,), simple=True)
+            node = node[name] if isinstance(node, Mapping) else node[int(name)]
+        if getattr(node, "shape", None) != leaf.shape:
+            raise KeyError(jax.tree_util.keystr(path))
+        return node
+
+    return jax.tree_util.tree_map_with_path(find, like)
 
 
 def _is_old(folder: pathlib.Path) -> bool:

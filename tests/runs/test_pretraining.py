@@ -563,6 +563,30 @@ def test_an_adversary_joins_a_network_without_batchnorm(devices):
 # Reading it back.
 
 
+class Rows(NamedTuple):
+    """Parameters in a container whose fields are in no alphabet's order."""
+
+    weights: Any
+    bias: Any
+
+
+def test_parameters_come_back_in_their_own_containers(tmp_path, devices):
+    def init(key, rows):
+        return Rows(jax.random.normal(key, (rows.shape[1], 4)), jnp.ones((4, 1)))
+
+    def apply(params, rows):
+        return rows @ params.weights + params.bias.T
+
+    run = build(CASES["tables"], devices, encoder=(init, apply), epochs=1)
+    run.fit(tmp_path)
+    found = caco_jax.load(tmp_path, encoder=(init, apply))
+    assert isinstance(found.network.params, Rows)
+    rows = run.data.train_examples
+    np.testing.assert_array_equal(found.embed(rows), run.load(tmp_path).embed(rows))
+    with pytest.raises(UserError, match=r"trained with another .*apply, which has no "):
+        caco_jax.load(tmp_path, encoder=(init_rows, apply))
+
+
 def test_a_run_of_objects_is_read_with_its_encoder_or_not_at_all(hot):
     run, path = hot
     encoder, projector = Images(), (4,)
