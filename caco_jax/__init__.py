@@ -5,8 +5,9 @@ a trained one back. `losses` has the payoffs alone, as pure functions. What is n
 listed in ``__all__`` here or in one of the listed modules is internal.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from caco_jax._lazy import attach
 
 if TYPE_CHECKING:
     from caco_jax import (
@@ -47,23 +48,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ArrayDataset": "caco_jax.data.dataset",
-    "ConfigError": "caco_jax.schema",
-    "EncoderFunctions": "caco_jax.nets.functions",
-    "Pretraining": "caco_jax.runs.pretraining",
-    "UserError": "caco_jax.schema",
-    "Views": "caco_jax.data.view_kinds",
-    "load": "caco_jax.config.build",
+    "config.build": ("load",),
+    "data.dataset": ("ArrayDataset",),
+    "data.view_kinds": ("Views",),
+    "nets.functions": ("EncoderFunctions",),
+    "runs.pretraining": ("Pretraining",),
+    "schema": ("ConfigError", "UserError"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used: the losses need little else."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in __all__:
-        return importlib.import_module(f"caco_jax.{name}")
-    raise AttributeError(f"module 'caco_jax' has no attribute {name!r}")
+# The losses need little else.
+__getattr__ = attach(__name__, _HOMES, modules=__all__)
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "caco_jax"
 # From below: each may import those of the lines before it, of its own line none but
 # itself. `caco_jax` itself is what users import: everything, when it is asked for.
 LAYERS = [
-    {"schema", "_process", "_paths", "_recipes"},
+    {"schema", "_lazy", "_process", "_paths", "_recipes"},
     {"_extras", "losses"},
     {"nets", "optim"},
     {"methods", "data"},

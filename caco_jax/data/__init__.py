@@ -1,7 +1,8 @@
 """Data: sets of examples, sources of images, views and augmentation on the device."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from caco_jax._lazy import attach
 
 if TYPE_CHECKING:
     from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset, as_dataset
@@ -31,12 +32,8 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used: who reads records needs no JAX."""
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Who reads records needs no JAX.
+__getattr__ = attach(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -285,8 +285,9 @@ class Pretraining:
             rate = part.first_rate(self.training.batch_size)
             part = part.transformation(optax.constant_schedule(rate))
         phase = self.method.start_up.method
-        still = dict.fromkeys(self.method.moves, "hold")  # whom the phase does not name
-        phase = phase._replace(moves={**still, **phase.moves})
+        # Whom the phase does not name holds still.
+        moves = {name: phase.moves.get(name, "hold") for name in self.method.moves}
+        phase = phase._replace(moves=moves)
         return make_optimizer(phase, {"encoder": part})
 
     def encode(self) -> Encode:
