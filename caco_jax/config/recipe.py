@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from caco_jax._recipes import recipes
 from caco_jax.config.sections import default_config, method_of, optimizer_sections
 from caco_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from caco_jax.nets import VITS
 from caco_jax.schema import ConfigError, Conflicts, did_you_mean, flatten
 
 Variants = dict[str, dict[str, Any]]
@@ -296,6 +297,7 @@ _SMOKE = {
     "data.test_split": None,
 }
 _SMOKE_SIZE_PIXELS = 16
+_SMOKE_VIT = {"patch_size": 8, "width": 8, "heads": 2, "depth": 2}
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
@@ -308,7 +310,11 @@ def smoke(config: ConfigDict) -> ConfigDict:
         config: any recipe; it is not changed.
     """
     config = config.copy_and_resolve_references()
+    backbone = config.encoder.backbone
     config.update_from_flattened_dict(_SMOKE)
+    if backbone in VITS:
+        config.encoder.backbone = backbone
+        config.encoder.options.update(_SMOKE_VIT)
     widths = [8] * len(config.encoder.projector_widths)
     config.encoder.projector_widths = tuple(widths)
     photos, size = config.data.views != "digits", _SMOKE_SIZE_PIXELS

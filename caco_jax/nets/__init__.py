@@ -10,7 +10,7 @@ from caco_jax.nets.heads import (
 )
 from caco_jax.nets.norm import ADVERSARIAL, CLEAN, BatchNorm
 from caco_jax.nets.resnet import (
-    BACKBONES,
+    RESNETS,
     ResNet,
     check_images,
     resnet8,
@@ -21,17 +21,31 @@ from caco_jax.nets.resnet import (
     resnet152,
     resnet_tiny,
 )
+from caco_jax.nets.vit import (
+    VITS,
+    ViT,
+    sincos_positions,
+    vit_base,
+    vit_small,
+    vit_tiny,
+)
+
+# By the names that they have in a configuration.
+BACKBONES = {**RESNETS, **VITS}
 
 __all__ = [
     "ADVERSARIAL",
     "BACKBONES",
     "CLEAN",
+    "RESNETS",
+    "VITS",
     "BatchNorm",
     "Encoder",
     "EncoderFunctions",
     "Network",
     "Projector",
     "ResNet",
+    "ViT",
     "alpha_cl_projector",
     "as_encoder",
     "caco_projector",
@@ -44,4 +58,8 @@ __all__ = [
     "resnet101",
     "resnet152",
     "resnet_tiny",
+    "sincos_positions",
+    "vit_base",
+    "vit_small",
+    "vit_tiny",
 ]

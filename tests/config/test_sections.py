@@ -166,8 +166,12 @@ def test_the_embedding_is_as_wide_as_the_last_projection():
         (
             "encoder.backbone=resnet19",
             "config.encoder.backbone: want one of resnet18, resnet34, resnet50, "
-            "resnet101, resnet152, resnet_tiny, resnet8, or an import path "
-            "package.module:name, got 'resnet19'",
+            "resnet101, resnet152, resnet_tiny, resnet8, vit_tiny, vit_small, "
+            "vit_base, or an import path package.module:name, got 'resnet19'",
+        ),
+        (
+            "encoder.options.patch_size=8",
+            "config.encoder.options: want none for resnet50, got {'patch_size': 8}",
         ),
         (
             "encoder.projector_widths=()",
