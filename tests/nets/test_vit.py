@@ -199,5 +199,5 @@ def test_what_does_not_fit_is_said(changes, shape, message):
 
 def test_positions_that_were_learned_on_no_square_are_of_one_size():
     variables = drawn(SMALL, images(2, 8, 12, 3))
-    with pytest.raises(ValueError, match="whose 6 patches are no square.*to sincos"):
+    with pytest.raises(ValueError, match=r"whose 6 patches are no square.*to sincos"):
         run(SMALL, variables, images(2, 8, 8, 3))
