@@ -65,6 +65,45 @@ def moco_imagenet(method: str) -> ConfigDict:
     return config
 
 
+def vit_imagenet(method: str) -> ConfigDict:
+    """ImageNet with a ViT-S, as MoCo v3 trains it: what its ViT recipes share.
+
+    Its loss has no bank and no queue, and another head behind its projector.
+    """
+    config = imagenet(method)
+    config.data.views = "caco"  # MoCo v3's, but for the crops
+    config.data.view.crop_scale = (0.08, 1.0)
+    config.encoder.backbone = "vit_small"
+    config.encoder.options = {
+        "heads": 12,
+        "positions": "sincos",
+        "fixed_patches": True,
+    }
+    config.encoder.projector_widths = (4096, 4096, 256)
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1.5e-4
+    config.optimizer.scale_with_batch = True
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.warmup_epochs = 40
+    config.training.batch_size = 1024
+    config.training.epochs = 300
+    return config
+
+
+VIT_VARIANTS: Variants = {"base": {"encoder.backbone": "vit_base"}}
+VIT_SOURCES = {
+    "github.com/facebookresearch/moco-v3, its command for ViT-Small": (
+        "data.source",
+        "data.views",
+        "data.view.*",
+        "encoder.*",
+        "optimizer.*",
+        "training.epochs",
+    ),
+    OURS: ("method.*", "bank_optimizer.*", "target.*", "training.batch_size"),
+}
+
+
 def cifar10(method: str) -> ConfigDict:
     """CIFAR-10 with a ResNet-18 whose stem is a 3x3 convolution without pooling."""
     config = default_config(method)
@@ -297,7 +336,7 @@ _SMOKE = {
     "data.test_split": None,
 }
 _SMOKE_SIZE_PIXELS = 16
-_SMOKE_VIT = {"patch_size": 8, "width": 8, "heads": 2, "depth": 2}
+_SMOKE_VIT = {"patch_size": 8, "width": 8, "heads": 2, "depth": 1}
 
 
 def smoke(config: ConfigDict) -> ConfigDict:

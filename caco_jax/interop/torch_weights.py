@@ -2,9 +2,9 @@
 
 The names of a ResNet are torchvision's ("layer1.0.conv1.weight"), those of a ViT timm's
 ("blocks.0.attn.qkv.weight"); those of a projector are "fc." and the layer's place in
-the stack ("fc.0.weight"), as MoCo's, AdCo's and CaCo's checkpoints have them. The adversarial twin of a norm "bn1" is
-"bn1_adv". Neither function needs PyTorch: they exchange NumPy arrays, and accept CPU
-tensors.
+the stack ("fc.0.weight"), as MoCo's, AdCo's and CaCo's checkpoints have them. The
+adversarial twin of a norm "bn1" is "bn1_adv". Neither function needs PyTorch: they
+exchange NumPy arrays, and accept CPU tensors.
 """
 
 import re

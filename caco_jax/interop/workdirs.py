@@ -21,11 +21,11 @@ from caco_jax.interop.states import (
     state_arrays,
 )
 from caco_jax.methods.method import Network
+from caco_jax.nets import ResNet
 from caco_jax.runs.buckets import exists
 from caco_jax.runs.checkpoints import Checkpoints, Workdir, write_json
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.run import require_checkpoints, restore_state
-from caco_jax.nets import ResNet
 from caco_jax.schema import UserError, require
 from caco_jax.training.sharding import make_mesh
 from caco_jax.training.state import TrainState, create_state

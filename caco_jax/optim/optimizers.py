@@ -163,7 +163,12 @@ def adamw(
     """
     _check(weight_decay=weight_decay, b1=b1, b2=b2)
     return optax.adamw(
-        learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_is_decayed
+        learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        weight_decay=weight_decay,
+        mask=_is_decayed,
     )
 
 

@@ -55,7 +55,9 @@ class OptimizerConfig:
     )
     warmup_epochs: int = setting(0, allowed=NON_NEGATIVE, doc="of linear growth")
     momentum: float = setting(
-        0.9, allowed=BELOW_ONE, doc="sgd, lars: heavy ball's; adam, adamw: first moment's"
+        0.9,
+        allowed=BELOW_ONE,
+        doc="sgd, lars: heavy ball's; adam, adamw: first moment's",
     )
     weight_decay: float = setting(
         1e-4,

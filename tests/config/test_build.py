@@ -294,7 +294,7 @@ def test_rates_for_a_batch_of_256_grow_with_the_batch():
     np.testing.assert_allclose(plain, want, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars", "adam"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw"])
 def test_every_optimiser_moves_down_a_slope(name):
     config = small("simclr", optimizer__name=name, optimizer__learning_rate=0.1)
     run = build_run(config)
