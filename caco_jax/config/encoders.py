@@ -97,6 +97,12 @@ class EncoderConfig:
     projector_widths: tuple[int, ...] = setting(
         (2048, 2048, 256), allowed=COUNT, doc="outputs of each layer; last: embedding"
     )
+    norm: str = setting(
+        "batch",
+        allowed=("batch", "group"),
+        doc="of a ResNet and of the projector; group: GroupNorm, of each image alone; "
+        "a ViT has LayerNorm",
+    )
     batchnorm_group: int | None = setting(
         None, allowed=COUNT, doc="rows that share statistics; None: the whole batch"
     )
@@ -119,6 +125,11 @@ class EncoderConfig:
         validate(self)
         require(
             bool(self.projector_widths), "projector_widths: want at least one, got none"
+        )
+        require(
+            self.norm == "batch" or self.batchnorm_group is None,
+            "batchnorm_group: want None with norm 'group', which has no statistics, "
+            f"got {self.batchnorm_group}",
         )
         if self.backbone in VITS:
             build(ViTOptions, self.options, "options")

@@ -22,7 +22,7 @@ from caco_jax.nets import BACKBONES, RESNETS, VITS
 from caco_jax.nets.encoder import Encoder
 from caco_jax.nets.functions import EncoderFunctions, as_encoder, name_of
 from caco_jax.nets.heads import alpha_cl_projector, caco_projector, mlp_projector
-from caco_jax.nets.norm import BatchNorm
+from caco_jax.nets.norm import BatchNorm, GroupNorm
 from caco_jax.schema import (
     ConfigError,
     accepted,
@@ -237,18 +237,19 @@ def build_encoder(
 
     Args:
         config: its section.
-        adversarial_branch: whether every norm has a twin for adversarial images.
+        adversarial_branch: whether every BatchNorm has a twin for adversarial images.
 
     Raises:
         ConfigError: the backbone cannot be imported or made, or the projector's widths
             do not fit it.
     """
+    batch_norm = functools.partial(
+        BatchNorm,
+        group_size=config.batchnorm_group,
+        adversarial_branch=adversarial_branch,
+    )
     parts: dict[str, Any] = {
-        "norm": functools.partial(
-            BatchNorm,
-            group_size=config.batchnorm_group,
-            adversarial_branch=adversarial_branch,
-        ),
+        "norm": GroupNorm if config.norm == "group" else batch_norm,
         "dtype": jnp.dtype(config.dtype),
     }
     backbone = _backbone(config, parts)

@@ -8,7 +8,7 @@ from caco_jax.nets.heads import (
     caco_projector,
     mlp_projector,
 )
-from caco_jax.nets.norm import ADVERSARIAL, CLEAN, BatchNorm
+from caco_jax.nets.norm import ADVERSARIAL, CLEAN, BatchNorm, GroupNorm
 from caco_jax.nets.resnet import (
     RESNETS,
     ResNet,
@@ -42,6 +42,7 @@ __all__ = [
     "BatchNorm",
     "Encoder",
     "EncoderFunctions",
+    "GroupNorm",
     "Network",
     "Projector",
     "ResNet",
