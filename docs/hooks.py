@@ -19,11 +19,13 @@ from typing import Any
 from unittest import mock
 
 from caco_jax import schema
+from caco_jax.config.encoders import ViTOptions
 from caco_jax.config.origins import Origin, origins, strength
 from caco_jax.config.recipe import recipes
 from caco_jax.config.sections import ExperimentConfig, default_config
 from caco_jax.data.views import VIEWS
 from caco_jax.methods.registry import METHODS
+from caco_jax.nets import VITS
 from caco_jax.optim.settings import OptimizerConfig
 from caco_jax.programs import cli
 from caco_jax.programs.flags import parser_of
@@ -120,6 +122,13 @@ def sections() -> Iterator[Section]:
         yield Section(field.name, _first_line(fields), fields, f"{field.name}.")
         if field.name == "data":
             yield from view_sections()
+        if field.name == "encoder":
+            yield Section(
+                f"encoder.options: {ViTOptions.__name__}",
+                f"{_first_line(ViTOptions)} Of {_codes(list(VITS))}.",
+                ViTOptions,
+                "encoder.options.",
+            )
         if field.name == "optimizer":
             yield from player_sections()
     yield Section("The rest", "Keys without a section.", ExperimentConfig, "")

@@ -14,6 +14,7 @@ import jax
 import pytest
 
 import caco_jax
+from caco_jax.config.encoders import ViTOptions
 from caco_jax.config.recipe import recipes
 from caco_jax.config.sections import default_config
 from caco_jax.data.view_kinds import DigitView, PhotoView
@@ -274,7 +275,8 @@ def test_the_reference_has_every_field_of_every_configuration():
         for kind in (DigitView, PhotoView)
         for field in dataclasses.fields(kind)
     }
-    known = known_keys().keys() | of_views
+    of_vits = {f"encoder.options.{f.name}" for f in dataclasses.fields(ViTOptions)}
+    known = known_keys().keys() | of_views | of_vits
     assert found.keys() == known - {"method.name"}
     arguments = {
         argument.name

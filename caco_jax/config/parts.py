@@ -10,25 +10,23 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from caco_jax.config.sections import (
-    DataConfig,
-    EncoderConfig,
-    ExperimentConfig,
-)
+from caco_jax.config.encoders import EncoderConfig, ViTOptions
+from caco_jax.config.sections import DataConfig, ExperimentConfig
 from caco_jax.data import sources
 from caco_jax.data.dataset import ArrayDataset, Dataset, as_dataset
 from caco_jax.data.view_kinds import Views, as_views
 from caco_jax.data.views import VIEWS
 from caco_jax.methods.adversarial import adversarial
 from caco_jax.methods.method import Method
+from caco_jax.nets import BACKBONES, RESNETS, VITS
 from caco_jax.nets.encoder import Encoder
 from caco_jax.nets.functions import EncoderFunctions, as_encoder, name_of
 from caco_jax.nets.heads import alpha_cl_projector, caco_projector, mlp_projector
-from caco_jax.nets.norm import BatchNorm
-from caco_jax.nets.resnet import BACKBONES
+from caco_jax.nets.norm import BatchNorm, GroupNorm
 from caco_jax.schema import (
     ConfigError,
     accepted,
+    build,
     is_import_path,
     one_line,
     require,
@@ -239,18 +237,19 @@ def build_encoder(
 
     Args:
         config: its section.
-        adversarial_branch: whether every norm has a twin for adversarial images.
+        adversarial_branch: whether every BatchNorm has a twin for adversarial images.
 
     Raises:
         ConfigError: the backbone cannot be imported or made, or the projector's widths
             do not fit it.
     """
+    batch_norm = functools.partial(
+        BatchNorm,
+        group_size=config.batchnorm_group,
+        adversarial_branch=adversarial_branch,
+    )
     parts: dict[str, Any] = {
-        "norm": functools.partial(
-            BatchNorm,
-            group_size=config.batchnorm_group,
-            adversarial_branch=adversarial_branch,
-        ),
+        "norm": GroupNorm if config.norm == "group" else batch_norm,
         "dtype": jnp.dtype(config.dtype),
     }
     backbone = _backbone(config, parts)
@@ -271,19 +270,11 @@ def build_encoder(
 
 def _backbone(config: EncoderConfig, parts: dict[str, Any]) -> nn.Module:
     found = resolve(config.backbone, BACKBONES, "config.encoder.backbone")
-    arguments = {
-        "width": config.width,
-        "stem": config.stem,
-        "remat": config.remat,
-        **parts,
-    }
-    if config.backbone in BACKBONES:
-        require(
-            not config.options,
-            "config.encoder.options: want none for a backbone of the library, got "
-            f"{dict(config.options)}",
-        )
-        return found(**arguments)
+    if config.backbone in RESNETS:
+        return found(width=config.width, stem=config.stem, remat=config.remat, **parts)
+    if config.backbone in VITS:
+        options = build(ViTOptions, config.options).arguments()
+        return found(remat=config.remat, dtype=parts["dtype"], **options)
     what = f"config.encoder.backbone: {config.backbone}"
     if callable(found) and not isinstance(found, nn.Module):
         # What it does not know of the parts it does without, but not of the options.

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from caco_jax._recipes import recipes
 from caco_jax.config.sections import default_config, method_of, optimizer_sections
 from caco_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from caco_jax.nets import VITS
 from caco_jax.schema import ConfigError, Conflicts, did_you_mean, flatten
 
 Variants = dict[str, dict[str, Any]]
@@ -62,6 +63,45 @@ def moco_imagenet(method: str) -> ConfigDict:
     config.target.momentum = 0.999
     config.target.schedule = "constant"
     return config
+
+
+def vit_imagenet(method: str) -> ConfigDict:
+    """ImageNet with a ViT-S, as MoCo v3 trains it: what its ViT recipes share.
+
+    Its loss has no bank and no queue, and another head behind its projector.
+    """
+    config = imagenet(method)
+    config.data.views = "caco"  # MoCo v3's, but for the crops
+    config.data.view.crop_scale = (0.08, 1.0)
+    config.encoder.backbone = "vit_small"
+    config.encoder.options = {
+        "heads": 12,
+        "positions": "sincos",
+        "fixed_patches": True,
+    }
+    config.encoder.projector_widths = (4096, 4096, 256)
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1.5e-4
+    config.optimizer.scale_with_batch = True
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.warmup_epochs = 40
+    config.training.batch_size = 1024
+    config.training.epochs = 300
+    return config
+
+
+VIT_VARIANTS: Variants = {"base": {"encoder.backbone": "vit_base"}}
+VIT_SOURCES = {
+    "github.com/facebookresearch/moco-v3, its command for ViT-Small": (
+        "data.source",
+        "data.views",
+        "data.view.*",
+        "encoder.*",
+        "optimizer.*",
+        "training.epochs",
+    ),
+    OURS: ("method.*", "bank_optimizer.*", "target.*", "training.batch_size"),
+}
 
 
 def cifar10(method: str) -> ConfigDict:
@@ -296,6 +336,7 @@ _SMOKE = {
     "data.test_split": None,
 }
 _SMOKE_SIZE_PIXELS = 16
+_SMOKE_VIT = {"patch_size": 8, "width": 8, "heads": 2, "depth": 1}
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
@@ -308,7 +349,11 @@ def smoke(config: ConfigDict) -> ConfigDict:
         config: any recipe; it is not changed.
     """
     config = config.copy_and_resolve_references()
+    backbone = config.encoder.backbone
     config.update_from_flattened_dict(_SMOKE)
+    if backbone in VITS:
+        config.encoder.backbone = backbone
+        config.encoder.options.update(_SMOKE_VIT)
     widths = [8] * len(config.encoder.projector_widths)
     config.encoder.projector_widths = tuple(widths)
     photos, size = config.data.views != "digits", _SMOKE_SIZE_PIXELS

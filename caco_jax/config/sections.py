@@ -14,11 +14,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from caco_jax.config.encoders import EncoderConfig
 from caco_jax.data.value_range import AUTO
 from caco_jax.data.views import VIEWS
 from caco_jax.methods.method import Method
 from caco_jax.methods.registry import METHODS, MethodBuilder
-from caco_jax.nets.resnet import BACKBONES, STEMS
 from caco_jax.optim.settings import (
     OptimizerConfig,
     TargetConfig,
@@ -42,57 +42,8 @@ from caco_jax.schema import (
     validate,
 )
 
-PROJECTORS = ("caco", "mlp", "alpha_cl")
 # The encoder's section has no prefix: the other players' are <player>_optimizer.
 _OPTIMIZER = "optimizer"
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """The backbone and the projector behind it."""
-
-    backbone: str = setting(
-        "resnet50",
-        allowed=OneOf(BACKBONES),
-        doc="the network: a name, or the import path of a flax.linen module or of "
-        "what makes one",
-    )
-    width: int = setting(64, allowed=COUNT, doc="channels of the first stage")
-    stem: str = setting(
-        "imagenet",
-        allowed=tuple(STEMS),
-        doc="small for images up to 64 px, strided for small ones on a CPU",
-    )
-    projector: str = setting(
-        "caco",
-        allowed=PROJECTORS,
-        doc="caco: BatchNorm, no biases; mlp: the reverse; alpha_cl: biases, and "
-        "BatchNorm without scale and bias",
-    )
-    projector_widths: tuple[int, ...] = setting(
-        (2048, 2048, 256), allowed=COUNT, doc="outputs of each layer; last: embedding"
-    )
-    batchnorm_group: int | None = setting(
-        None, allowed=COUNT, doc="rows that share statistics; None: the whole batch"
-    )
-    dtype: str = setting(
-        "float32",
-        allowed=("float32", "bfloat16"),
-        doc="of the computation; parameters and losses are float32",
-    )
-    remat: bool = setting(
-        False, doc="keep activations between stages only, compute the rest once more"
-    )
-
-    options: Mapping[str, Any] = setting(
-        {}, doc="further arguments of a backbone that is given by import path"
-    )
-
-    def __post_init__(self) -> None:
-        validate(self)
-        require(
-            bool(self.projector_widths), "projector_widths: want at least one, got none"
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 No wrapper is known by name. A file is read as one flat table, the names of nested parts
 joined by dots, and an encoder is every prefix under which the network's own names lie,
-torchvision's for a ResNet: ``state_dict.module.encoder_q.``, ``teacher.backbone.``,
-``_orig_mod.`` or none. An encoder that was cut into a `Sequential` has numbers for
-names and is found by the order of its parts. Of several encoders the first is taken
-that is not called a teacher, a momentum encoder or the like; the first that is becomes
-the target encoder.
+torchvision's for a ResNet, timm's for a ViT: ``state_dict.module.encoder_q.``,
+``teacher.backbone.``, ``_orig_mod.`` or none. An encoder that was cut into a
+`Sequential` has numbers for names and is found by the order of its parts. Of several
+encoders the first is taken that is not called a teacher, a momentum encoder or the
+like; the first that is becomes the target encoder.
 
 Besides these are read, D being the embedding's width and K the number of entries:
 
@@ -334,7 +334,7 @@ def _why_none(table: Mapping[str, Any], backbone: Shapes) -> str:
         f"want a network with names as {wanted} under any prefix, got "
         f"{len(arrays)} arrays with names as {arrays[0]}: weights of another "
         "architecture, or under names that are not known here; name the recipe of "
-        "this network, or save it under torchvision's names"
+        "this network, or save it under torchvision's names, or timm's of a ViT"
     )
 
 

@@ -1,10 +1,10 @@
-"""Weights to and from PyTorch, under torchvision's names.
+"""Weights to and from PyTorch, under torchvision's and timm's names.
 
-The names of a backbone are torchvision's ("layer1.0.conv1.weight"); those of a
-projector are "fc." and the layer's place in the stack ("fc.0.weight"), as MoCo's,
-AdCo's and CaCo's checkpoints have them. The adversarial twin of a norm "bn1" is
-"bn1_adv". Neither function needs PyTorch: they exchange NumPy arrays, and accept CPU
-tensors.
+The names of a ResNet are torchvision's ("layer1.0.conv1.weight"), those of a ViT timm's
+("blocks.0.attn.qkv.weight"); those of a projector are "fc." and the layer's place in
+the stack ("fc.0.weight"), as MoCo's, AdCo's and CaCo's checkpoints have them. The
+adversarial twin of a norm "bn1" is "bn1_adv". Neither function needs PyTorch: they
+exchange NumPy arrays, and accept CPU tensors.
 """
 
 import re
@@ -29,6 +29,9 @@ _MODULES = [
     (r"downsample_conv", "downsample.0"),
     (r"downsample_bn", "downsample.1"),
     (r"(?:linear|norm)_(\d+)", r"\1"),
+    (r"patches", "patch_embed.proj"),
+    (r"blocks_(\d+)", r"blocks.\1"),
+    (r"(attn|mlp)_(\w+)", r"\1.\2"),
 ]
 
 Path = tuple[str, ...]
@@ -44,8 +47,8 @@ def to_torch(
     encoder has adversarial twins, drop the names with "_adv" first.
 
     Args:
-        variables: the collections "params" and "batch_stats" of an `Encoder` or a
-            `ResNet`.
+        variables: the collections "params" and "batch_stats" of an `Encoder`, a
+            `ResNet` or a `ViT`.
         prefix: put before every name, such as "module.encoder_q.".
 
     Returns:
@@ -137,22 +140,26 @@ def _torch_name(path: Path) -> str:
         modules = [re.sub(rf"^{pattern}$", name, module) for module in modules]
     if leaf.startswith("adversarial_"):
         modules[-1] += "_adv"
-    modules.append(_LEAVES[leaf.removeprefix("adversarial_")])
+    leaf = leaf.removeprefix("adversarial_")
+    modules.append(_LEAVES.get(leaf, leaf))
     return ".".join(filter(None, modules))
 
 
 def _to_torch_layout(array: np.ndarray) -> np.ndarray:
-    """HWIO -> OIHW, [in, out] -> [out, in]; vectors stay."""
-    array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-    return np.ascontiguousarray(array).reshape(array.shape)
+    """HWIO -> OIHW, [in, out] -> [out, in]; what has one or three axes stays."""
+    axes = {2: (1, 0), 4: (3, 2, 0, 1)}.get(array.ndim)
+    return np.ascontiguousarray(array.transpose(axes) if axes else array).reshape(
+        _torch_shape(array.shape)
+    )
 
 
 def _from_torch_layout(array: np.ndarray) -> np.ndarray:
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+    axes = {2: (1, 0), 4: (2, 3, 1, 0)}.get(array.ndim)
+    return array.transpose(axes) if axes else array
 
 
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that an array of this one has in PyTorch's layout."""
     if len(shape) == 4:
         return shape[3], shape[2], shape[0], shape[1]
-    return tuple(reversed(shape))
+    return shape[::-1] if len(shape) == 2 else shape

@@ -21,11 +21,12 @@ from caco_jax.interop.states import (
     state_arrays,
 )
 from caco_jax.methods.method import Network
+from caco_jax.nets import ResNet
 from caco_jax.runs.buckets import exists
 from caco_jax.runs.checkpoints import Checkpoints, Workdir, write_json
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.run import require_checkpoints, restore_state
-from caco_jax.schema import UserError
+from caco_jax.schema import UserError, require
 from caco_jax.training.sharding import make_mesh
 from caco_jax.training.state import TrainState, create_state
 
@@ -123,8 +124,9 @@ def export_run(
 ) -> dict[str, Any]:
     """Writes a run's online encoder, and what else is asked for, to a file.
 
-    Names are torchvision's; a projector's begin with "fc.". A bank is "Memory_Bank.W",
-    a queue "queue" with "queue_ptr", both with an entry a column.
+    Names are torchvision's, and timm's of a ViT; a projector's begin with "fc.". A
+    bank is "Memory_Bank.W", a queue "queue" with "queue_ptr", both with an entry a
+    column.
 
     Args:
         workdir: the run's directory; its images need not be there if they are
@@ -144,6 +146,12 @@ def export_run(
     if pathlib.Path(file).suffix == files.DETECTRON2 and set(parts) != {BACKBONE}:
         raise UserError("--parts: want backbone alone for detectron2's .pkl")
     pretraining, state = _restore(Workdir(workdir))
+    require(
+        pathlib.Path(file).suffix != files.DETECTRON2
+        or isinstance(getattr(pretraining.encoder.module, "backbone", None), ResNet),
+        "--file: want a ResNet for detectron2's .pkl, this run has a "
+        f"{pretraining.encoder.name}; take .pth or .safetensors",
+    )
     arrays = state_arrays(state, parts, memory=pretraining.method.memory)
     files.write_weights(file, arrays, force=force)
     return {

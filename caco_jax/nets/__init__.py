@@ -8,9 +8,9 @@ from caco_jax.nets.heads import (
     caco_projector,
     mlp_projector,
 )
-from caco_jax.nets.norm import ADVERSARIAL, CLEAN, BatchNorm
+from caco_jax.nets.norm import ADVERSARIAL, CLEAN, BatchNorm, GroupNorm
 from caco_jax.nets.resnet import (
-    BACKBONES,
+    RESNETS,
     ResNet,
     check_images,
     resnet8,
@@ -21,17 +21,32 @@ from caco_jax.nets.resnet import (
     resnet152,
     resnet_tiny,
 )
+from caco_jax.nets.vit import (
+    VITS,
+    ViT,
+    sincos_positions,
+    vit_base,
+    vit_small,
+    vit_tiny,
+)
+
+# By the names that they have in a configuration.
+BACKBONES = {**RESNETS, **VITS}
 
 __all__ = [
     "ADVERSARIAL",
     "BACKBONES",
     "CLEAN",
+    "RESNETS",
+    "VITS",
     "BatchNorm",
     "Encoder",
     "EncoderFunctions",
+    "GroupNorm",
     "Network",
     "Projector",
     "ResNet",
+    "ViT",
     "alpha_cl_projector",
     "as_encoder",
     "caco_projector",
@@ -44,4 +59,8 @@ __all__ = [
     "resnet101",
     "resnet152",
     "resnet_tiny",
+    "sincos_positions",
+    "vit_base",
+    "vit_small",
+    "vit_tiny",
 ]

@@ -1,5 +1,6 @@
-"""Batch normalisation with an adversarial twin and statistics over groups of rows."""
+"""Batch normalisation, with a twin and with groups of rows; group normalisation."""
 
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -157,6 +158,51 @@ class BatchNorm(nn.Module):
             over_groups = batch.reshape(-1, batch.shape[-1]).mean(axis=0)
             new = over_groups.astype(running.value.dtype)
             running.value += branch.momentum * (new - running.value)
+
+
+class GroupNorm(nn.Module):
+    """Normalisation of groups of an example's channels, for networks without BatchNorm.
+
+    It takes the place of `BatchNorm` and has no statistics: rows do not see each other,
+    training is as evaluation, and adversarial images need no twin.
+
+    Attributes:
+        groups: at most so many, of two channels at least; those of vectors are one.
+        epsilon: added to the variance.
+        scale_init: initialiser of the scales.
+        affine: whether there are scales and biases; else they are 1 and 0.
+        dtype: of the output; None is the input's.
+        param_dtype: of scale and bias.
+
+    References:
+        Wu and He 2018, arXiv:1803.08494.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    affine: bool = True
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n *space c"], *, train: bool = False, branch: str = CLEAN
+    ) -> Float[Array, "n *space c"]:
+        """Normalises `x` [N, ..., C]; `train` and `branch` change nothing."""
+        del train, branch
+        pairs = max(x.shape[-1] // 2, 1)
+        norm = nn.GroupNorm(
+            num_groups=math.gcd(self.groups, pairs) if x.ndim > 2 else 1,
+            epsilon=self.epsilon,
+            use_scale=self.affine,
+            use_bias=self.affine,
+            scale_init=self.scale_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        nn.share_scope(self, norm)
+        return norm(x)
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -286,7 +286,7 @@ resnet8 = functools.partial(
     stem="strided",
 )
 
-BACKBONES: dict[str, Callable[..., ResNet]] = {
+RESNETS: dict[str, Callable[..., ResNet]] = {
     "resnet18": resnet18,
     "resnet34": resnet34,
     "resnet50": resnet50,

@@ -1,12 +1,21 @@
 """Optimisers and schedules, from optax's parts."""
 
-from caco_jax.optim.optimizers import adam, ascend, ema_update, larc_sgd, lars, sgd
+from caco_jax.optim.optimizers import (
+    adam,
+    adamw,
+    ascend,
+    ema_update,
+    larc_sgd,
+    lars,
+    sgd,
+)
 from caco_jax.optim.settings import OptimizerConfig, TargetConfig
 
 __all__ = [
     "OptimizerConfig",
     "TargetConfig",
     "adam",
+    "adamw",
     "ascend",
     "ema_update",
     "larc_sgd",

@@ -6,6 +6,7 @@ history.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +133,45 @@ def adam(
     )
 
 
+def adamw(
+    learning_rate: Rate,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.1,
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay: p ← p − η (m̂/(√v̂ + ε) + λ p), as PyTorch's.
+
+    Vectors and scalars are not decayed, nor a ViT's class token and positions.
+
+    Args:
+        learning_rate: η, a float or a schedule.
+        b1: decay of the first moment, in [0, 1).
+        b2: decay of the second moment, in [0, 1).
+        eps: added to the root of the second moment.
+        weight_decay: λ, at least 0; the moments do not see it.
+
+    Returns:
+        The transformation; its update needs the parameters.
+
+    Raises:
+        ValueError: a hyper-parameter is out of range.
+
+    References:
+        Loshchilov and Hutter 2017, arXiv:1711.05101.
+    """
+    _check(weight_decay=weight_decay, b1=b1, b2=b2)
+    return optax.adamw(
+        learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        weight_decay=weight_decay,
+        mask=_is_decayed,
+    )
+
+
 def larc_sgd(
     learning_rate: Rate,
     *,
@@ -238,6 +278,16 @@ def _scale_by_larc(
 
 def _is_matrix(params: optax.Params) -> PyTree[bool]:
     return jax.tree.map(lambda param: jnp.ndim(param) > 1, params)
+
+
+def _is_decayed(params: optax.Params) -> PyTree[bool]:
+    """Whether each is a matrix, and neither a class token nor positions."""
+
+    def decayed(path: tuple[Any, ...], param: jax.Array) -> bool:
+        name = getattr(path[-1], "key", None) if path else None
+        return jnp.ndim(param) > 1 and name not in ("cls_token", "pos_embed")
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
 
 
 def _check(

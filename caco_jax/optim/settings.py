@@ -18,7 +18,7 @@ from caco_jax.schema import (
     validate,
 )
 
-OPTIMIZERS = ("sgd", "lars", "adam")
+OPTIMIZERS = ("sgd", "lars", "adam", "adamw")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,9 @@ class OptimizerConfig:
     """One player's optimiser and its learning-rate schedule."""
 
     name: str = setting(
-        "sgd", allowed=OPTIMIZERS, doc="sgd: heavy ball; lars: CaCo's; adam: PyTorch's"
+        "sgd",
+        allowed=OPTIMIZERS,
+        doc="sgd: heavy ball; lars: CaCo's; adam, adamw: PyTorch's",
     )
     learning_rate: float = setting(
         0.03,
@@ -53,10 +55,14 @@ class OptimizerConfig:
     )
     warmup_epochs: int = setting(0, allowed=NON_NEGATIVE, doc="of linear growth")
     momentum: float = setting(
-        0.9, allowed=BELOW_ONE, doc="sgd, lars: heavy ball's; adam: first moment's"
+        0.9,
+        allowed=BELOW_ONE,
+        doc="sgd, lars: heavy ball's; adam, adamw: first moment's",
     )
     weight_decay: float = setting(
-        1e-4, allowed=NON_NEGATIVE, doc="coupled: added to the gradient"
+        1e-4,
+        allowed=NON_NEGATIVE,
+        doc="added to the gradient; of adamw decoupled, and of matrices alone",
     )
     trust_coefficient: float = setting(0.001, allowed=POSITIVE, doc="of lars")
 
@@ -128,6 +134,8 @@ class OptimizerConfig:
         decay, momentum = self.weight_decay, self.momentum
         if self.name == "adam":
             return optimizers.adam(rate, b1=momentum, weight_decay=decay)
+        if self.name == "adamw":
+            return optimizers.adamw(rate, b1=momentum, weight_decay=decay)
         if self.name == "lars":
             return optimizers.lars(
                 rate,

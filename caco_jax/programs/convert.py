@@ -2,8 +2,9 @@
 
 import: a file of weights becomes a run that every other command accepts. It reads
 state dicts and checkpoints (.pth, .pt, .pth.tar, .ckpt, .bin; nothing in them is run)
-and .safetensors, with torchvision's names after whatever prefix, as MoCo, AdCo, CaCo,
-DINO, Lightning, lightly, solo-learn, timm and torch.compile write them.
+and .safetensors, with torchvision's names, or timm's of a ViT, after whatever prefix,
+as MoCo, AdCo, CaCo, DINO, Lightning, lightly, solo-learn, timm and torch.compile write
+them.
 
 export: a run becomes a file, by its ending: .pth, .pt, .tar for PyTorch, .safetensors,
 or .pkl for detectron2.

@@ -41,10 +41,10 @@ from caco_jax.evaluation import linear, neighbours
 from caco_jax.evaluation.features import make_view_features
 from caco_jax.evaluation.heads import Protocol, Sweep
 from caco_jax.evaluation.sweep import make_step
+from caco_jax.nets import BACKBONES
 from caco_jax.nets.encoder import Encoder
 from caco_jax.nets.functions import as_encoder
 from caco_jax.nets.heads import mlp_projector
-from caco_jax.nets.resnet import BACKBONES
 from experiments.benchmarks import timing
 
 SIZES: dict[str, dict[str, Any]] = {

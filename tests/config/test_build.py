@@ -15,6 +15,7 @@ from caco_jax.methods.method import Network, View
 from caco_jax.optim import schedules
 from caco_jax.runs.checks import check_views
 from caco_jax.schema import ConfigError
+from caco_jax.training.feeds import dispatch_shapes, layout_of
 from caco_jax.training.sharding import make_mesh
 from tests.methods.table import small_method
 
@@ -216,6 +217,31 @@ def test_an_adversary_brings_twins_to_every_norm_and_says_grey_levels():
     assert any("projector" in name for name in twins)
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"encoder__norm": "group"},
+        {
+            "encoder__backbone": "vit_tiny",
+            "encoder__options": {"patch_size": 8, "width": 8, "heads": 2, "depth": 1},
+            "encoder__projector": "mlp",
+        },
+    ],
+    ids=["GroupNorm", "ViT"],
+)
+def test_an_adversary_needs_no_twin_where_there_is_no_batchnorm(network, devices):
+    config = small("simclr", adversarial__epsilon=0.5, **network)
+    run = build_run(config, mesh=make_mesh(devices[:1]))
+    state = jax.eval_shape(run.initial_state)
+    assert jax.tree.leaves(state.stats) == []
+    dispatch = run.dispatch(run.training_step(), state, layout_of(run.data, run.mesh))
+    shapes = dispatch_shapes(run.data, run.views, run.training.batch_size)
+    with jax.set_mesh(run.mesh):
+        after, metrics = jax.eval_shape(dispatch, state, *shapes)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert "adversarial_loss" in metrics
+
+
 def test_without_an_adversary_there_are_no_twins():
     run = build_run(small("caco"))
     network = jax.eval_shape(run.new_network)
@@ -294,7 +320,7 @@ def test_rates_for_a_batch_of_256_grow_with_the_batch():
     np.testing.assert_allclose(plain, want, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars", "adam"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw"])
 def test_every_optimiser_moves_down_a_slope(name):
     config = small("simclr", optimizer__name=name, optimizer__learning_rate=0.1)
     run = build_run(config)

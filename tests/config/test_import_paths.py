@@ -105,8 +105,7 @@ def test_an_option_that_a_backbone_does_not_take_is_refused():
     )
     refused(
         encoder_of,
-        "config.encoder.options: want none for a backbone of the library, got "
-        "{'depth': 3}",
+        "config.encoder.options: want none for resnet_tiny, got {'depth': 3}",
         encoder__options={"depth": 3},
     )
 

@@ -200,6 +200,23 @@ ALPHA = {
     "training.epochs": 100,
     "adversarial.epsilon": 0.0,
 }
+# MoCo v3's command, arXiv:2104.02057.
+VIT = {
+    "data.source": "tfds:imagenet2012",
+    "data.view.crop_scale": (0.08, 1.0),
+    "encoder.backbone": "vit_small",
+    "encoder.options.heads": 12,
+    "encoder.options.positions": "sincos",
+    "encoder.options.fixed_patches": True,
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 1.5e-4,
+    "optimizer.scale_with_batch": True,
+    "optimizer.weight_decay": 0.1,
+    "optimizer.warmup_epochs": 40,
+    "target.momentum": 0.99,
+    "target.schedule": "cosine",
+    "training.epochs": 300,
+}
 # What the papers state, recipe by recipe; an edit that changes one fails here.
 PUBLISHED = {
     "caco_imagenet": CACO,
@@ -257,6 +274,15 @@ PUBLISHED = {
         "optimizer.weight_decay": 1e-6,
         "training.batch_size": 4096,
     },
+    "moco_vit_imagenet": {
+        **VIT,
+        "method.name": "moco",
+        "method.symmetric": True,
+        "method.temperature": 0.2,
+    },
+    "adco_vit_imagenet": {**VIT, "method.name": "adco", "method.bank_size": 65536},
+    "caco_vit_imagenet": {**VIT, "method.name": "caco", "method.bank_size": 65536},
+    "caco_vit_imagenet:base": {**VIT, "encoder.backbone": "vit_base"},
     "clae_simclr_cifar10": CLAE_SIMCLR,
     "clae_simclr_cifar10:cifar100": {**CLAE_SIMCLR, "data.source": "tfds:cifar100"},
     "clae_simclr_cifar10:tiny_imagenet": {**CLAE_SIMCLR, **TINY_IMAGENET},

@@ -1,4 +1,4 @@
-"""BatchNorm against a NumPy oracle, its groups, its twin and its dtypes."""
+"""BatchNorm and GroupNorm against NumPy oracles: groups, twin, dtypes."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
-from caco_jax.nets import BatchNorm
+from caco_jax.nets import BatchNorm, GroupNorm, ResNet
 
 SHAPE = (16, 3, 2, 5)
 
@@ -215,3 +215,38 @@ def test_errors(options, branch, shape, message):
     variables = norm.init(jax.random.key(0), x, train=False)
     with pytest.raises(ValueError, match=message):
         _train(norm, variables, x, branch=branch)
+
+
+@pytest.mark.parametrize(
+    "shape, groups", [((3, 4, 2, 8), 4), ((3, 2, 2, 6), 1), ((3, 8), 1)]
+)
+def test_group_norm_matches_oracle(shape, groups):
+    """Groups of two channels at least; a vector is one."""
+    norm, x = GroupNorm(groups=4), jnp.asarray(_images(shape=shape), jnp.float32)
+    variables = _variables(norm, x)
+    assert jax.tree.map(jnp.shape, variables) == {
+        "params": {"scale": shape[-1:], "bias": shape[-1:]}
+    }
+    parts = np.asarray(x, np.float64).reshape(3, -1, groups, shape[-1] // groups)
+    centred = parts - parts.mean(axis=(1, 3), keepdims=True)
+    scaled = centred / np.sqrt(parts.var(axis=(1, 3), keepdims=True) + 1e-5)
+    want = scaled.reshape(shape) * np.asarray(variables["params"]["scale"])
+    want += np.asarray(variables["params"]["bias"])
+    for how in ({"train": False}, {"train": True}, {"branch": "adversarial"}):
+        got = norm.apply(variables, x, **how)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_with_group_norm_has_no_statistics_and_rows_stay_apart():
+    network = ResNet(stage_sizes=(1,), width=4, stem="small", norm=GroupNorm)
+    x = jnp.asarray(_images(shape=(2, 4, 4, 3)), jnp.float32)
+    variables = _variables_of_network(network, x)
+    assert set(variables) == {"params"}
+    run = jax.jit(lambda rows: network.apply(variables, rows, train=True))
+    np.testing.assert_allclose(run(x)[:1], run(x.at[1].set(0.0))[:1], rtol=1e-6)
+
+
+def _variables_of_network(network, x):
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), x, train=False))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(s.dtype), shapes)

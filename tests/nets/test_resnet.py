@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from caco_jax.nets import (
-    BACKBONES,
+    RESNETS,
     BatchNorm,
     Encoder,
     ResNet,
@@ -45,7 +45,7 @@ def _images(*shape, dtype=jnp.float32):
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count_is_torchvisions(name):
-    variables = _shapes(BACKBONES[name](), jnp.zeros((1, 64, 64, 3)))
+    variables = _shapes(RESNETS[name](), jnp.zeros((1, 64, 64, 3)))
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert count == PARAMETERS[name]
 

@@ -129,18 +129,37 @@ def test_adam_against_a_loop(decay):
     np.testing.assert_allclose([p["conv"] for p in got], want, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_adamw_decays_matrices_by_the_rate_and_no_moment_sees_it():
+    params = {"kernel": np.full((2, 2), 3.0), "bias": np.full(2, 3.0)}
+    names = ("cls_token", "pos_embed")
+    params = {"block": params, **{name: np.full((1, 3, 2), 3.0) for name in names}}
+    tx = optimizers.adamw(0.1, weight_decay=0.5)
+    for gradient in (0.0, 2.0):  # Adam's first step is as long as the rate
+        grads = jax.tree.map(lambda leaf, g=gradient: np.full(leaf.shape, g), params)
+        updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+        step = -0.1 * np.sign(gradient)
+        kernel = updates["block"].pop("kernel")
+        np.testing.assert_allclose(kernel, step - 0.1 * 0.5 * 3, rtol=1e-5)
+        for update in jax.tree.leaves(updates):
+            np.testing.assert_allclose(update, step, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
 def test_pytorch_takes_the_same_steps(name):
     torch = pytest.importorskip("torch")
     params, grads = _problem()
     theirs = {n: torch.tensor(p, requires_grad=True) for n, p in params.items()}
     extra = {"momentum": 0.9} if name == "SGD" else {}
-    optimiser = getattr(torch.optim, name)(
-        theirs.values(), lr=1.0, weight_decay=0.01, **extra
-    )
+    groups = [{"params": list(theirs.values())}]
+    if name == "AdamW":  # decays what it is told to
+        short = {n: t for n, t in theirs.items() if t.ndim < 2}
+        groups[0]["params"] = [t for n, t in theirs.items() if n not in short]
+        groups.append({"params": list(short.values()), "weight_decay": 0.0})
+    optimiser = getattr(torch.optim, name)(groups, lr=1.0, weight_decay=0.01, **extra)
     want = []
     for grad, rate in zip(grads, RATES, strict=True):
-        optimiser.param_groups[0]["lr"] = rate
+        for group in optimiser.param_groups:
+            group["lr"] = rate
         for n, tensor in theirs.items():
             tensor.grad = torch.tensor(grad[n])
         optimiser.step()
@@ -189,7 +208,7 @@ def test_zero_parameters_take_the_raw_gradient(make):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "larc_sgd"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw", "larc_sgd"])
 def test_players_of_one_game_keep_tree_and_dtypes(name, dtype):
     extra = {"momentum": 0.9, "weight_decay": 1e-4} if name == "sgd" else {}
     tx = optax.partition(
@@ -250,7 +269,7 @@ def test_ema_update():
         (optimizers.lars, {"momentum": float("nan")}, "momentum: .*got nan"),
         (optimizers.larc_sgd, {"trust_coefficient": -1}, "trust_coefficient: .*got -1"),
         (optimizers.adam, {"b1": -0.1}, r"b1: .*got -0\.1"),
-        (optimizers.adam, {"b2": 1.0}, r"b2: .*got 1\.0"),
+        (optimizers.adamw, {"b2": 1.0}, r"b2: .*got 1\.0"),
         (optimizers.adam, {"weight_decay": float("nan")}, "weight_decay: .*got nan"),
     ],
 )

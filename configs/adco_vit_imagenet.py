@@ -1,0 +1,22 @@
+"""AdCo on ImageNet with a ViT-S: 65,536 negatives that learn to be hard.
+
+Paper:     none; the game is that of arXiv:2011.08435, the network and its optimiser
+           are those of MoCo v3 (arXiv:2104.02057)
+Expected:  no figure: ours, and not run by us
+Cost:      not measured by us; needs accelerators
+Command:   caco pretrain --config=adco_vit_imagenet --workdir=runs/adco_vit_imagenet
+Variants:  base
+"""
+
+from ml_collections import ConfigDict
+
+from caco_jax.config.recipe import VIT_SOURCES, VIT_VARIANTS, vit_imagenet, with_variant
+
+VARIANTS = VIT_VARIANTS
+SOURCES = VIT_SOURCES
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe."""
+    config = vit_imagenet("adco")
+    return with_variant(config, variant, VARIANTS)
