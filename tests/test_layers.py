@@ -23,7 +23,7 @@ LAYERS = [
     {"programs"},
 ]
 # The losses are for anybody's training: pure functions that need nothing of ours.
-ALONE = {"losses", "schema", "_process", "_paths", "_recipes"}
+ALONE = {"losses", "schema", "_lazy", "_process", "_paths", "_recipes"}
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 
 
