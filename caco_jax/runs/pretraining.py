@@ -18,6 +18,7 @@ from caco_jax.data.pipeline import BadImages
 from caco_jax.data.view_kinds import as_views, without_key
 from caco_jax.data.views import make_evaluation_view, make_views
 from caco_jax.methods.method import Encode, Method, Network
+from caco_jax.methods.registry import MethodBuilder
 from caco_jax.nets.encoder import with_projector
 from caco_jax.nets.functions import embedding_dim
 from caco_jax.optim.settings import OptimizerConfig, TargetConfig
@@ -126,7 +127,7 @@ class Pretraining:
     def __init__(
         self,
         *,
-        method: Method | Callable[[int], Method],
+        method: Method | MethodBuilder | Callable[[int], Method],
         encoder: Any,
         views: Any,
         data: Any,

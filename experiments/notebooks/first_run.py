@@ -19,6 +19,7 @@ import caco_jax
 from caco_jax.analysis import plots
 from caco_jax.data import DigitView
 from caco_jax.evaluation import evaluate_features
+from caco_jax.optim import TargetConfig
 
 logging.getLogger("caco_jax").setLevel(logging.ERROR)
 HERE = pathlib.Path(tempfile.mkdtemp())
@@ -36,7 +37,7 @@ class Net(nn.Module):
     """Two convolutions of stride 2: [N, H, W, C] -> [N, F]."""
 
     @nn.compact
-    def __call__(self, images, train):
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Features of a batch of images."""
         x = images
         for width in (32, 64):
@@ -46,13 +47,21 @@ class Net(nn.Module):
 
 
 run = caco_jax.Pretraining(
-    method=caco_jax.methods.caco(bank_size=256),
+    # So few images fill the bank at once, before keys mean anything: start up longer.
+    method=caco_jax.methods.caco(
+        bank_size=256,
+        temperature=0.1,
+        bank_temperature=0.1,
+        start_up_epochs=10,
+        start_up_momentum=0.95,
+    ),
     encoder=Net(),
     projector=(128, 64),
     views=(DigitView(), DigitView()),
     data=caco_jax.data.load("digits"),
     optimizers={"encoder": optax.adam(1e-3)},
-    batch_size=128,
+    target=TargetConfig(momentum=0.95),
+    batch_size=64,
     epochs=20,
 )
 summary = run.fit(HERE / "digits")
@@ -111,7 +120,7 @@ class SignalNet(nn.Module):
     """Three convolutions over time, then their mean: [N, T, C] -> [N, 64]."""
 
     @nn.compact
-    def __call__(self, signals):
+    def __call__(self, signals: jax.Array) -> jax.Array:
         """Features of a batch of signals."""
         x = signals
         for width in (32, 64, 64):
@@ -119,7 +128,7 @@ class SignalNet(nn.Module):
         return x.mean(axis=1)
 
 
-def shaken(key, signal):
+def shaken(key: jax.Array, signal: jax.Array) -> jax.Array:
     """A view: shifted, louder or softer, under noise."""
     shift, scale, noise = jax.random.split(key, 3)
     signal = jnp.roll(signal, jax.random.randint(shift, (), 0, len(signal)), axis=0)
@@ -141,4 +150,4 @@ own.fit(HERE / "signals")
 found = own.load(HERE / "signals")
 shares = {kind: found.knn(kind=kind) for kind in ("backbone", "random", "raw")}
 print({kind: f"{share:.1%}" for kind, share in shares.items()})
-assert shares["backbone"] > shares["raw"]
+assert shares["backbone"] > max(shares["random"], shares["raw"])
