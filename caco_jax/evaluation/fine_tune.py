@@ -16,6 +16,8 @@ from caco_jax.evaluation.plans import FineTuning
 from caco_jax.nets.functions import EncoderFunctions, Network, as_encoder
 from caco_jax.optim import optimizers, schedules
 
+_BLOCK = "blocks_"  # of a ViT's blocks, with their numbers behind it
+
 
 class Tuned(NamedTuple):
     """A network with its classifier.
@@ -62,7 +64,8 @@ def fine_tune(
         put: sends a batch's arrays to the devices.
 
     Raises:
-        ValueError: there is no such layer to freeze.
+        ValueError: there is no such layer to freeze, or the rate is to decay by layers
+            of a network that has no blocks.
     """
     known = layer_names(network.params)
     strangers = [name for name in plan.frozen if name not in known]
@@ -71,7 +74,13 @@ def fine_tune(
             f"frozen: want some of {', '.join(known)}, got {', '.join(strangers)}"
         )
     batch_size = min(plan.batch_size, len(rows))
-    optimizer = _optimizer(plan, steps_per_epoch=len(rows) // batch_size)
+    blocks = sum(name.startswith(_BLOCK) for name in known)
+    if plan.layer_decay != 1 and not blocks:
+        raise ValueError(
+            f"layer_decay: want 1 for a network without a ViT's blocks, got "
+            f"{plan.layer_decay:g}"
+        )
+    optimizer = _optimizer(plan, steps_per_epoch=len(rows) // batch_size, blocks=blocks)
     head_key, view_key = jax.random.split(jax.random.key(seed))
     functions = as_encoder(encoder)
     step = _make_step(functions, views, optimizer, train=not plan.frozen_statistics)
@@ -112,7 +121,7 @@ def _width(encoder: EncoderFunctions, views: Any, network: Network, pixels: Any)
 
 
 def _optimizer(
-    plan: FineTuning, *, steps_per_epoch: int
+    plan: FineTuning, *, steps_per_epoch: int, blocks: int
 ) -> optax.GradientTransformation:
     def sgd(rate: float) -> optax.GradientTransformation:
         schedule = schedules.cosine(
@@ -129,18 +138,29 @@ def _optimizer(
                 return "head"
             # A projector gets no gradient: it is not part of what is tuned.
             still = "projector" in names or set(names) & set(plan.frozen)
-            return "still" if still else "backbone"
+            return "still" if still else f"depth {_depth(names, blocks)}"
 
         return jax.tree_util.tree_map_with_path(group, trained)
 
+    by_depth = {
+        f"depth {depth}": sgd(plan.backbone_rate * plan.layer_decay ** (blocks - depth))
+        for depth in range(blocks + 1)
+    }
+    still = optax.set_to_zero()
     return optax.partition(
-        {
-            "head": sgd(plan.head_rate),
-            "backbone": sgd(plan.backbone_rate),
-            "still": optax.set_to_zero(),
-        },
-        groups,
+        {"head": sgd(plan.head_rate), "still": still, **by_depth}, groups
     )
+
+
+def _depth(names: list[str], blocks: int) -> int:
+    """Of a ViT, the number of a block from 1; 0 before all, and the last one's behind.
+
+    A network without blocks has one depth.
+    """
+    for name in names:
+        if name.startswith(_BLOCK):
+            return int(name.removeprefix(_BLOCK)) + 1
+    return blocks if "norm" in names else 0
 
 
 def _make_step(

@@ -89,12 +89,19 @@ class FineTuning:
 
     backbone_rate: float = setting(0.01, allowed=NON_NEGATIVE, doc="learning rate")
     head_rate: float = setting(0.2, allowed=POSITIVE, doc="learning rate")
+    layer_decay: float = setting(
+        1.0,
+        allowed=FRACTION,
+        doc="of a ViT: each block's rate is so much of that of the block behind it",
+    )
     momentum: float = setting(0.9, allowed=BELOW_ONE, doc="heavy ball")
     weight_decay: float = setting(0.0, allowed=NON_NEGATIVE, doc="L2, of all weights")
     batch_size: int = setting(256, allowed=COUNT, doc="images a step, at most")
     epochs: int = setting(20, allowed=COUNT, doc="of training")
     frozen: tuple[str, ...] = setting(
-        (), doc="layers that stay as they are: conv1, bn1, layer1 to layer4"
+        (),
+        doc="layers that stay as they are: conv1, bn1, layer1 to layer4; of a ViT "
+        "patches, blocks_0, ...",
     )
     frozen_statistics: bool = setting(
         False, doc="whether BatchNorm uses its running statistics and keeps them"

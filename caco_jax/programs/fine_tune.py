@@ -4,7 +4,9 @@ For each share of the labels a new network is trained, from the run's.
 """
 
 import argparse
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,18 +20,27 @@ from caco_jax.evaluation.scores import accuracies
 from caco_jax.programs import evaluating
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.run import Run
-from caco_jax.schema import ConfigError
+from caco_jax.schema import ConfigError, UserError
 from caco_jax.training.finite_check import check_finite
+
+
+@contextlib.contextmanager
+def plan_error() -> Iterator[None]:
+    """Makes a ValueError about a key of the plan the fault of its flag."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.renamed("--{}".format) from None
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
 
 
 def read_plan(flags: argparse.Namespace) -> FineTuning:
     """The plan of the flags."""
     values = {f.name: getattr(flags, f.name) for f in dataclasses.fields(FineTuning)}
     values["frozen"] = tuple(values["frozen"])
-    try:
+    with plan_error():
         return FineTuning(**values)
-    except ConfigError as error:
-        raise error.renamed("--{}".format) from None
 
 
 def tune(
@@ -40,7 +51,7 @@ def tune(
     pretraining = loaded.pretraining
     with evaluating.as_user_error("--labels"):
         rows = choose_rows(train, share=share, seed=seed)
-    with evaluating.as_user_error("--frozen"), jax.set_mesh(pretraining.mesh):
+    with plan_error(), jax.set_mesh(pretraining.mesh):
         tuned = fine_tune(
             pretraining.encoder,
             evaluating.training_views(loaded),

@@ -95,3 +95,33 @@ def test_bad_plans():
         tune(dataclasses.replace(PLAN, frozen=("hidden", "layer9")))
     with pytest.raises(ConfigError, match="head_rate: want a number in"):
         fine_tune.FineTuning(head_rate=0.0)
+    with pytest.raises(ValueError, match="layer_decay: want 1 for a network without"):
+        tune(dataclasses.replace(PLAN, layer_decay=0.5))
+
+
+def test_rates_decay_from_the_last_block_of_a_vit_to_its_patches():
+    """Ones as the gradient and no momentum: a step is as long as the rate."""
+    plan = dataclasses.replace(PLAN, layer_decay=0.5, momentum=0.0, frozen=("frozen",))
+    names = ("patches", "cls_token", "blocks_0", "blocks_1", "norm", "frozen")
+    backbone = {name: np.zeros(2, np.float32) for name in names}
+    trained = {
+        "encoder": {"backbone": backbone, "projector": {"norm": np.zeros(2)}},
+        "head": np.zeros(2, np.float32),
+    }
+    optimizer = fine_tune._optimizer(plan, steps_per_epoch=3, blocks=2)
+    ones = jax.tree.map(np.ones_like, trained)
+    updates, _ = optimizer.update(ones, optimizer.init(trained), trained)
+    found = {name: -float(u[0]) for name, u in updates["encoder"]["backbone"].items()}
+    rate = plan.backbone_rate
+    assert found == pytest.approx(
+        {
+            "patches": rate / 4,
+            "cls_token": rate / 4,
+            "blocks_0": rate / 2,
+            "blocks_1": rate,
+            "norm": rate,
+            "frozen": 0.0,
+        }
+    )
+    assert -float(updates["head"][0]) == pytest.approx(plan.head_rate)
+    assert not updates["encoder"]["projector"]["norm"].any()

@@ -382,7 +382,12 @@ IMAGENET = "--protocol=imagenet"
         (
             "fine_tune",
             ["--frozen", "layer1"],
-            "--frozen: frozen: want some of hidden, norm, got layer1",
+            "--frozen: want some of hidden, norm, got layer1",
+        ),
+        (
+            "fine_tune",
+            ["--layer_decay=0.5"],
+            "--layer_decay: want 1 for a network without a ViT's blocks, got 0.5",
         ),
         ("fine_tune", ["--momentum=1"], "--momentum: want a number in [0, 1), got 1.0"),
         ("health", ["--images=1"], "--images: want at least 2, got 1"),
