@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from caco_jax._paths import local_path
 from caco_jax._recipes import recipes
 from caco_jax.config.sections import default_config, method_of, optimizer_sections
 from caco_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
@@ -195,7 +196,7 @@ def load_recipe(path: str) -> ConfigDict:
     Raises:
         ConfigError: there is no such file, function or variant.
     """
-    name, _, variant = path.partition(":")
+    name, variant = _name_and_variant(path)
     file = _file_of(name)
     get_config = runpy.run_path(file).get("get_config")
     if get_config is None:
@@ -219,10 +220,19 @@ def rules_of(path: str) -> Mapping[str, Any] | None:
     Returns:
         None where the file has no ``RULES``, or the recipe is a smoke run's.
     """
-    name, _, variant = path.partition(":")
+    name, variant = _name_and_variant(path)
     if variant.rpartition(":")[2] == "smoke":
         return None
     return runpy.run_path(_file_of(name)).get("RULES")
+
+
+def _name_and_variant(path: str) -> tuple[str, str]:
+    """A recipe's name or file, and its variant, "" for none."""
+    try:  # first: the colon of file:///... is no variant's
+        name, _, variant = str(local_path(path)).partition(":")
+    except ValueError as error:
+        raise ConfigError(f"--config: {error}") from None
+    return name, variant
 
 
 def _file_of(name: str) -> str:

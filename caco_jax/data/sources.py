@@ -6,6 +6,7 @@ live.
 """
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,7 @@ from caco_jax.data.resize import opencv
 from caco_jax.data.shards import open_shards
 from caco_jax.data.tfds_sets import open_tfds
 from caco_jax.data.value_range import find_range
-from caco_jax.schema import ConfigError
+from caco_jax.schema import ConfigError, did_you_mean
 
 logger = logging.getLogger("caco_jax")
 # Larger images are cheaper to decode small, on the host, than to keep whole.
@@ -386,8 +387,11 @@ def load(
     """
     kind, _, rest = source.partition(":")
     if kind not in SOURCES:
+        is_path = "/" in source or os.path.isdir(source)
+        hint = f"; a folder of pictures is folder:{source}" if is_path else ""
         raise ValueError(
             f"data.source: want one of {', '.join(sorted(SOURCES))}, got {source!r}"
+            f"{hint or did_you_mean(kind, SOURCES)}"
         )
     directory = None if data_dir is None else _local(data_dir, "data.data_dir")
     request = _Request(

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Iterator
+from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
 from absl import flags
@@ -120,6 +121,7 @@ def stream(
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain asks for its own, and fails without
             flags.FLAGS.mark_as_parsed()
+        _start_tracker()
         options = grain.MultiprocessingOptions(workers, _WORKER_BUFFER)
         parts = parts.mp_prefetch(options, worker_init_fn=_start_worker)
     iterator = iter(parts)
@@ -131,6 +133,20 @@ def stream(
     finally:
         handed_out.close()
         iterator.close()
+
+
+def _start_tracker() -> None:
+    """Starts Python's process that frees shared memory after this one, to be silent.
+
+    A signal or the end of a run ends workers in the middle of handing over: what lies
+    there is freed, and a warning of it would read as a fault of the run.
+    """
+    option = "ignore:resource_tracker"
+    sys.warnoptions.append(option)  # of the new process, not of this one
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(option)
 
 
 def _explained(parts: Iterator[T]) -> Generator[T]:

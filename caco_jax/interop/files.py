@@ -6,6 +6,7 @@ plain pickles, are written but not read.
 """
 
 import contextlib
+import errno
 import importlib
 import os
 import pathlib
@@ -44,6 +45,7 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 # What safetensors calls the types of arrays.
 _DTYPES = {
     **{"BOOL": np.bool_, "BF16": ml_dtypes.bfloat16},
+    **{"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2},
     **{"F16": np.float16, "F32": np.float32, "F64": np.float64, "C64": np.complex64},
     **{
         f"{k.upper()}{n}": np.dtype(f"{k}{n // 8}")
@@ -102,9 +104,11 @@ def read_weights(path: str | os.PathLike) -> Any:
         return read(path)
     except UserError:
         raise
-    except OSError as error:
-        raise UserError(f"--file: cannot read {path}: {error.strerror}") from None
     except Exception as error:  # a damaged file makes the readers raise anything
+        # In a file that was cut short, PyTorch looks before its beginning.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            reason = error.strerror
+            raise UserError(f"--file: cannot read {path}: {reason}") from None
         raise UserError(f"--file: {path} {_problem(path, error)}") from None
 
 
@@ -118,19 +122,28 @@ def _problem(path: pathlib.Path, error: Exception) -> str:
         )
     if "TorchScript" in text:
         return "is a TorchScript program; save its state_dict() with torch.save"
-    if "magic number" in text:
+    with path.open("rb") as file:
+        beginning = file.read(2)
+    if "magic number" in text or re.match(rb"\x80[\x03-\x05]", beginning):
         return (
             "is a plain pickle, which is not read; save it with torch.save or as "
             ".safetensors"
         )
-    if zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path) and not _is_torch_zip(path):
         return (
             "is a zip archive, not one of PyTorch's; unpack it and name the file in it"
         )
+    if "Unsupported operand" in text and beginning[:1] not in (_ZIP[:1], _PICKLE):
+        return "is neither PyTorch's nor safetensors; fetch or save it again as such"
     return (
         f"is damaged or no file of weights ({text[:100] or type(error).__name__}); "
         "fetch or save it again"
     )
+
+
+def _is_torch_zip(path: pathlib.Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/data.pkl") for name in archive.namelist())
 
 
 def write_weights(
@@ -181,12 +194,13 @@ def check_writable(path: str | os.PathLike, *, force: bool = False) -> None:
 
 
 def _choose(table: Mapping[str, Any], path: pathlib.Path, verb: str) -> Any:
-    if path.suffix not in table:
+    suffix = path.suffix.lower() if verb == "read" else path.suffix
+    if suffix not in table:
         raise UserError(
             f"--file: want a name that ends in {', '.join(table)}, got {path}: no "
             f"other can be {verb}"
         )
-    return table[path.suffix]
+    return table[suffix]
 
 
 def _package(suffix: str) -> Any:

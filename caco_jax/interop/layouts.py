@@ -357,7 +357,9 @@ def _array(name: str, value: Any) -> np.ndarray:
                 f"{name}: want a dense tensor of floats: {problem}"
             ) from None
     if not isinstance(value, np.ndarray):
-        raise ValueError(f"{name}: want an array, got {type(value).__name__}")
+        kind = type(value).__name__
+        remedy = "; save it as a tensor" if kind.startswith("numpy") else ""
+        raise ValueError(f"{name}: want an array, got {kind}{remedy}")
     if name.endswith(QUEUE_PLACE):
         return value
     # Of eight bits and less they are multiples of a scale that lies elsewhere.

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import pathlib
 
 import pytest
 from hypothesis import given, settings
@@ -352,6 +353,13 @@ def test_a_recipe_of_ours_needs_no_path(monkeypatch, tmp_path):
     by_path = load_recipe("configs/caco_digits.py:clae")
     monkeypatch.chdir(tmp_path)
     assert load_recipe("caco_digits:clae") == by_path
+
+
+def test_a_recipe_may_be_written_as_file_address(tmp_path):
+    recipe = pathlib.Path(DIGITS).resolve()
+    assert load_recipe(f"file://{recipe}:clae") == load_recipe(f"{DIGITS}:clae")
+    with pytest.raises(ConfigError, match=r"^--config: .*gs://b/c\.py: gs:// cannot be"):
+        load_recipe("gs://b/c.py")
 
 
 def test_a_file_that_is_no_recipe_says_so(tmp_path):

@@ -66,6 +66,20 @@ def test_unknown_source_lists_the_known():
         sources.load("digits:7")
 
 
+@pytest.mark.parametrize(
+    "source, hint",
+    [
+        ("photos/mine", "a folder of pictures is folder:photos/mine"),
+        ("file:///photos", "a folder of pictures is folder:file:///photos"),
+        ("foldr:photos", "did you mean folder?"),
+    ],
+)
+def test_a_source_that_is_nearly_one_is_offered(source, hint):
+    with pytest.raises(ValueError) as caught:
+        sources.load(source)
+    assert str(caught.value).endswith(f", got {source!r}; {hint}")
+
+
 @pytest.mark.parametrize("kind", ["folder", "idx", "cifar10", "cifar100"])
 def test_a_path_that_no_system_has_is_refused_in_a_line(kind):
     path = "a" * 300

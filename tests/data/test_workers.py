@@ -20,6 +20,25 @@ def test_workers_are_one_a_core_where_nothing_is_said(monkeypatch):
     assert workers.worker_count(40) == 40
 
 
+ABRUPT = """
+import os
+from multiprocessing import shared_memory
+from caco_jax.data.workers import _start_tracker
+
+_start_tracker()
+print(shared_memory.SharedMemory(create=True, size=8).name, flush=True)
+os._exit(75)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /dev/shm")
+def test_an_abrupt_end_frees_shared_memory_without_a_word():
+    # Whoever reads its stderr to the end waits for the process that cleans up.
+    ended = subprocess.run([sys.executable, "-c", ABRUPT], capture_output=True)
+    assert (ended.returncode, ended.stderr) == (75, b"")
+    assert not pathlib.Path("/dev/shm", ended.stdout.decode().strip()).exists()
+
+
 PARENT = """
 import multiprocessing, pathlib, sys, time
 from caco_jax.data.pipeline import CropSource

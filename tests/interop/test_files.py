@@ -163,6 +163,36 @@ def test_a_truncated_file_is_one_line(tmp_path, suffix):
         assert message.endswith("); fetch or save it again")
 
 
+def test_a_large_file_that_is_damaged_says_so(tmp_path):
+    torch_oracle.require_torch()
+    path = tmp_path / "w.pth"
+    write_weights(path, {"conv1.weight": np.zeros((40_000,), np.float32)})
+    whole = path.read_bytes()
+    at = whole.index(b"conv1.weight")
+    for damaged in (whole[:-70_000], whole[:at] + b"\xff" * 12 + whole[at + 12 :]):
+        path.write_bytes(damaged)
+        assert refused(read_weights, path).startswith(f"{path} is damaged or no file ")
+
+
+def test_a_file_of_some_other_program_says_so(tmp_path):
+    torch = torch_oracle.require_torch()
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"\x08\x07\x12\x07pytorch\x1a\x052.0")  # ONNX
+    assert refused(read_weights, path) == (
+        f"{path} is neither PyTorch's nor safetensors; fetch or save it again as such"
+    )
+    torch.save({"conv1.weight": np.zeros(3)}, path)
+    with pytest.raises(ValueError, match=r"want an array, got numpy.*; save it as a t"):
+        parse(read_weights(path), {"conv1.weight": (3,)}, {})
+
+
+def test_capitals_in_an_ending_are_as_good(tmp_path):
+    torch_oracle.require_torch()
+    write_weights(tmp_path / "w.pth", ARRAYS)
+    (tmp_path / "w.pth").rename(tmp_path / "W.PTH")
+    assert set(read_weights(tmp_path / "W.PTH")) == set(ARRAYS)
+
+
 def lfs_pointer():
     return b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n"
 
@@ -185,9 +215,13 @@ def zipped():
         (gzip.compress(b"x"), "is an archive; unpack it and name the file of weights "),
         (b"\x89HDF\r\n\x1a\n", "is of another framework; save its arrays under "),
         (pickle.dumps(ARRAYS, 2), "is a plain pickle, which is not read; save it with"),
+        (pickle.dumps(ARRAYS, 5), "is a plain pickle, which is not read; save it with"),
         (zipped(), "is a zip archive, not one of PyTorch's; unpack it and name "),
     ],
-    ids=["empty", "html", "json", "text", "lfs", "gzip", "hdf5", "pickle", "npz"],
+    ids=[
+        *["empty", "html", "json", "text", "lfs", "gzip", "hdf5"],
+        *["pickle", "pickle-5", "npz"],
+    ],
 )
 def test_what_is_no_file_of_weights_is_not_called_damaged(
     tmp_path, suffix, content, message
@@ -249,7 +283,10 @@ def test_safetensors_of_any_floats(tmp_path, dtype):
 @pytest.mark.parametrize(
     "dtype, message",
     [
-        ("float8_e4m3fn", "conv1.weight: want an array, got F8_E4M3"),
+        (
+            "float8_e4m3fn",
+            "conv1.weight: want floats of 16, 32 or 64 bits, got float8_e4m3fn; save ",
+        ),
         ("int8", "conv1.weight: want floats of 16, 32 or 64 bits, got int8; save "),
     ],
 )
