@@ -9,7 +9,7 @@ from jaxtyping import Shaped, UInt8
 
 from caco_jax.data.dataset import ArrayDataset, Dataset, RecordDataset
 from caco_jax.data.decode import center_crop, decode_image
-from caco_jax.data.labelled import Part, RecordPart, labelled_parts
+from caco_jax.data.labelled import Part, RecordPart, open_part
 from caco_jax.data.records import ArrayRecords, Record, Records
 from caco_jax.data.resize import opencv, resize
 
@@ -20,7 +20,7 @@ _DENSITY = 3
 
 
 def fit_to(dataset: Dataset, own: Dataset, *, size_pixels: int) -> Dataset:
-    """A labelled set with examples like those that a network was trained on.
+    """A set with examples like those that a network was trained on.
 
     Grey images get three equal channels, or colours become grey. Another size is scaled
     until it covers the wanted one, and the middle is cut out.
@@ -39,7 +39,7 @@ def fit_to(dataset: Dataset, own: Dataset, *, size_pixels: int) -> Dataset:
     """
     want, got = _example(own, size_pixels), _example(dataset, size_pixels)
     streams = not dataset.in_memory and size_pixels > 0 and want[0][-1:] == (3,)
-    if got == want or streams or not dataset.has_labels:
+    if got == want or streams:
         return dataset
     _require_images(want, got, dataset.name)
     if isinstance(dataset, ArrayDataset) and not own.in_memory:
@@ -150,23 +150,31 @@ def _is_image(shape: Shape, dtype: np.dtype) -> bool:
 
 
 def _in_memory(dataset: Dataset, shape: Shape) -> ArrayDataset:
-    train, test = labelled_parts(dataset, size_pixels=max(shape[:2]))
-    fit = functools.partial(_decoded, shape=shape)
-    train, test = (
-        dataclasses.replace(part, fit=fit) if isinstance(part, RecordPart) else part
-        for part in (train, test)
+    size_pixels, has_labels = max(shape[:2]), dataset.has_labels
+    train = open_part(
+        dataset, "evaluation_train" if has_labels else "train", size_pixels=size_pixels
+    )
+    test = open_part(dataset, "test", size_pixels=size_pixels)
+    (images, labels), (unseen, unseen_labels) = (
+        _converted(part, shape) for part in (train, test)
     )
     return ArrayDataset(
         dataset.name,
-        *_converted(train, shape),
-        *_converted(test, shape),
+        images,
+        labels if has_labels else None,
+        unseen,
+        unseen_labels if has_labels else None,
         class_names=dataset.class_names,
     )
 
 
-def _converted(part: Part, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+def _converted(part: Part | None, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """All readable images of a part, and their labels."""
     images, labels = [np.empty((0, *shape), np.uint8)], [np.empty(0, np.int32)]
+    if isinstance(part, RecordPart):
+        part = dataclasses.replace(part, fit=functools.partial(_decoded, shape=shape))
+    if part is None:
+        return images[0], labels[0]
     for pixels, known in part.centers(np.arange(len(part))):
         images.append(np.stack([convert(image, shape) for image in pixels]))
         labels.append(np.asarray(known, np.int32))

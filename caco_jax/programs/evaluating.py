@@ -14,7 +14,7 @@ from caco_jax.config.build import load_run, saved_config
 from caco_jax.config.parts import build_data, build_views
 from caco_jax.data.dataset import Dataset, RecordDataset
 from caco_jax.data.fitting import fit_to
-from caco_jax.data.labelled import Part, labelled_parts, training_view
+from caco_jax.data.labelled import Part, labelled_parts, open_part, training_view
 from caco_jax.data.views import make_views
 from caco_jax.evaluation import checks
 from caco_jax.evaluation.features import make_features, make_view_features
@@ -33,8 +33,12 @@ logger = logging.getLogger("caco_jax")
 _DATA_FLAGS = ("source", "data_dir", "train_split", "test_split")
 
 
-def open_run(flags: argparse.Namespace) -> Run:
+def open_run(flags: argparse.Namespace, *, by_class: bool = True) -> Run:
     """The run of the flags, with the images of the flags.
+
+    Args:
+        flags: of the command.
+        by_class: whether labelled images have to be of two classes or more.
 
     Raises:
         UserError: there is no such run, or its network cannot look at these images.
@@ -43,7 +47,7 @@ def open_run(flags: argparse.Namespace) -> Run:
     run = load(flags)
     if changes:
         run = on_images(run, named_images(run, **changes))
-    if run.data.has_labels and run.data.num_classes < 2:
+    if by_class and run.data.has_labels and run.data.num_classes < 2:
         raise UserError(
             f"--source: want images of two classes or more, {run.data.name} has "
             f"{run.data.num_classes}"
@@ -132,6 +136,24 @@ def run_parts(run: Run) -> tuple[Part, Part]:
     size_pixels = max(run.pretraining.views.photo_sizes, default=0)
     with as_user_error("--source"):
         return labelled_parts(run.data, size_pixels=size_pixels)
+
+
+def unseen_part(run: Run) -> tuple[Part, str]:
+    """The images held out or, where none are, those trained on; what they are called.
+
+    Labels are not needed.
+
+    Raises:
+        UserError: there are no images.
+    """
+    size_pixels = max(run.pretraining.views.photo_sizes, default=0)
+    part = open_part(run.data, "test", size_pixels=size_pixels)
+    if part is not None and len(part):
+        return part, "held-out"
+    part = open_part(run.data, "train", size_pixels=size_pixels)
+    if part is not None and len(part):
+        return part, "training"
+    raise UserError(f"--source: expected images, {run.data.name} has none")
 
 
 def training_views(run: Run) -> Callable[..., tuple[jax.Array, ...]]:

@@ -1,6 +1,7 @@
 """Whether a run's representation is alive: caco health --workdir=...
 
-Of the held-out images: RankMe, spread and uniformity of the backbone's features, how
+Of the held-out images, or of those trained on where none are; labels are not needed:
+RankMe, spread and uniformity of the backbone's features, how
 two views of an image agree, and, where the run has a bank, how queries lie to it.
 """
 
@@ -10,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from caco_jax.data.labelled import Part
 from caco_jax.data.views import make_views
 from caco_jax.evaluation import health
 from caco_jax.programs.command import as_user_error
-from caco_jax.programs.evaluating import open_run, run_parts, save
+from caco_jax.programs.evaluating import open_run, save, unseen_part
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.run import Run
 from caco_jax.schema import require
@@ -21,8 +23,8 @@ from caco_jax.schema import require
 BATCH_ROWS = 128
 
 
-def measure(loaded: Run, *, rows: int, seed: int) -> dict[str, float]:
-    """The figures by name."""
+def measure(loaded: Run, part: Part, *, rows: int, seed: int) -> dict[str, float]:
+    """The figures of some of a part's images, by name."""
     pretraining, network = loaded.pretraining, loaded.network
     views = make_views(pretraining.views)
 
@@ -36,18 +38,17 @@ def measure(loaded: Run, *, rows: int, seed: int) -> dict[str, float]:
             encoder.embed(network, first, train=False)[0],
         )
 
-    _, test = run_parts(loaded)
-    count = min(rows, len(test))
+    count = min(rows, len(part))
     if count > BATCH_ROWS:
         count -= count % BATCH_ROWS  # one compiled shape
-    chosen = np.linspace(0, len(test) - 1, count).round().astype(int)
+    chosen = np.linspace(0, len(part) - 1, count).round().astype(int)
     found = []
-    for number, (pixels, _) in enumerate(test.centers(chosen)):
+    for number, (pixels, _) in enumerate(part.centers(chosen)):
         for first in range(0, len(pixels), BATCH_ROWS):
             key = jax.random.fold_in(jax.random.key(seed), number * len(chosen) + first)
             found.append(encode(key, pixels[first : first + BATCH_ROWS]))
     one, other, embeddings = (
-        jnp.concatenate(part) for part in zip(*found, strict=True)
+        jnp.concatenate(pieces) for pieces in zip(*found, strict=True)
     )
     with as_user_error(f"--workdir: of {loaded.data.name}"):
         figures = {
@@ -81,11 +82,12 @@ def main() -> None:
     """Parses flags and runs."""
     flags = parser_of("health").parse_args()
     require(flags.images >= 2, f"--images: want at least 2, got {flags.images}")
-    loaded = open_run(flags)
-    figures = measure(loaded, rows=flags.images, seed=flags.seed)
+    loaded = open_run(flags, by_class=False)
+    part, called = unseen_part(loaded)
+    figures = measure(loaded, part, rows=flags.images, seed=flags.seed)
     save(loaded, flags, "health", figures)
     most = min(figures["images"], figures["features"])
-    print(f"{figures['images']} held-out images, views as in pretraining:")
+    print(f"{figures['images']} {called} images, views as in pretraining:")
     for name, line in LINES.items():
         if name in figures:
             print(f"{figures[name]:10.3f}  {line.format(most=most)}")

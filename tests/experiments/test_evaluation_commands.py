@@ -299,16 +299,30 @@ def of_classes(count):
 
 
 WITHOUT_LABELS, OF_ONE_CLASS = of_classes(0), of_classes(1)
+LARGE_GRAY = np.random.default_rng(0).integers(0, 256, (9, 40, 36, 1), np.uint8)
 
 
-@pytest.mark.parametrize("name", list(MAINS))
+JUDGE = [name for name in MAINS if name != "health"]
+
+
+@pytest.mark.parametrize("name", JUDGE)
 def test_images_without_labels_cannot_be_judged(workdir, name):
     source = f"--source={__name__}:WITHOUT_LABELS"
     message = one_line(call(name, f"--workdir={workdir}", source))
     assert message.endswith("made has no labels: there is nothing to evaluate")
 
 
-@pytest.mark.parametrize("name", list(MAINS))
+@pytest.mark.parametrize("source", ["WITHOUT_LABELS", "OF_ONE_CLASS", "LARGE_GRAY"])
+def test_health_needs_no_classes(workdir, source):
+    said = succeeded(
+        call("health", f"--workdir={workdir}", f"--source={__name__}:{source}")
+    )
+    kind = "training" if source == "LARGE_GRAY" else "held-out"
+    assert f"{kind} images, views as in pretraining" in said
+    assert "effective rank" in said
+
+
+@pytest.mark.parametrize("name", JUDGE)
 def test_one_class_is_nothing_to_tell_apart(workdir, name):
     source = f"--source={__name__}:OF_ONE_CLASS"
     assert one_line(call(name, f"--workdir={workdir}", source)) == (
