@@ -152,7 +152,7 @@ def test_no_shipped_recipe_is_warned_of(name):
         recipe = load_recipe(f"{path}:{variant}" if variant else str(path))
         # A small one that takes views of any size: no rule looks at it.
         recipe.encoder.backbone, recipe.encoder.width = "resnet_tiny", 4
-        recipe.encoder.stem = "small"
+        recipe.encoder.stem, recipe.encoder.options = "small", {}
         recipe.encoder.batchnorm_group = None
         recipe.target.shuffle_keys = False
         recipe.adversarial.epsilon = 0.0
