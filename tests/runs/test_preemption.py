@@ -44,6 +44,8 @@ def start():
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # The suite itself may run below nohup.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         running.append(process)
         assert process.stdout.readline() == "ready\n"
