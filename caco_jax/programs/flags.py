@@ -11,13 +11,21 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from caco_jax._paths import bucket_address, local_path
 from caco_jax._recipes import recipes
 from caco_jax.evaluation.plans import HELD_OUT, L2, L2_GRID, PRESETS, FineTuning
 from caco_jax.interop import BACKBONE, PARTS, TWINS
+from caco_jax.programs.flag_groups import (
+    add_distributed,
+    add_features,
+    add_local_workdir,
+    add_recipe,
+    add_reporting,
+    add_run,
+    add_signals,
+    add_workdir,
+    path_of,
+)
 from caco_jax.programs.parser import Parser
-from caco_jax.runs.preemption import MORE_SIGNALS, REQUEUE_STATUS, SIGNALS
-from caco_jax.runs.settings import FEATURES, TIMEOUT_SECONDS
 
 _KEYS_PAGE = "docs/reference/config.md"
 _REPLACES = (
@@ -46,131 +54,13 @@ def docstring(program: str) -> str:
     return ast.get_docstring(ast.parse(source)) or ""
 
 
-# What several have.
-
-
-def _path(text: str) -> str:
-    """A path of this machine, as `local_path` reads it."""
-    try:
-        return str(local_path(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _place(text: str) -> str:
-    """A path of this machine or of a bucket."""
-    try:
-        return bucket_address(text) or str(local_path(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        required=True,
-        help="a recipe: a name, or a Python file",
-    )
-
-
-def _add_workdir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workdir",
-        type=_place,
-        required=True,
-        help="the run's directory; gs://BUCKET/DIRECTORY is one, too",
-    )
-
-
-def _add_local_workdir(parser: argparse.ArgumentParser) -> None:
-    """Of a program that draws figures into it."""
-    parser.add_argument(
-        "--workdir", type=_path, required=True, help="the run's directory"
-    )
-
-
-def _add_run(parser: Parser) -> None:
-    """Which run is evaluated, and on which images."""
-    _add_workdir(parser)
-    parser.add_argument(
-        "--source",
-        help="other images than the run's: tfds:NAME, folder:PATH, wds:PATH, digits",
-    )
-    parser.add_argument("--data_dir", type=_path, help="where prepared sets lie")
-    parser.add_argument("--train_split", help="of the source, to learn from")
-    parser.add_argument("--test_split", help="of the source, to judge by")
-
-
-def _add_features(parser: Parser) -> None:
-    parser.add_argument(
-        "--features",
-        choices=FEATURES,
-        default=FEATURES[0],
-        help="the backbone's, or the projector's output (default: %(default)s)",
-    )
-
-
-def _add_reporting(parser: Parser) -> None:
-    """Who else is told."""
-    parser.add_argument(
-        "--no_tensorboard",
-        action="store_true",
-        help="write no TensorBoard events into WORKDIR/tensorboard",
-    )
-    parser.add_argument(
-        "--wandb", metavar="PROJECT", help="log to this project of Weights & Biases"
-    )
-
-
-def _signals(text: str) -> list[str]:
-    """Names of signals, with commas between them."""
-    names = [name.strip().upper().removeprefix("SIG") for name in text.split(",")]
-    known = (*SIGNALS, *MORE_SIGNALS)
-    for name in names:
-        if name not in known:
-            raise argparse.ArgumentTypeError(
-                f"expected some of {','.join(known)}, got {name or text!r}"
-            )
-    return names
-
-
-def _add_signals(parser: Parser) -> None:
-    parser.add_argument(
-        "--signals",
-        type=_signals,
-        default=list(SIGNALS),
-        metavar="NAME,NAME",
-        help="that end the run in order: it saves, and its status is "
-        f"{REQUEUE_STATUS} ({','.join(SIGNALS)} if not given)",
-    )
-
-
-def _add_distributed(parser: Parser) -> None:
-    group = parser.add_argument_group("a run of many processes")
-    group.add_argument(
-        "--distributed",
-        action="store_true",
-        help="join the other processes of this run; SLURM, GKE and TPU say the rest",
-    )
-    group.add_argument("--coordinator_address", help="HOST:PORT of process 0")
-    group.add_argument("--num_processes", type=int, help="of the whole run")
-    group.add_argument("--process_id", type=int, help="of this one, from 0")
-    group.add_argument(
-        "--initialization_timeout",
-        type=int,
-        default=TIMEOUT_SECONDS,
-        metavar="SECONDS",
-        help="how long processes wait for each other (default: %(default)s)",
-    )
-
-
 # Pretraining.
 
 
 def _demo(parser: Parser) -> None:
     parser.add_argument("--config", default="caco_digits", help="a recipe")
     parser.add_argument(
-        "--workdir", type=_path, default="runs/caco_digits", help="the run's place"
+        "--workdir", type=path_of, default="runs/caco_digits", help="the run's place"
     )
     parser.add_argument(
         "--fresh",
@@ -178,14 +68,14 @@ def _demo(parser: Parser) -> None:
         action="store_true",
         help="start over; a run already there is moved to WORKDIR.old",
     )
-    _add_reporting(parser)
-    _add_signals(parser)
+    add_reporting(parser)
+    add_signals(parser)
 
 
 def _pretrain(parser: Parser) -> None:
     parser.epilog = _REPLACES
-    _add_recipe(parser)
-    _add_workdir(parser)
+    add_recipe(parser)
+    add_workdir(parser)
     parser.add_argument(
         "--source",
         help="the images, for --config.data.source: folder:PATH, tfds:NAME, digits",
@@ -206,9 +96,9 @@ def _pretrain(parser: Parser) -> None:
         action="store_true",
         help="check the run, its images, memory, time and directory; write nothing",
     )
-    _add_reporting(parser)
-    _add_signals(parser)
-    _add_distributed(parser)
+    add_reporting(parser)
+    add_signals(parser)
+    add_distributed(parser)
 
 
 def _compile_for_pod(parser: Parser) -> None:
@@ -216,7 +106,7 @@ def _compile_for_pod(parser: Parser) -> None:
     parser.epilog = textwrap.fill(
         f"{_REPLACES} No data set is read. A ResNet-50 takes minutes.", 79
     )
-    _add_recipe(parser)
+    add_recipe(parser)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--topology", help="CHIP:SHAPE, such as v5e:4x4 or v4:4x4x4")
     where.add_argument("--sweep_topologies", help="several, with commas between them")
@@ -234,7 +124,7 @@ def _compile_for_pod(parser: Parser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=_path,
+        type=path_of,
         default="runs/pod/report.json",
         help="file; %(default)s by default",
     )
@@ -244,28 +134,28 @@ def _compile_for_pod(parser: Parser) -> None:
 
 
 def _knn(parser: Parser) -> None:
-    _add_run(parser)
+    add_run(parser)
     parser.add_argument("--k", type=int, nargs="+", default=[20], help="neighbours")
     parser.add_argument(
         "--temperature", type=float, nargs="+", default=[0.2], help="of the votes"
     )
-    _add_features(parser)
+    add_features(parser)
 
 
 def _embed(parser: Parser) -> None:
-    _add_run(parser)
+    add_run(parser)
     parser.add_argument(
-        "--out", type=_path, required=True, help="file to write, .npz or .parquet"
+        "--out", type=path_of, required=True, help="file to write, .npz or .parquet"
     )
-    _add_features(parser)
+    add_features(parser)
     parser.add_argument(
         "--force", action="store_true", help="replace a file that is there"
     )
-    _add_signals(parser)
+    add_signals(parser)
 
 
 def _few_shot(parser: Parser) -> None:
-    _add_run(parser)
+    add_run(parser)
     parser.add_argument(
         "--shots", type=int, nargs="+", default=[1, 3, 10], help="labels a class"
     )
@@ -275,7 +165,7 @@ def _few_shot(parser: Parser) -> None:
 
 def _linear_probe(parser: Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    _add_run(parser)
+    add_run(parser)
     parser.add_argument("--protocol", choices=("lbfgs", "imagenet"), default="lbfgs")
     parser.add_argument(
         "--label_feature",
@@ -311,7 +201,7 @@ def _linear_probe(parser: Parser) -> None:
 
 
 def _fine_tune(parser: Parser) -> None:
-    _add_run(parser)
+    add_run(parser)
     parser.add_argument(
         "--labels",
         type=float,
@@ -336,20 +226,20 @@ def _fine_tune(parser: Parser) -> None:
 
 
 def _health(parser: Parser) -> None:
-    _add_run(parser)
+    add_run(parser)
     parser.add_argument("--images", type=int, default=2048, help="held out, at most")
     parser.add_argument("--seed", type=int, default=0, help="of the views")
 
 
 def _report(parser: Parser) -> None:
-    _add_workdir(parser)
+    add_workdir(parser)
     parser.add_argument(
         "--compare",
         default="",
         help="directories of other runs, with commas between, to show beside it",
     )
     parser.add_argument(
-        "--out", type=_path, help="file to write; WORKDIR/report.html if not given"
+        "--out", type=path_of, help="file to write; WORKDIR/report.html if not given"
     )
 
 
@@ -360,7 +250,7 @@ def _convert(parser: Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     actions = parser.add_subparsers(dest="action", required=True)
     into = actions.add_parser("import", help="a file of weights becomes a run")
-    _add_recipe(into)
+    add_recipe(into)
     into.add_argument(
         "--parts",
         nargs="+",
@@ -382,8 +272,8 @@ def _convert(parser: Parser) -> None:
         help="what is written; twins: the adversarial branches of norms",
     )
     for action in (into, out):
-        action.add_argument("--file", type=_path, required=True, help="of weights")
-        _add_workdir(action)
+        action.add_argument("--file", type=path_of, required=True, help="of weights")
+        add_workdir(action)
         action.add_argument(
             "--force",
             action="store_true",
@@ -395,10 +285,10 @@ def _prepare_dataset(parser: Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--dataset", required=True, help="tfds:NAME[/CONFIG][:VERSION]")
     parser.add_argument(
-        "--data_dir", type=_path, required=True, help="where prepared sets lie"
+        "--data_dir", type=path_of, required=True, help="where prepared sets lie"
     )
     parser.add_argument(
-        "--manual_dir", type=_path, help="where files fetched by hand are"
+        "--manual_dir", type=path_of, help="where files fetched by hand are"
     )
 
 
@@ -406,7 +296,7 @@ def _prepare_dataset(parser: Parser) -> None:
 
 
 def _alpha_gradients(parser: Parser) -> None:
-    _add_local_workdir(parser)
+    add_local_workdir(parser)
     parser.add_argument("--batch_size", type=int, default=100, help="images of a batch")
     parser.add_argument(
         "--temperatures",
@@ -430,7 +320,7 @@ def _alpha_gradients(parser: Parser) -> None:
 
 
 def _bank_dynamics(parser: Parser) -> None:
-    _add_local_workdir(parser)
+    add_local_workdir(parser)
     parser.add_argument(
         "--bandwidth",
         type=float,
@@ -444,14 +334,14 @@ def _bank_dynamics(parser: Parser) -> None:
 
 def _deep_linear_pca(parser: Parser) -> None:
     parser.add_argument(
-        "--out", type=_path, default="runs/deep_linear_pca", help="a directory"
+        "--out", type=path_of, default="runs/deep_linear_pca", help="a directory"
     )
     parser.add_argument("--starts", type=int, default=128, help="of each network")
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--widths", type=int, nargs="+", default=[4, 16], help="units")
     parser.add_argument(
         "--pairs",
-        type=_path,
+        type=path_of,
         help="a .npz file with views x1, x2 [N, d] and, if wanted, weights alpha "
         "[N, N]: asks the theorem about these instead",
     )
@@ -460,7 +350,7 @@ def _deep_linear_pca(parser: Parser) -> None:
 
 def _relu_fixed_points(parser: Parser) -> None:
     parser.add_argument(
-        "--out", type=_path, default="runs/relu_fixed_points", help="a directory"
+        "--out", type=path_of, default="runs/relu_fixed_points", help="a directory"
     )
     parser.add_argument("--seeds", type=int, default=64, help="networks at once")
     parser.add_argument("--hidden", type=int, nargs="+", default=[5, 10, 20, 40])

@@ -20,6 +20,7 @@ PREDICTIONS = {
 }
 
 Rows = Sequence[Mapping[str, Any]]
+_SIZES = {"bank_size", "queue_size", "symmetric", "importance", "normalisation"}
 
 
 class Interval(NamedTuple):
@@ -76,7 +77,7 @@ def report(rows: Rows) -> str:
     """All tables as Markdown: results, differences, predictions, what was chosen."""
     finals = [row for row in rows if row["stage"] == "final"]
     if not finals:
-        return f"{len(rows)} trials, no final yet"
+        return _trials(rows) or "nothing was played yet"
     epochs = sorted({int(epoch) for row in finals for epoch in row["marks"]})
     parts = [
         _results(finals, epochs),
@@ -84,6 +85,7 @@ def report(rows: Rows) -> str:
         _predictions(finals, epochs),
         _banks(finals),
         _choices(rows),
+        _trials(rows),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -193,6 +195,21 @@ def _choices(rows: Rows) -> str:
             text = ", ".join(f"{key} {value}" for key, value in setting.items())
             lines.append([arm, chosen[0]["method"], text])
     return _table(["arm", "method", "chosen setting"], lines)
+
+
+def _trials(rows: Rows) -> str:
+    """Every trial at its end, by one seed, on images held out of the training set."""
+    lines = []
+    for row in rows:
+        if row["stage"] == "trial":
+            end = list(row["marks"].values())[-1]
+            setting = {k: v for k, v in row["setting"].items() if k not in _SIZES}
+            text = ", ".join(f"{key} {value}" for key, value in setting.items())
+            mass = f"{end['bank_mass']:.0%}" if "bank_mass" in end else ""
+            accuracies = (f"{100 * end[name]:.1f}" for name in MEASURES)
+            lines.append([row["arm"], text, *accuracies, mass])
+    heads = ["trial", "setting", *MEASURES.values(), "mass on the bank"]
+    return _table(heads, lines) if lines else ""
 
 
 def draw(rows: Rows, path: str | os.PathLike) -> None:

@@ -77,7 +77,10 @@ def test_the_report_says_what_may_be_claimed_and_what_the_papers_say():
     assert "| adco − moco | above 0, most of all early" in text
     assert "| moco | 3 | 51.0 ± 2.5 | 80.0 ± 0.0 |  | 10 |" in text
     assert "| adco | adco | temperature 0.1 |" in text
-    assert standings.report([]) == "0 trials, no final yet"
+    trial = final("adco", 0, 0.25, knn=0.75, linear=0.5, bank_mass=0.125)
+    lines = standings.report([{**trial, "stage": "trial"}]).splitlines()
+    assert lines[-1] == "| adco | temperature 0.1 | 25.0 | 75.0 | 50.0 | 12% |"
+    assert standings.report([]) == "nothing was played yet"
 
 
 def test_every_arm_has_as_many_trials():
