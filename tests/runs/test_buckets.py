@@ -246,7 +246,7 @@ def test_commands_on_a_run_in_a_bucket(tmp_path):
     out = succeeded(call(report.main, f"--workdir={place}"))
     assert out.startswith(f"{place}/report.html: ")
     assert "kNN" in (place / "report.html").read_text()
-    assert export_run(place, tmp_path / "w.pkl")["step"] == 8
+    assert export_run(place, tmp_path / "w.safetensors")["step"] == 8
 
 
 @pytest.mark.slow
