@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from caco_jax.data import heif
-from caco_jax.data.dataset import hold_out, some_names
+from caco_jax.data.dataset import some_names
 from caco_jax.data.records import FolderRecords
 from caco_jax.data.split_names import (
     HELD_OUT,
@@ -21,6 +21,7 @@ from caco_jax.data.split_names import (
     mixes_splits,
     role_of,
 )
+from caco_jax.data.splits import ImageSplits, class_numbers, split_images
 
 logger = logging.getLogger("caco_jax")
 
@@ -61,29 +62,12 @@ class Listing(NamedTuple):
     ) -> FolderRecords:
         """The images as records, labelled by the place of their class in the names."""
         rows = np.arange(len(self.paths)) if rows is None else rows
-        labels = self.labels(class_names)[rows] if class_names else None
+        labels = self.numbers(class_names)[rows] if class_names else None
         return FolderRecords(self.root, [self.paths[row] for row in rows], labels)
 
-    def labels(self, class_names: Sequence[str]) -> Int32[np.ndarray, " m"]:
+    def numbers(self, class_names: Sequence[str]) -> Int32[np.ndarray, " m"]:
         """The place of each image's class in the names."""
-        place = {name: index for index, name in enumerate(class_names)}
-        return np.array([place[name] for name in self.classes], np.int32)
-
-
-class FolderSplits(NamedTuple):
-    """The records of a directory.
-
-    Attributes:
-        train: to learn from.
-        test: held out; None where there are no classes.
-        class_names: in natural order; empty where there are no classes.
-        notes: for people: how the layout was understood, and what was ignored.
-    """
-
-    train: FolderRecords
-    test: FolderRecords | None
-    class_names: tuple[str, ...]
-    notes: tuple[str, ...]
+        return class_numbers(self.classes, class_names)
 
 
 def open_folder(
@@ -92,7 +76,7 @@ def open_folder(
     seed: int = 0,
     train_split: str | None = None,
     test_split: str | None = None,
-) -> FolderSplits:
+) -> ImageSplits:
     """Finds the images below a directory, and what its layout says of them.
 
     Sub-folders are classes, unless there are fewer than two, or many images lie beside
@@ -139,12 +123,9 @@ def open_folder(
     elif train_name not in (None, ".") and class_names:
         test = _test_listing(root, folders, class_names)
     notes = _notes(root, folders, train, test)
-    if test is None:
-        return _hold_out(train, class_names, seed, notes)
-    _check_classes(train, test)
-    return FolderSplits(
-        train.records(class_names), test.records(class_names), class_names, notes
-    )
+    if test is not None:
+        _check_classes(train, test)
+    return split_images(train, test, class_names, seed=seed, notes=notes)
 
 
 def _train_folder(root: Path, folders: Sequence[str]) -> str | None:
@@ -234,20 +215,6 @@ def _by_kind(ignored: Counter[str]) -> str:
 def _but_ignored(ignored: Counter[str]) -> str:
     to_do = "".join(f"; to read them: {line}" for line in heif.remedies(ignored))
     return f"; ignored: {_by_kind(ignored)}{to_do}" if ignored else ""
-
-
-def _hold_out(
-    train: Listing, class_names: tuple[str, ...], seed: int, notes: tuple[str, ...]
-) -> FolderSplits:
-    if not class_names:  # without labels there is nothing to evaluate
-        return FolderSplits(train.records(()), None, (), notes)
-    kept, held_out = hold_out(train.labels(class_names), seed=seed)
-    return FolderSplits(
-        train.records(class_names, kept),
-        train.records(class_names, held_out),
-        class_names,
-        notes,
-    )
 
 
 def _test_listing(

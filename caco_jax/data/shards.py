@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Int32
 
-from caco_jax.data.dataset import hold_out, some_names
+from caco_jax.data.dataset import some_names
 from caco_jax.data.folders import SUFFIXES, natural_key
 from caco_jax.data.records import Place, ShardRecords
 from caco_jax.data.split_names import HELD_OUT, TRAIN, role_of
+from caco_jax.data.splits import ImageSplits, class_numbers, split_images
 
 logger = logging.getLogger("caco_jax")
 
@@ -28,22 +30,6 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*)\}")
 _GZIP = b"\x1f\x8b"
 _MANY_SHARDS = 50  # to read their headers may take a while
 _THREADS = 4
-
-
-class ShardSplits(NamedTuple):
-    """The records of a set of shards.
-
-    Attributes:
-        train: to learn from.
-        test: held out; None where there are no labels.
-        class_names: in natural order; empty where there are no labels.
-        notes: for people: how the shards were understood, and what was ignored.
-    """
-
-    train: ShardRecords
-    test: ShardRecords | None
-    class_names: tuple[str, ...]
-    notes: tuple[str, ...]
 
 
 class Listing(NamedTuple):
@@ -62,17 +48,16 @@ class Listing(NamedTuple):
     ignored: Counter[str]
 
     def records(
-        self, class_names: Sequence[str], rows: Sequence[int] | None = None
+        self, class_names: Sequence[str], rows: Int[np.ndarray, " m"] | None = None
     ) -> ShardRecords:
         """The images as records, labelled by the place of their class in the names."""
-        chosen = range(len(self.places)) if rows is None else rows
-        numbers = self.numbers(class_names)[list(chosen)] if class_names else None
-        return ShardRecords(self.shards, [self.places[row] for row in chosen], numbers)
+        rows = np.arange(len(self.places)) if rows is None else rows
+        labels = self.numbers(class_names)[rows] if class_names else None
+        return ShardRecords(self.shards, [self.places[row] for row in rows], labels)
 
-    def numbers(self, class_names: Sequence[str]) -> np.ndarray:
-        """The place of each image's class in the names, int32 [M]."""
-        place = {name: index for index, name in enumerate(class_names)}
-        return np.array([place[label] for label in self.labels], np.int32)
+    def numbers(self, class_names: Sequence[str]) -> Int32[np.ndarray, " m"]:
+        """The place of each image's class in the names."""
+        return class_numbers(self.labels, class_names)
 
 
 def open_shards(
@@ -81,7 +66,7 @@ def open_shards(
     seed: int = 0,
     train_split: str | None = None,
     test_split: str | None = None,
-) -> ShardSplits:
+) -> ImageSplits:
     """Finds the images in tar files, and what their names say of splits.
 
     Files whose name or folder has a word for the training split, as in
@@ -113,18 +98,7 @@ def open_shards(
     notes = _notes(train, test, unused)
     if test is not None:
         _check_classes(train, test)
-        return ShardSplits(
-            train.records(class_names), test.records(class_names), class_names, notes
-        )
-    if not class_names:
-        return ShardSplits(train.records(()), None, (), notes)
-    kept, held = hold_out(train.numbers(class_names), seed=seed)
-    return ShardSplits(
-        train.records(class_names, kept.tolist()),
-        train.records(class_names, held.tolist()),
-        class_names,
-        notes,
-    )
+    return split_images(train, test, class_names, seed=seed, notes=notes)
 
 
 def _split(
