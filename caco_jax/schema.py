@@ -11,6 +11,7 @@ mappings and names the offending key in one line.
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import math
@@ -307,9 +308,15 @@ def validate(instance: Any) -> None:
                 object.__setattr__(instance, field.name, value)
 
 
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a class's fields; to evaluate them for each field takes a while."""
+    return typing.get_type_hints(cls)
+
+
 def _fitting(cls: type, field: dataclasses.Field, value: Any) -> Any:
     """The value as the field's type; ConfigError where it does not fit."""
-    hint = typing.get_type_hints(cls)[field.name]
+    hint = _hints(cls)[field.name]
     try:
         value = _coerce(value, hint)
     except TypeError:
@@ -357,7 +364,7 @@ def _argument(cls: type, key: str, value: Any, path: str) -> Any:
         near = difflib.get_close_matches(str(key), fields, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
         raise ConfigError(f"{path}.{key}: no such key; {hint}")
-    section = typing.get_type_hints(cls)[key]
+    section = _hints(cls)[key]
     if isinstance(section, type) and dataclasses.is_dataclass(section):
         if isinstance(value, section):
             return value

@@ -251,6 +251,11 @@ class Views:
         return [view.size_pixels for view in self.views if isinstance(view, PhotoView)]
 
     @property
+    def largest_photo_pixels(self) -> int:
+        """Height and width of the largest `PhotoView`; 0 where there is none."""
+        return max(self.photo_sizes, default=0)
+
+    @property
     def are_photos(self) -> bool:
         """Whether the host can make the crops: all are photographs' views."""
         return len(self.photo_sizes) == len(self.views)

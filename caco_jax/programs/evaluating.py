@@ -106,7 +106,7 @@ def on_images(run: Run, data: Dataset) -> Run:
     Raises:
         UserError: they cannot become such as its network takes.
     """
-    size_pixels = max(run.pretraining.views.photo_sizes, default=0)
+    size_pixels = run.pretraining.views.largest_photo_pixels
     with as_user_error("--source"):
         fitted = fit_to(data, run.pretraining.data, size_pixels=size_pixels)
     if fitted is not data:
@@ -133,7 +133,7 @@ def run_parts(run: Run) -> tuple[Part, Part]:
     Raises:
         UserError: there are no labels.
     """
-    size_pixels = max(run.pretraining.views.photo_sizes, default=0)
+    size_pixels = run.pretraining.views.largest_photo_pixels
     with as_user_error("--source"):
         return labelled_parts(run.data, size_pixels=size_pixels)
 
@@ -146,7 +146,7 @@ def unseen_part(run: Run) -> tuple[Part, str]:
     Raises:
         UserError: there are no images.
     """
-    size_pixels = max(run.pretraining.views.photo_sizes, default=0)
+    size_pixels = run.pretraining.views.largest_photo_pixels
     part = open_part(run.data, "test", size_pixels=size_pixels)
     if part is not None and len(part):
         return part, "held-out"

@@ -46,7 +46,7 @@ def draw_sample(pretraining: Pretraining, *, count: int, held_out: bool) -> Samp
         count: at most so many.
         held_out: whether of those held out; where there are none, of the others.
     """
-    size_pixels = max(pretraining.views.photo_sizes, default=0)
+    size_pixels = pretraining.views.largest_photo_pixels
     part = None
     if held_out:
         part = open_part(pretraining.data, "test", size_pixels=size_pixels)

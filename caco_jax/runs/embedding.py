@@ -72,7 +72,7 @@ def embed_dataset(
     path = pathlib.Path(out)
     check_out(path, force=force)
     own = run.pretraining.data
-    size_pixels = max(run.pretraining.views.photo_sizes, default=0)
+    size_pixels = run.pretraining.views.largest_photo_pixels
     try:
         splits = embedded_splits(dataset, own, size_pixels=size_pixels)
     except ValueError as error:

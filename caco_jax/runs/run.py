@@ -61,7 +61,7 @@ class Run(NamedTuple):
         Raises:
             ValueError: there are none.
         """
-        size_pixels = max(self.pretraining.views.photo_sizes, default=0)
+        size_pixels = self.pretraining.views.largest_photo_pixels
         fitted = fit_images(
             np.asarray(examples), self.pretraining.data, size_pixels=size_pixels
         )
@@ -241,7 +241,7 @@ def raw_features(run: Run) -> tuple[Split, Split]:
 def _parts(
     pretraining: Pretraining, data: Dataset | None, bad: BadImages | None = None
 ) -> tuple[Part, Part]:
-    size_pixels = max(pretraining.views.photo_sizes, default=0)
+    size_pixels = pretraining.views.largest_photo_pixels
     try:
         return labelled_parts(
             data or pretraining.data, size_pixels=size_pixels, bad=bad

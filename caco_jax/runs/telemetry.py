@@ -72,7 +72,7 @@ class BankTelemetry:
     @functools.cached_property
     def _examples(self) -> np.ndarray:
         """Training examples, spread evenly, that views are made of."""
-        size = max(self._run.views.photo_sizes, default=0)
+        size = self._run.views.largest_photo_pixels
         part = open_part(self._run.data, "train", size_pixels=size, bad=self._bad)
         if part is None:
             return np.zeros(0)
