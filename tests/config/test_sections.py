@@ -167,8 +167,25 @@ def test_the_embedding_is_as_wide_as_the_last_projection():
         (
             "encoder.backbone=resnet19",
             "config.encoder.backbone: want one of resnet18, resnet34, resnet50, "
-            "resnet101, resnet152, resnet_tiny, resnet8, or an import path "
-            "package.module:name, got 'resnet19'",
+            "resnet101, resnet152, resnet_tiny, resnet8, vit_tiny, vit_small, "
+            "vit_base, or an import path package.module:name, got 'resnet19'",
+        ),
+        (
+            "encoder.options.patch_size=8",
+            "config.encoder.options: want none for resnet50, got {'patch_size': 8}",
+        ),
+        (
+            "encoder.backbone=vit_tiny; encoder.options.patchsize=8",
+            "config.encoder.options.patchsize: no such key; did you mean patch_size?",
+        ),
+        (
+            "encoder.backbone=vit_tiny; encoder.options.pooling=max",
+            "config.encoder.options.pooling: want one of token, mean, got 'max'",
+        ),
+        (
+            "encoder.norm=group; encoder.batchnorm_group=8",
+            "config.encoder.batchnorm_group: want None with norm 'group', which has no "
+            "statistics, got 8",
         ),
         (
             "encoder.projector_widths=()",
@@ -182,7 +199,7 @@ def test_the_embedding_is_as_wide_as_the_last_projection():
 )
 def test_each_mistake_is_one_line(assignment, message):
     with pytest.raises(ConfigError) as caught:
-        overridden(assignment)
+        overridden(*assignment.split("; "))
     assert str(caught.value).startswith(message)
     if not message.endswith(" "):
         assert str(caught.value) == message
@@ -342,7 +359,9 @@ def test_a_recipe_of_ours_needs_no_path(monkeypatch, tmp_path):
 def test_a_recipe_may_be_written_as_file_address(tmp_path):
     recipe = pathlib.Path(DIGITS).resolve()
     assert load_recipe(f"file://{recipe}:clae") == load_recipe(f"{DIGITS}:clae")
-    with pytest.raises(ConfigError, match=r"^--config: .*gs://b/c\.py: gs:// ca"):
+    with pytest.raises(
+        ConfigError, match=r"^--config: .*gs://b/c\.py: gs:// cannot be"
+    ):
         load_recipe("gs://b/c.py")
 
 
