@@ -25,9 +25,8 @@ from caco_jax.losses.contrast import l2_normalize
 from caco_jax.optim.optimizers import ascend, sgd
 from caco_jax.programs.command import run as run_command
 from caco_jax.programs.parser import Parser
-from caco_jax.schema import require
 from experiments.benchmarks.book import Book, Piece, Row
-from experiments.benchmarks.timing import machine
+from experiments.benchmarks.timing import machine, require_known, require_least
 
 BATCH, DIM = 256, 128
 IMAGES, CLASSES = 1_281_167, 1000  # ImageNet's
@@ -179,14 +178,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--out", default="runs/bench/drift.json", help="JSON file")
     flags = parser.parse_args()
-    for name in flags.settings:
-        require(
-            name in SETTINGS,
-            f"--settings: expected some of {', '.join(SETTINGS)}, got {name!r}",
-        )
-    for name in ("entries", "steps"):
-        value = getattr(flags, name)
-        require(value >= 1, f"--{name}: expected at least 1, got {value}")
+    require_known("settings", flags.settings, SETTINGS)
+    require_least(flags, entries=1, steps=1)
     book = Book(
         pathlib.Path(flags.out), {"entries": flags.entries, "steps": flags.steps}
     )

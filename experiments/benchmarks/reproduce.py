@@ -21,7 +21,7 @@ from caco_jax.programs.parser import Parser, parse
 from caco_jax.runs.preemption import Stop, Stopped
 from caco_jax.schema import require
 from experiments.benchmarks.book import Book, Piece, Row
-from experiments.benchmarks.timing import machine
+from experiments.benchmarks.timing import machine, require_known
 
 METHODS = ("moco", "simclr", "adco", "caco", "alpha_cl")
 SOURCES = ("cifar10", "cifar100")
@@ -128,11 +128,7 @@ def main() -> None:
         kind in SOURCES,
         f"--source: expected cifar10:PATH or cifar100:PATH, got {flags.source!r}",
     )
-    for name in flags.methods:
-        require(
-            name in METHODS,
-            f"--methods: expected some of {', '.join(METHODS)}, got {name!r}",
-        )
+    require_known("methods", flags.methods, METHODS)
     for name in ("epochs", "minutes"):
         value = getattr(flags, name)
         require(value > 0, f"--{name}: expected a number above 0, got {value}")

@@ -15,6 +15,7 @@ import jax
 
 from caco_jax._process import usable_cores as cores
 from caco_jax.runs.machine import processor
+from caco_jax.schema import require
 
 
 def parse_parts(
@@ -35,6 +36,22 @@ def parse_parts(
     if set(options.parts.split(",")) - set(parts):
         parser.error(f"--parts: want some of {', '.join(parts)}, got {options.parts}")
     return options
+
+
+def require_known(flag: str, names: Collection[str], known: Collection[str]) -> None:
+    """Raises UserError unless all names that a flag was given are known."""
+    for name in names:
+        require(
+            name in known,
+            f"--{flag}: expected some of {', '.join(known)}, got {name!r}",
+        )
+
+
+def require_least(flags: argparse.Namespace, **least: float) -> None:
+    """Raises UserError where a flag's number is below its least."""
+    for name, bound in least.items():
+        value = getattr(flags, name)
+        require(value >= bound, f"--{name}: expected at least {bound}, got {value}")
 
 
 class Timing(NamedTuple):

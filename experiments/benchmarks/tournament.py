@@ -26,13 +26,13 @@ from caco_jax.programs.parser import Parser
 from caco_jax.runs.fit import start_up, train_epochs
 from caco_jax.runs.run import make_network_features
 from caco_jax.runs.telemetry import BankTelemetry
-from caco_jax.schema import UserError, require
+from caco_jax.schema import UserError
 from caco_jax.training.loop import Metrics, Throughput
 from caco_jax.training.state import TrainState
 from experiments.benchmarks import standings
 from experiments.benchmarks.arms import ARMS, BANKS, BEST_BANK, TRIES, Arm, build
 from experiments.benchmarks.book import Book, Piece, Row
-from experiments.benchmarks.timing import machine
+from experiments.benchmarks.timing import machine, require_known, require_least
 
 MARKS = (1, 2, 5, 10, 20)  # epochs at which a run is judged
 SHOTS, DRAWS = 10, range(10)  # labels a class, draws of them
@@ -271,14 +271,8 @@ def main() -> None:
     parser.add_argument("--figure", help="PNG of the curves")
     parser.add_argument("--show", action="store_true", help="play nothing")
     flags = parser.parse_args()
-    for name in flags.methods:
-        require(
-            name in ARMS,
-            f"--methods: expected some of {', '.join(ARMS)}, got {name!r}",
-        )
-    for name, least in (("budget", 3), ("trial_epochs", 2), ("seeds", 1)):
-        value = getattr(flags, name)
-        require(value >= least, f"--{name}: expected at least {least}, got {value}")
+    require_known("methods", flags.methods, ARMS)
+    require_least(flags, budget=3, trial_epochs=2, seeds=1)
     data = load(flags.source)
     if not isinstance(data, ArrayDataset) or not data.has_labels:
         raise UserError(
