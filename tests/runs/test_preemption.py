@@ -9,9 +9,12 @@ import pytest
 
 from caco_jax.runs.preemption import REQUEUE_STATUS, SIGNALS, Stop, Stopped
 
+# The suite itself may run below nohup, which these programs do not.
 LISTENING = """
-import time
 import os
+import signal
+import time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from caco_jax.runs.preemption import Stop
 STOP = Stop()
 STOP.listen(os._exit)
@@ -44,8 +47,6 @@ def start():
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # The suite itself may run below nohup.
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         running.append(process)
         assert process.stdout.readline() == "ready\n"
