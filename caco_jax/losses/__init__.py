@@ -33,6 +33,7 @@ from caco_jax.losses.alpha_cl import (
 )
 from caco_jax.losses.bank import adco_loss, caco_loss, nearest_entries
 from caco_jax.losses.contrast import (
+    PRECISIONS,
     info_nce,
     l2_normalize,
     moco_loss,
@@ -43,6 +44,7 @@ from caco_jax.losses.contrast import (
 
 __all__ = [
     "FAMILIES",
+    "PRECISIONS",
     "Family",
     "LogForm",
     "adco_loss",

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from caco_jax.losses import _stream
-from caco_jax.losses._stream import Softmax, Table, Temperatures
+from caco_jax.losses._stream import Softmax, Table, Temperatures, Walk
 from caco_jax.losses.contrast import accumulator
 
 Axes = tuple[str, ...]  # mesh axes that rows are spread over; () for one device
@@ -44,7 +44,7 @@ class Plan(NamedTuple):
     """What is known of a game at trace time."""
 
     mesh: AbstractMesh | None
-    block_size: int | None
+    how: Walk = Walk()
     batch_keys: bool = True  # whether others' keys are candidates, where keys are
     roles: str = "both"  # in which the bank is moved, one of `_stream.ROLES`
 
@@ -137,9 +137,7 @@ def _first_walk(
         tables = tables[1:]
     for table in tables:
         local.append(
-            _stream.extend(
-                local[-1], queries, table, positive, temperatures, plan.block_size
-            )
+            _stream.extend(local[-1], queries, table, positive, temperatures, plan.how)
         )
     whole = _merge(local[-1], temperatures, axes)
     keys_mass = _stream.rescaled(local[-2], whole.top, temperatures).masses[-1]
@@ -225,7 +223,7 @@ def _ascent(
         shift,
         temperature,
         scale,
-        plan.block_size,
+        plan.how,
         plan.roles,
     )
 
@@ -233,16 +231,16 @@ def _ascent(
 def nearest(plan: Plan, keys: jax.Array, bank: jax.Array) -> Int[Array, " n"]:
     """The bank row nearest to each key, by cosine."""
     axes = _axes(plan.mesh)
-    local = functools.partial(_nearest, axes=axes, block_size=plan.block_size)
+    local = functools.partial(_nearest, axes=axes, how=plan.how)
     return _spread(local, plan.mesh, (P(), P(axes)), P())(keys, bank)
 
 
 def _nearest(
-    keys: jax.Array, bank: jax.Array, *, axes: Axes, block_size: int | None
+    keys: jax.Array, bank: jax.Array, *, axes: Axes, how: Walk
 ) -> Int[Array, " n"]:
     """The nearest rows over all devices; of devices that tie, the first."""
     keys = keys.astype(accumulator(keys, bank))
-    best, index = _stream.nearest(keys, bank, block_size)
+    best, index = _stream.nearest(keys, bank, how)
     if not axes:
         return index
     index += lax.axis_index(axes) * bank.shape[0]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from caco_jax.losses.contrast import l2_normalize
+from caco_jax.losses.contrast import HIGHEST, l2_normalize
 
 Temperatures = tuple[Float[Array, ""], ...]  # the encoder's, the bank's if it differs
 ROLES = ("both", "positives", "negatives")  # in which a row of the bank is moved
@@ -21,7 +21,21 @@ ROLES = ("both", "positives", "negatives")  # in which a row of the bank is move
 # Elsewhere not measured: an accelerator wants few large steps; 64 MiB are little to it.
 _SCORES_PER_BLOCK = {"cpu": 2**20}
 _SCORES_PER_BLOCK_ELSEWHERE = 2**24
+# What a score of unit rows may be off by where products are rounded.
+_SLACK = {"high": 2.0**-14, "default": 2.0**-8}
 _ALIGNMENT = 128  # rows: the lanes of a TPU, a multiple of any vector
+
+
+class Walk(NamedTuple):
+    """How a table is walked: candidates a step, and the precision of the products."""
+
+    block_size: int | None = None  # None for a good one
+    precision: str = HIGHEST
+
+    def dot(self, a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
+        """The product over one axis of each."""
+        dimensions = (((contract[0],), (contract[1],)), ((), ()))
+        return lax.dot_general(a, b, dimensions, precision=self.precision)
 
 
 class Softmax(NamedTuple):
@@ -115,7 +129,7 @@ def extend(
     table: Table,
     positive: Float[Array, " n"],
     temperatures: Temperatures,
-    block_size: int | None,
+    how: Walk,
 ) -> Softmax:
     """The softmax with the candidates of one more table, in one walk over it.
 
@@ -125,15 +139,16 @@ def extend(
         table: the candidates.
         positive: [N] score of each query's positive.
         temperatures: one mass is summed for each.
-        block_size: candidates a step; None for a good one.
+        how: block size and precision.
     """
     # By more than rounding: the positive and its duplicates are not above it.
     lengths = jnp.sqrt(jnp.sum(queries * queries, axis=1))
-    just_above = positive + 16 * jnp.finfo(queries.dtype).eps * lengths
+    slack = _SLACK.get(how.precision, 16 * jnp.finfo(queries.dtype).eps)
+    just_above = positive + slack * lengths
 
     def step(state: Softmax, block: jax.Array, start: jax.Array) -> tuple:
         candidates = table.prepare(block.astype(queries.dtype))
-        scores = _dot(candidates, queries, (1, 1))  # [block, N]
+        scores = how.dot(candidates, queries, (1, 1))  # [block, N]
         # A shift: the softmax does not depend on it, and neither do gradients.
         top = jnp.maximum(state.top, lax.stop_gradient(jnp.max(scores, axis=0)))
         before = rescaled(state, top, temperatures)
@@ -142,22 +157,22 @@ def extend(
             mass + jnp.sum(weight, axis=0)
             for mass, weight in zip(before.masses, weights, strict=True)
         )
-        pull = before.pull + _dot(candidates, weights[0], (0, 0))
+        pull = before.pull + how.dot(candidates, weights[0], (0, 0))
         above = jnp.sum(scores > just_above[None, :], axis=0, dtype=jnp.int32)
         return Softmax(top, masses, pull, state.above + above), None
 
     state = varying(state, queries, table.rows, positive, *temperatures)
-    return walk(step, state, table.rows, queries.shape[0], block_size)[0]
+    return walk(step, state, table.rows, queries.shape[0], how.block_size)[0]
 
 
 def nearest(
-    keys: Float[Array, "n d"], bank: Float[Array, "k d"], block_size: int | None
+    keys: Float[Array, "n d"], bank: Float[Array, "k d"], how: Walk
 ) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
     """Each key's largest cosine with a bank row, and the first row that has it."""
 
     def step(carry: tuple, block: jax.Array, start: jax.Array) -> tuple:
         best, where = carry
-        scores = _dot(l2_normalize(block.astype(keys.dtype)), keys, (1, 1))
+        scores = how.dot(l2_normalize(block.astype(keys.dtype)), keys, (1, 1))
         top = jnp.max(scores, axis=0)
         index = lax.broadcasted_iota(jnp.int32, scores.shape, 0)
         # Quicker than argmax: two sweeps that vectorise for one that does not.
@@ -170,7 +185,7 @@ def nearest(
 
     n = keys.shape[0]
     none_yet = (jnp.full((n,), -jnp.inf, keys.dtype), jnp.zeros((n,), jnp.int32))
-    return walk(step, varying(none_yet, keys, bank), bank, n, block_size)[0]
+    return walk(step, varying(none_yet, keys, bank), bank, n, how.block_size)[0]
 
 
 def ascent(
@@ -180,7 +195,7 @@ def ascent(
     shift: Float[Array, " n"],
     temperature: Float[Array, ""],
     scale: Float[Array, ""],
-    block_size: int | None,
+    how: Walk,
     roles: str,
 ) -> Float[Array, "k d"]:
     """The bank's move: row j is pulled by sum_n c_nj m_n, times `scale`.
@@ -196,17 +211,17 @@ def ascent(
 
     def step(carry: None, block: jax.Array, start: jax.Array) -> tuple:
         units, to_raw = jax.vjp(bank.prepare, block.astype(queries.dtype))
-        scores = _dot(units, queries, (1, 1))  # [block, N]
+        scores = how.dot(units, queries, (1, 1))  # [block, N]
         weights = jnp.exp((scores - shift[None, :]) / temperature)
         if bank.labels is not None:
             positive = hits(bank.labels, start, len(block))
             weights = jnp.where(positive, 1 - weights, weights)
             if roles != "both":
                 weights = jnp.where(positive == (roles == "positives"), weights, 0)
-        (move,) = to_raw(_dot(weights, force, (1, 0)))
+        (move,) = to_raw(how.dot(weights, force, (1, 0)))
         return carry, move.astype(block.dtype)
 
-    return walk(step, None, rows, queries.shape[0], block_size)[1]
+    return walk(step, None, rows, queries.shape[0], how.block_size)[1]
 
 
 def hits(
@@ -262,9 +277,3 @@ def _platform() -> str:
     """What is compiled for: the mesh's devices, which need not be this machine's."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
-
-
-def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
-    """Product over one axis of each; full precision, since temperatures are small."""
-    dimensions = (((contract[0],), (contract[1],)), ((), ()))
-    return lax.dot_general(a, b, dimensions, precision=lax.Precision.HIGHEST)

@@ -20,10 +20,17 @@ from jaxtyping import Array, Float, Int
 
 from caco_jax.losses import _game, checks
 from caco_jax.losses._game import BankAux
-from caco_jax.losses._stream import ROLES, Temperatures
-from caco_jax.losses.contrast import accumulator
+from caco_jax.losses._stream import ROLES, Temperatures, Walk
+from caco_jax.losses.contrast import HIGHEST, PRECISIONS, accumulator
 
-__all__ = ["ROLES", "BankAux", "adco_loss", "caco_loss", "nearest_entries"]
+__all__ = [
+    "PRECISIONS",
+    "ROLES",
+    "BankAux",
+    "adco_loss",
+    "caco_loss",
+    "nearest_entries",
+]
 
 
 def nearest_entries(
@@ -31,6 +38,7 @@ def nearest_entries(
     bank: Float[Array, "k d"],
     *,
     block_size: int | None = None,
+    precision: str = HIGHEST,
 ) -> Int[Array, " n"]:
     """CaCo's positives: for each key the bank row with the largest cosine.
 
@@ -40,21 +48,22 @@ def nearest_entries(
         keys: [N, D] floats; only their directions matter.
         bank: [K, D] floats, raw rows of any length.
         block_size: bank rows scored at a time; None for a good one.
+        precision: of the products, one of `PRECISIONS`.
 
     Returns:
         [N] int32 indices in [0, K); of rows that tie, the first.
 
     Raises:
-        ValueError: an empty array, widths that differ, a block size below 1, or K or N
-            that the devices of the mesh do not divide.
+        ValueError: an empty array, widths that differ, a block size below 1, an unknown
+            precision, or K or N that the devices of the mesh do not divide.
         TypeError: an array does not hold floats, or block_size is not an integer.
 
     References:
         Wang et al. 2022, arXiv:2203.14370.
     """
-    mesh = _check(keys, bank, block_size, names=("keys", "bank"))
+    mesh, how = _check(keys, bank, block_size, precision, names=("keys", "bank"))
     keys, bank = lax.stop_gradient((keys, bank))
-    return _game.nearest(_game.Plan(mesh, block_size), keys, bank)
+    return _game.nearest(_game.Plan(mesh, how), keys, bank)
 
 
 def caco_loss(
@@ -67,6 +76,7 @@ def caco_loss(
     movers: Float[Array, "n d"] | None = None,
     roles: str = "both",
     block_size: int | None = None,
+    precision: str = HIGHEST,
 ) -> tuple[Float[Array, ""], BankAux]:
     """CaCo: each query is told from all bank rows but its own positive row.
 
@@ -96,21 +106,22 @@ def caco_loss(
         roles: in which a row is moved: "positives" leaves out the terms of step_j
             where it is a negative, "negatives" those where it is a positive.
         block_size: bank rows scored at a time; None for a good one.
+        precision: of the products, one of `PRECISIONS`.
 
     Returns:
         The scalar in nats, at least float32, and a `BankAux`.
 
     Raises:
         ValueError: an empty array, shapes that do not fit, a temperature that is not
-            above 0, unknown roles, a block size below 1, or K or N that the devices of
-            the mesh do not divide.
+            above 0, unknown roles or precision, a block size below 1, or K or N that
+            the devices of the mesh do not divide.
         TypeError: embeddings that are not floats, positives that are not integers, or
             a block_size that is no integer.
 
     References:
         Wang et al. 2022, arXiv:2203.14370.
     """
-    mesh = _check(queries, bank, block_size)
+    mesh, how = _check(queries, bank, block_size, precision)
     if not jnp.issubdtype(positives.dtype, jnp.integer):
         raise TypeError(f"positives: want integer indices, got {positives.dtype}")
     if positives.shape != queries.shape[:1]:
@@ -118,12 +129,11 @@ def caco_loss(
             f"want one positive a query: got positives {tuple(positives.shape)} for "
             f"queries {tuple(queries.shape)}"
         )
-    if roles not in ROLES:
-        raise ValueError(f"roles: want one of {', '.join(ROLES)}, got {roles!r}")
+    checks.check_choice(ROLES, roles=roles)
     movers = _movers(movers, queries)
     temperatures = _temperatures(temperature, bank_temperature, queries, bank)
     positives = positives.astype(jnp.int32)
-    plan = _game.Plan(mesh, block_size, roles=roles)
+    plan = _game.Plan(mesh, how, roles=roles)
     game = _game.play(plan, queries, bank, None, positives, temperatures, movers)
     return _detach(game)
 
@@ -138,6 +148,7 @@ def adco_loss(
     batch_keys: bool = True,
     movers: Float[Array, "n d"] | None = None,
     block_size: int | None = None,
+    precision: str = HIGHEST,
 ) -> tuple[Float[Array, ""], BankAux]:
     """AdCo: each query is told from the batch's other keys and all bank rows.
 
@@ -166,14 +177,15 @@ def adco_loss(
         movers: [N, D] unit rows that the bank moves toward in the place of the queries
             in step_j, with the same p_nj; no gradient reaches them. None: the queries.
         block_size: candidates scored at a time; None for a good one.
+        precision: of the products, one of `PRECISIONS`.
 
     Returns:
         The scalar in nats, at least float32, and a `BankAux`.
 
     Raises:
         ValueError: an empty array, shapes that do not fit, a temperature that is not
-            above 0, a block size below 1, or K or N that the devices of the mesh do not
-            divide.
+            above 0, an unknown precision, a block size below 1, or K or N that the
+            devices of the mesh do not divide.
         TypeError: embeddings that are not floats, or a block_size that is no integer.
 
     References:
@@ -181,10 +193,10 @@ def adco_loss(
     """
     checks.check_embeddings(keys=keys)
     checks.check_same_shape(queries=queries, keys=keys)
-    mesh = _check(queries, bank, block_size)
+    mesh, how = _check(queries, bank, block_size, precision)
     temperatures = _temperatures(temperature, bank_temperature, queries, bank, keys)
     keys, movers = lax.stop_gradient(keys), _movers(movers, queries)
-    plan = _game.Plan(mesh, block_size, batch_keys=batch_keys)
+    plan = _game.Plan(mesh, how, batch_keys=batch_keys)
     game = _game.play(plan, queries, bank, keys, None, temperatures, movers)
     return _detach(game)
 
@@ -193,10 +205,11 @@ def _check(
     rows: jax.Array,
     bank: jax.Array,
     block_size: int | None,
+    precision: str,
     *,
     names: tuple[str, str] = ("queries", "bank"),
-) -> AbstractMesh | None:
-    """Checks what all three functions take; returns the mesh to spread over."""
+) -> tuple[AbstractMesh | None, Walk]:
+    """Checks what all three functions take; the mesh to spread over, and the walk."""
     arrays = dict(zip(names, (rows, bank), strict=True))
     checks.check_embeddings(**arrays)
     checks.check_same_width(**arrays)
@@ -204,6 +217,7 @@ def _check(
         if not isinstance(block_size, int):
             raise TypeError(f"block_size: want an integer or None, got {block_size!r}")
         checks.check_at_least(1, block_size=block_size)
+    checks.check_choice(PRECISIONS, precision=precision)
     mesh = _game.find_mesh()
     for name, array in arrays.items():
         if mesh is not None and array.shape[0] % mesh.size:
@@ -211,7 +225,7 @@ def _check(
                 f"{name}: {array.shape[0]} rows cannot be shared evenly by the "
                 f"{mesh.size} devices of the mesh"
             )
-    return mesh
+    return mesh, Walk(block_size, precision)
 
 
 def _movers(movers: jax.Array | None, queries: jax.Array) -> jax.Array | None:

@@ -1,5 +1,7 @@
 """What every loss checks of its inputs, at trace time, with the shapes named."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -66,3 +68,11 @@ def check_at_least(lowest: float, /, **numbers: float) -> None:
             raise ValueError(
                 f"{name}: want a finite number of at least {lowest}, got {number}"
             )
+
+
+def check_choice(choices: Sequence[str], /, **values: str) -> None:
+    """Checks that each value is one of the choices; raises ValueError that names it."""
+    for name, value in values.items():
+        if value not in choices:
+            known = ", ".join(choices)
+            raise ValueError(f"{name}: expected one of {known}, got {value!r}")

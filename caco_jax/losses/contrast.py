@@ -6,6 +6,11 @@ from jaxtyping import Array, Float
 
 from caco_jax.losses import checks
 
+HIGHEST = "highest"
+# Of products, the most exact first. TPUs: float32, three passes in bfloat16, one pass.
+# NVIDIA: float32, TF32, TF32. CPUs always multiply in float32.
+PRECISIONS = (HIGHEST, "high", "default")
+
 
 def l2_normalize(x: Float[Array, "..."], *, axis: int = -1) -> Float[Array, "..."]:
     """Divides each vector along `axis` by its Euclidean length.
@@ -37,6 +42,7 @@ def info_nce(
     *,
     temperature: float,
     batch_keys: bool = False,
+    precision: str = HIGHEST,
 ) -> Float[Array, " n"]:
     """InfoNCE of each query: its own key against explicit negatives.
 
@@ -53,12 +59,14 @@ def info_nce(
         negatives: [K, D] floats, unit rows, shared by all queries.
         temperature: above 0, dimensionless.
         batch_keys: whether the other queries' keys are negatives too.
+        precision: of the products, one of `PRECISIONS`.
 
     Returns:
         [N] losses in nats, at least float32; the caller averages.
 
     Raises:
-        ValueError: the shapes do not fit together, or temperature is not above 0.
+        ValueError: the shapes do not fit together, temperature is not above 0, or the
+            precision is unknown.
         TypeError: an array does not hold floats.
 
     References:
@@ -69,11 +77,12 @@ def info_nce(
     checks.check_same_shape(queries=queries, keys=keys)
     checks.check_same_width(queries=queries, negatives=negatives)
     checks.check_positive(temperature=temperature)
+    checks.check_choice(PRECISIONS, precision=precision)
     dtype = accumulator(queries, keys, negatives)
     positive = jnp.sum(queries.astype(dtype) * keys.astype(dtype), axis=1)  # [N]
-    against = similarities(queries, negatives)  # [N, K]
+    against = similarities(queries, negatives, precision)  # [N, K]
     if batch_keys:
-        others = without_diagonal(similarities(queries, keys))  # [N, N - 1]
+        others = without_diagonal(similarities(queries, keys, precision))  # [N, N - 1]
         against = jnp.concatenate([others, against], axis=1)
     scale = jnp.asarray(temperature, dtype)
     return one_against(positive / scale, against / scale)
@@ -86,6 +95,7 @@ def moco_loss(
     *,
     temperature: float,
     batch_keys: bool = False,
+    precision: str = HIGHEST,
 ) -> Float[Array, ""]:
     """MoCo: mean InfoNCE of the queries, with a queue of past keys as negatives.
 
@@ -97,12 +107,14 @@ def moco_loss(
         queue: [K, D] floats, unit rows.
         temperature: above 0, dimensionless.
         batch_keys: whether the other queries' keys are negatives too, as in AdCo.
+        precision: of the products, one of `PRECISIONS`.
 
     Returns:
         The mean loss in nats, at least float32.
 
     Raises:
-        ValueError: the shapes do not fit together, or temperature is not above 0.
+        ValueError: the shapes do not fit together, temperature is not above 0, or the
+            precision is unknown.
         TypeError: an array does not hold floats.
 
     References:
@@ -110,7 +122,12 @@ def moco_loss(
     """
     keys, queue = jax.lax.stop_gradient((keys, queue))
     losses = info_nce(
-        queries, keys, queue, temperature=temperature, batch_keys=batch_keys
+        queries,
+        keys,
+        queue,
+        temperature=temperature,
+        batch_keys=batch_keys,
+        precision=precision,
     )
     return jnp.mean(losses)
 
@@ -255,14 +272,16 @@ def accumulator(*arrays: jax.Array) -> jnp.dtype:
 
 
 def similarities(
-    rows: Float[Array, "r d"], columns: Float[Array, "c d"]
+    rows: Float[Array, "r d"], columns: Float[Array, "c d"], precision: str = HIGHEST
 ) -> Float[Array, "r c"]:
     """Dot products of all rows with all columns."""
-    return matmul(rows, columns.T)
+    return matmul(rows, columns.T, precision)
 
 
-def matmul(left: Float[Array, "r d"], right: Float[Array, "d c"]) -> jax.Array:
-    """The matrix product in full precision, accumulated in `accumulator`.
+def matmul(
+    left: Float[Array, "r d"], right: Float[Array, "d c"], precision: str = HIGHEST
+) -> jax.Array:
+    """The matrix product, in full precision unless told, summed in `accumulator`.
 
     The default of an accelerator rounds float32 factors to fewer bits, and a small
     temperature multiplies that error.
@@ -270,7 +289,7 @@ def matmul(left: Float[Array, "r d"], right: Float[Array, "d c"]) -> jax.Array:
     return jnp.matmul(
         left,
         right,
-        precision=jax.lax.Precision.HIGHEST,
+        precision=precision,
         preferred_element_type=accumulator(left, right),
     )
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from caco_jax.losses.bank import adco_loss
+from caco_jax.losses.contrast import HIGHEST, PRECISIONS
 from caco_jax.methods.bank_use import MOVERS
 from caco_jax.methods.method import (
     Context,
@@ -55,6 +56,12 @@ class AdcoConfig:
     )
     bank_moved_by: str = setting(
         "queries", allowed=MOVERS, doc="what the bank's rows move toward; AdCo: queries"
+    )
+    precision: str = setting(
+        HIGHEST,
+        allowed=PRECISIONS,
+        doc="precision of the products with the bank on TPUs and GPUs: highest is "
+        "float32; high and default round more and are faster; CPUs use float32 always",
     )
 
     def __post_init__(self) -> None:
@@ -113,6 +120,7 @@ def make(config: AdcoConfig, *, embedding_dim: int) -> Method:
                 bank_temperature=config.bank_temperature,
                 batch_keys=config.batch_keys,
                 movers=found.keys[key] if config.bank_moved_by == "keys" else None,
+                precision=config.precision,
             )
             loss = loss + weight * pair_loss
             metrics.setdefault("cross_entropy", pair_loss)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from caco_jax.losses.bank import ROLES, caco_loss, nearest_entries
+from caco_jax.losses.contrast import HIGHEST, PRECISIONS
 from caco_jax.methods.bank_use import (
     MOVERS,
     bank_use_metrics,
@@ -82,6 +83,12 @@ class CacoConfig:
         doc="multi-crop: BatchNorm sees each view by itself, as in the released code, "
         "not those of one size together",
     )
+    precision: str = setting(
+        HIGHEST,
+        allowed=PRECISIONS,
+        doc="precision of the products with the bank on TPUs and GPUs: highest is "
+        "float32; high and default round more and are faster; CPUs use float32 always",
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -101,11 +108,14 @@ def _pairs(
 
 
 def _choose(
-    keys: Float[Array, "m d"], bank: Float[Array, "k d"], extra: PyTree
+    keys: Float[Array, "m d"],
+    bank: Float[Array, "k d"],
+    extra: PyTree,
+    precision: str,
 ) -> Int[Array, " m"]:
     """The positive entry that each key picks: the nearest, or this step's draw."""
     if _DRAW not in extra:
-        return nearest_entries(keys, bank)
+        return nearest_entries(keys, bank, precision=precision)
     key = jax.random.fold_in(jax.random.key(0), extra[_DRAW])
     return jax.random.randint(key, keys.shape[:1], 0, bank.shape[0], jnp.int32)
 
@@ -125,7 +135,7 @@ def payoff(
     )
     # One walk over the bank for the keys of both views.
     keys = interleave_rows(list(found.keys.values()))
-    entries = _choose(keys, bank, context.extra)
+    entries = _choose(keys, bank, context.extra, config.precision)
     positives = dict(zip(found.keys, split_rows(entries, len(found.keys)), strict=True))
 
     loss = jnp.zeros((), found.queries[0].dtype)
@@ -142,6 +152,7 @@ def payoff(
             bank_temperature=config.bank_temperature,
             movers=movers,
             roles=config.bank_roles,
+            precision=config.precision,
         )
         loss = loss + weight * group_loss
         metrics.setdefault("cross_entropy", group_loss)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from caco_jax.losses.contrast import l2_normalize, moco_loss
+from caco_jax.losses.contrast import HIGHEST, PRECISIONS, l2_normalize, moco_loss
 from caco_jax.methods.method import (
     Context,
     Method,
@@ -40,6 +40,12 @@ class MocoConfig:
     )
     batch_keys: bool = setting(
         False, doc="the batch's other keys are negatives too, as in AdCo"
+    )
+    precision: str = setting(
+        HIGHEST,
+        allowed=PRECISIONS,
+        doc="precision of the products with the queue on TPUs and GPUs: highest is "
+        "float32; high and default round more and are faster; CPUs use float32 always",
     )
 
     def __post_init__(self) -> None:
@@ -94,6 +100,7 @@ def make(config: MocoConfig, *, embedding_dim: int) -> Method:
                 context.extra["queue"],
                 temperature=config.temperature,
                 batch_keys=config.batch_keys,
+                precision=config.precision,
             )
             for query, key in pairs
         ]

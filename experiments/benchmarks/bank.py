@@ -90,6 +90,7 @@ def bank_step(
     *,
     temperature: float,
     bank_temperature: float,
+    precision: str = "highest",
 ) -> tuple[jax.Array, ...]:
     """The new bank and velocity, the loss, and its gradient for the queries.
 
@@ -100,9 +101,12 @@ def bank_step(
         keys: [2, N, D] of both views.
         temperature: the encoder's.
         bank_temperature: the bank's.
+        precision: of the products.
     """
     rows = queries.reshape(-1, queries.shape[-1])  # both directions share the walks
-    positives = nearest_entries(keys[::-1].reshape(rows.shape), bank)
+    positives = nearest_entries(
+        keys[::-1].reshape(rows.shape), bank, precision=precision
+    )
 
     def payoff(rows: jax.Array, bank: jax.Array) -> jax.Array:
         loss, _ = caco_loss(
@@ -111,6 +115,7 @@ def bank_step(
             bank,
             temperature=temperature,
             bank_temperature=bank_temperature,
+            precision=precision,
         )
         return 2 * loss  # the two directions are summed
 

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 
 from caco_jax import methods
-from caco_jax.losses import _stream
 from caco_jax.methods.method import Method, Network
 from caco_jax.nets import Encoder, ResNet, caco_projector, mlp_projector
 from caco_jax.optim.optimizers import sgd
@@ -57,7 +56,7 @@ def bank(
     dim: int,
     temperature: float,
     bank_temperature: float,
-    products: str = "highest",
+    precision: str = "highest",
     devices: int = 1,
 ) -> Ready:
     """The bank game with momentum and the bank's move.
@@ -68,12 +67,9 @@ def bank(
         dim: D.
         temperature: the encoder's.
         bank_temperature: the bank's.
-        products: "highest" as the package has them; "bfloat16" rounds what is
-            multiplied and sums in float32: how fast the same walks could be.
+        precision: of the products, as `caco_loss` takes it.
         devices: that rows of bank, queries and keys are spread over.
     """
-    _stream._dot = {"highest": _HIGHEST, "bfloat16": _narrow_dot}[products]
-    jax.clear_caches()
     keys = jax.random.split(jax.random.key(0), 3)
     table = jax.random.normal(keys[0], (entries, dim))
     rows, partners = (_unit(key, (2, queries, dim)) for key in keys[1:])
@@ -87,6 +83,7 @@ def bank(
             partners,
             temperature=temperature,
             bank_temperature=bank_temperature,
+            precision=precision,
         )
         return (table, velocity), (loss, descent)
 
@@ -96,15 +93,6 @@ def bank(
     with jax.set_mesh(mesh):
         compiled = jax.jit(play, donate_argnums=0).lower(state, *inputs).compile()
     return _ready(compiled, state, inputs)
-
-
-_HIGHEST = _stream._dot
-
-
-def _narrow_dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
-    dimensions = (((contract[0],), (contract[1],)), ((), ()))
-    narrow = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
-    return jax.lax.dot_general(*narrow, dimensions, preferred_element_type=a.dtype)
 
 
 def _unit(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -24,8 +24,8 @@ LOSSES = [
     Fault(
         "the bank's move lacks one over the row's length",
         "losses/_stream.py",
-        "(move,) = to_raw(_dot(weights, force, (1, 0)))",
-        "(move,) = to_raw(_dot(weights, force, (1, 0)))\n"
+        "(move,) = to_raw(how.dot(weights, force, (1, 0)))",
+        "(move,) = to_raw(how.dot(weights, force, (1, 0)))\n"
         "        move *= jnp.linalg.norm(block, axis=1, keepdims=True)",
         (
             "losses/test_bank.py::test_queries_share_a_positive_and_leave_entries_without",
