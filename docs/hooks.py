@@ -36,9 +36,29 @@ FORMULA = re.compile(
 )
 ROOT = pathlib.Path(__file__).parents[1]
 HELP_COLUMNS = "80"
+API = "reference/api"
+MODULE_PAGE = """---
+title: {name}
+---
+
+::: {name}
+    options:
+      heading_level: 1
+"""
+# Modules that are shown with a package without being in its folder.
+NEIGHBOURS = {"caco_jax.config": {"caco_jax.schema": "caco_jax/schema.py"}}
 
 
 # What mkdocs calls.
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """The site's files with a page for every public module."""
+    from mkdocs.structure.files import File
+
+    for path, text in module_pages():
+        files.append(File.generated(config, path, content=text))
+    return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -340,10 +360,34 @@ def _entry(text: str, key: str) -> str:
 
 
 def modules(package: str) -> str:
-    """The lines by which mkdocstrings finds every public module of a package."""
+    """The public modules of a package as a table that links to their pages."""
+    lines = ["| module | what |", "|---|---|"]
+    for name, file in modules_of(package).items():
+        text = ast.get_docstring(ast.parse(file.read_text())) or ""
+        link = pathlib.PurePath(module_page(name)).name
+        short = name.removeprefix("caco_jax.")
+        lines.append(f"| [`{short}`]({link}) | {_plain(text.splitlines()[0])} |")
+    return "\n".join(lines)
+
+
+def modules_of(package: str) -> dict[str, pathlib.Path]:
+    """The files of a package's public modules by dotted name, and its neighbours'."""
     folder = ROOT / package.replace(".", "/")
-    names = sorted(file.stem for file in folder.glob("[!_]*.py"))
-    return "\n\n".join(f"::: {package}.{name}" for name in names)
+    found = {f"{package}.{f.stem}": f for f in sorted(folder.glob("[!_]*.py"))}
+    return found | {name: ROOT / f for name, f in NEIGHBOURS.get(package, {}).items()}
+
+
+def module_page(name: str) -> str:
+    """The page of a module, as a path in the site."""
+    return f"{API}/{name.removeprefix('caco_jax.')}.md"
+
+
+def module_pages() -> Iterator[tuple[str, str]]:
+    """(path in the site, text) of the page of every public module."""
+    for page in sorted((ROOT / "docs" / API).glob("*.md")):
+        for found in MARKER.finditer(page.read_text()):
+            for name in modules_of(found[1].removeprefix("modules of ")):
+                yield module_page(name), MODULE_PAGE.format(name=name)
 
 
 GENERATED: dict[str, Callable[[], str]] = {
