@@ -2,9 +2,10 @@
 
 import argparse
 import dataclasses
+import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -186,14 +187,39 @@ def put_batch(run: Run) -> Callable[[Any], Any]:
 
 def save(
     run: Run, flags: argparse.Namespace, name: str, figures: Mapping[str, Any]
-) -> None:
-    """Writes figures beside the run; those of other images under their name."""
+) -> dict[str, Any]:
+    """Writes figures beside the run; those of other images under their name.
+
+    Returns:
+        What was written.
+    """
     if flags.source is not None:
         name += "_" + re.sub(r"\W+", "_", flags.source).strip("_")
     step = int(run.state.step)
     images = run.data.name
     values = {"step": step, "images": images, **figures}
     write_json(run.files.path / f"{name}.json", values)
+    return values
+
+
+def finish(
+    run: Run,
+    flags: argparse.Namespace,
+    name: str,
+    figures: Mapping[str, Any],
+    lines: Iterable[str],
+) -> None:
+    """Writes figures beside the run, then prints them.
+
+    Args:
+        run: the run.
+        flags: of the command; with --json the figures are printed as they are saved.
+        name: of the file.
+        figures: to be saved.
+        lines: for people, the result first.
+    """
+    values = save(run, flags, name, figures)
+    print(json.dumps(values) if flags.json else "\n".join(lines))
 
 
 def summary(found: Accuracies, count: int) -> str:

@@ -5,7 +5,7 @@ The linear probe fitted to some labelled images of each class, drawn anew by eac
 
 from caco_jax.evaluation.few_shot import few_shot_accuracy, spread
 from caco_jax.programs.command import as_user_error
-from caco_jax.programs.evaluating import open_run, run_features, save
+from caco_jax.programs.evaluating import finish, open_run, run_features
 from caco_jax.programs.flags import parser_of
 
 
@@ -27,11 +27,10 @@ def main() -> None:
             )
         mean, std = spread(found)
         rows.append({"shots": shots, "mean": mean, "std": std, "each": found.tolist()})
-    save(loaded, flags, "few_shot", {"l2": flags.l2, "results": rows})
-    for row in rows:
-        plural = "label" if row["shots"] == 1 else "labels"
-        print(
-            f"Few-shot, {row['shots']} {plural} a class: {row['mean']:.2%} ± "
-            f"{row['std']:.2%} of {len(test.labels)} held-out images, {flags.seeds} "
-            "draws"
-        )
+    lines = (
+        f"Few-shot, {row['shots']} {'label' if row['shots'] == 1 else 'labels'} a "
+        f"class: {row['mean']:.2%} ± {row['std']:.2%} of {len(test.labels)} held-out "
+        f"images, {flags.seeds} draws"
+        for row in rows
+    )
+    finish(loaded, flags, "few_shot", {"l2": flags.l2, "results": rows}, lines)

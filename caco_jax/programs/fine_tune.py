@@ -6,6 +6,7 @@ For each share of the labels a new network is trained, from the run's.
 import argparse
 import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,5 +90,8 @@ def main() -> None:
         row, line = tune(loaded, plan, share, flags.seed)
         rows.append(row)
         result = {"plan": dataclasses.asdict(plan), "results": rows}
-        evaluating.save(loaded, flags, "fine_tune", result)
-        print(line)
+        values = evaluating.save(loaded, flags, "fine_tune", result)
+        if not flags.json:
+            print(line)
+    if flags.json:
+        print(json.dumps(values))

@@ -62,6 +62,15 @@ def add_run(parser: Parser) -> None:
     parser.add_argument("--test_split", help="of the source, to judge by")
 
 
+def add_json(parser: Parser) -> None:
+    """How the figures are printed."""
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the figures as one JSON object, as they are saved",
+    )
+
+
 def add_features(parser: Parser) -> None:
     """Which output of the network."""
     parser.add_argument(

@@ -17,6 +17,7 @@ from caco_jax.interop import BACKBONE, PARTS, TWINS
 from caco_jax.programs.flag_groups import (
     add_distributed,
     add_features,
+    add_json,
     add_local_workdir,
     add_recipe,
     add_reporting,
@@ -135,6 +136,7 @@ def _compile_for_pod(parser: Parser) -> None:
 
 def _knn(parser: Parser) -> None:
     add_run(parser)
+    add_json(parser)
     parser.add_argument("--k", type=int, nargs="+", default=[20], help="neighbours")
     parser.add_argument(
         "--temperature", type=float, nargs="+", default=[0.2], help="of the votes"
@@ -156,6 +158,7 @@ def _embed(parser: Parser) -> None:
 
 def _few_shot(parser: Parser) -> None:
     add_run(parser)
+    add_json(parser)
     parser.add_argument(
         "--shots", type=int, nargs="+", default=[1, 3, 10], help="labels a class"
     )
@@ -166,6 +169,7 @@ def _few_shot(parser: Parser) -> None:
 def _linear_probe(parser: Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_run(parser)
+    add_json(parser)
     parser.add_argument("--protocol", choices=("lbfgs", "imagenet"), default="lbfgs")
     parser.add_argument(
         "--label_feature",
@@ -202,6 +206,7 @@ def _linear_probe(parser: Parser) -> None:
 
 def _fine_tune(parser: Parser) -> None:
     add_run(parser)
+    add_json(parser)
     parser.add_argument(
         "--labels",
         type=float,
@@ -227,6 +232,7 @@ def _fine_tune(parser: Parser) -> None:
 
 def _health(parser: Parser) -> None:
     add_run(parser)
+    add_json(parser)
     parser.add_argument("--images", type=int, default=2048, help="held out, at most")
     parser.add_argument("--seed", type=int, default=0, help="of the views")
 

@@ -15,7 +15,7 @@ from caco_jax.data.labelled import Part
 from caco_jax.data.views import make_views
 from caco_jax.evaluation import health
 from caco_jax.programs.command import as_user_error
-from caco_jax.programs.evaluating import open_run, save, unseen_part
+from caco_jax.programs.evaluating import finish, open_run, unseen_part
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.run import Run
 from caco_jax.schema import require
@@ -85,9 +85,11 @@ def main() -> None:
     loaded = open_run(flags, by_class=False)
     part, called = unseen_part(loaded)
     figures = measure(loaded, part, rows=flags.images, seed=flags.seed)
-    save(loaded, flags, "health", figures)
     most = min(figures["images"], figures["features"])
-    print(f"{figures['images']} {called} images, views as in pretraining:")
-    for name, line in LINES.items():
-        if name in figures:
-            print(f"{figures[name]:10.3f}  {line.format(most=most)}")
+    lines = [f"{figures['images']} {called} images, views as in pretraining:"]
+    lines += [
+        f"{figures[name]:10.3f}  {line.format(most=most)}"
+        for name, line in LINES.items()
+        if name in figures
+    ]
+    finish(loaded, flags, "health", figures, lines)

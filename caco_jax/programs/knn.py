@@ -4,7 +4,7 @@ import jax
 
 from caco_jax.evaluation.knn import knn_accuracy
 from caco_jax.programs.command import as_user_error
-from caco_jax.programs.evaluating import open_run, run_features, save
+from caco_jax.programs.evaluating import finish, open_run, run_features
 from caco_jax.programs.flags import parser_of
 
 
@@ -25,9 +25,9 @@ def main() -> None:
         {"k": k, "temperature": temperature, "accuracy": accuracy}
         for (k, temperature), accuracy in zip(settings, accuracies, strict=True)
     ]
-    save(loaded, flags, "knn", {"results": rows})
-    for row in rows:
-        print(
-            f"kNN, k {row['k']}, temperature {row['temperature']:g}: "
-            f"{row['accuracy']:.2%} of {len(test.labels)} held-out images"
-        )
+    lines = (
+        f"kNN: {row['accuracy']:.2%} of {len(test.labels)} held-out images, "
+        f"k {row['k']}, temperature {row['temperature']:g}"
+        for row in rows
+    )
+    finish(loaded, flags, "knn", {"results": rows}, lines)

@@ -64,9 +64,9 @@ def by_lbfgs(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, Any]
     seen = linear.accuracy(model, *train)
     how = f"L2 {l2:g}"
     if choice is not None:
-        how += f" (the best of {len(choice.accuracies)} on held-out training images)"
-    say(f"Linear probe, {how}: {evaluating.summary(found, len(test.labels))}")
-    say(f"{seen:.2%} of the training images")
+        how += f", the best of {len(choice.accuracies)} on held-out training images"
+    say(f"Linear probe: {evaluating.summary(found, len(test.labels))}")
+    say(f"{how}; {seen:.2%} of the training images")
     result = {"l2": l2, "held_out": grid_figures(choice), "train_accuracy": seen}
     return result | evaluating.figures(loaded, found)
 
@@ -93,9 +93,10 @@ def by_precision(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, 
         draws=PRECISION_DRAWS,
     )
     say(
-        f"Linear probe, L2 {l2:g}: mAP {area:.2%} of {len(found)} held-out images "
+        f"Linear probe: mAP {area:.2%} of {len(found)} held-out images "
         f"({LEVEL:.0%} interval {low:.2%} to {high:.2%}), at 11 points {points:.2%}"
     )
+    say(f"L2 {l2:g}")
     by_class = {
         name: average_precision(scores, wanted) if wanted.any() else None
         for name, scores, wanted in zip(
@@ -161,6 +162,11 @@ def by_sweep(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, Any]
         }
         for i, setting in enumerate(swept.settings)
     ]
+    say(f"Linear probe: {evaluating.summary(found, len(labels))}")
+    say(
+        f"{protocol.optimizer}, learning rate {best.learning_rate:g}, "
+        f"weight decay {best.weight_decay:g}"
+    )
     if len(rows) > 1:
         say(f"{'learning rate':>13}{'weight decay':>14}{'held out':>10}")
         for i, row in enumerate(rows):
@@ -169,10 +175,6 @@ def by_sweep(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, Any]
                 f"{row['learning_rate']:13g}{row['weight_decay']:14g}"
                 f"{row['held_out']:10.2%}{mark}"
             )
-    say(
-        f"Linear probe, {protocol.optimizer}, learning rate {best.learning_rate:g}, "
-        f"weight decay {best.weight_decay:g}: {evaluating.summary(found, len(labels))}"
-    )
     asked = dataclasses.asdict(protocol) | {"preset": flags.preset or "caco"}
     chosen = {"chosen": best._asdict(), "heads": rows, "protocol_settings": asked}
     return chosen | evaluating.figures(loaded, found)
@@ -188,5 +190,4 @@ def main() -> None:
     name = {"lbfgs": "linear_probe", "imagenet": "linear_probe_imagenet"}
     lines: list[str] = []
     result = {"protocol": flags.protocol, **by(loaded, flags, lines.append)}
-    evaluating.save(loaded, flags, name[flags.protocol], result)
-    print("\n".join(lines))
+    evaluating.finish(loaded, flags, name[flags.protocol], result, lines)

@@ -71,12 +71,11 @@ def test_the_probe_chooses_its_penalty(workdir):
     assert set(found["held_out"]) == {"1e-05", "0.0001", "0.001", "0.01", "0.1"}
     assert found["held_out"][f"{found['l2']:g}"] == max(found["held_out"].values())
     first, second = out.splitlines()
-    assert re.fullmatch(
-        rf"Linear probe, L2 {found['l2']:g} \(the best of 5 on held-out training "
-        rf"images\): {INTERVAL}[\d.]+%",
-        first,
+    assert re.fullmatch(rf"Linear probe: {INTERVAL}[\d.]+%", first)
+    assert second == (
+        f"L2 {found['l2']:g}, the best of 5 on held-out training images; "
+        f"{found['train_accuracy']:.2%} of the training images"
     )
-    assert second == f"{found['train_accuracy']:.2%} of the training images"
     low, high = found["interval"]
     assert low <= found["accuracy"] <= high <= found["top5"] <= 1
     assert set(found["by_class"]) == {f"class {c}" for c in range(10)}
@@ -107,14 +106,11 @@ def test_a_sweep_names_the_chosen_head(workdir):
     assert found["protocol_settings"]["preset"] == "moco"
     assert found["protocol_settings"]["epochs"] == 2
     lines = out.splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert sum(line.endswith("chosen") for line in lines) == 1
     rate, decay = found["chosen"].values()
-    assert re.fullmatch(
-        rf"Linear probe, sgd, learning rate {rate:g}, weight decay {decay:g}: "
-        rf"{INTERVAL}[\d.]+%",
-        lines[-1],
-    )
+    assert re.fullmatch(rf"Linear probe: {INTERVAL}[\d.]+%", lines[0])
+    assert lines[1] == f"sgd, learning rate {rate:g}, weight decay {decay:g}"
 
 
 def test_one_published_setting_needs_no_choice(workdir):
@@ -125,7 +121,22 @@ def test_one_published_setting_needs_no_choice(workdir):
     assert head["held_out"] is None
     # CaCo's 0.4 for 4096 images, for the 64 there are.
     assert head["learning_rate"] == pytest.approx(0.4 * 64 / 4096)
-    assert len(out.splitlines()) == 1
+    assert len(out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "name, flags",
+    [
+        ("knn", ["--k", "1", "3"]),
+        ("linear_probe", ["--l2=0.01"]),
+        ("few_shot", ["--shots=1", "--seeds=2"]),
+        ("fine_tune", ["--labels", "0.5", "1", "--epochs=1", "--batch_size=16"]),
+        ("health", []),
+    ],
+)
+def test_json_prints_what_is_saved_and_nothing_else(workdir, name, flags):
+    out = succeeded(call(name, f"--workdir={workdir}", "--json", *flags))
+    assert json.loads(out) == read(workdir, name)
 
 
 def test_few_shot_draws_and_says_how_far_apart_they_are(workdir):
@@ -241,9 +252,9 @@ def test_images_of_several_classes_are_judged_by_precision(photos):
     assert area == pytest.approx(np.mean(list(found["by_class"].values())))
     low, high = found["interval"]
     assert out == (
-        f"Linear probe, L2 {found['l2']:g}: mAP {area:.2%} of 9 held-out images (95% "
+        f"Linear probe: mAP {area:.2%} of 9 held-out images (95% "
         f"interval {low:.2%} to {high:.2%}), at 11 points "
-        f"{found['mean_average_precision_11_points']:.2%}\n"
+        f"{found['mean_average_precision_11_points']:.2%}\nL2 {found['l2']:g}\n"
     )
 
 
