@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from caco_jax.runs.pretraining import Pretraining
     from caco_jax.schema import ConfigError, UserError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ArrayDataset",
