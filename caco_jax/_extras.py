@@ -37,7 +37,7 @@ def require_package(module: str, *, purpose: str) -> Any:
         if error.name not in (top, module):
             raise  # it is there, and misses something itself
         raise UserError(
-            f"{purpose}: want the package {package}, which is not installed; "
+            f"{purpose}: expected the package {package}, which is not installed; "
             f"{install_hint(top)}"
         ) from None
 

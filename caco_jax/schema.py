@@ -184,7 +184,9 @@ def resolve(name: str, table: Mapping[str, T], key: str) -> T | Any:
     if name in table:
         return table[name]
     if not is_import_path(name):
-        raise ConfigError(f"{key}: want one of {', '.join(OneOf(table))}, got {name!r}")
+        raise ConfigError(
+            f"{key}: expected one of {', '.join(OneOf(table))}, got {name!r}"
+        )
     module_name, _, attributes = name.partition(":")
     here = os.getcwd()
     if here not in sys.path:
@@ -287,10 +289,10 @@ def _check_allowed(value: Any, allowed: Collection | Range | None, name: str) ->
     for entry in value if isinstance(value, tuple) else (value,):
         if entry not in allowed:
             if isinstance(allowed, Range):
-                want = str(allowed)
+                expected = str(allowed)
             else:
-                want = "one of " + ", ".join(map(str, allowed))
-            raise ConfigError(f"{name}: want {want}, got {value!r}")
+                expected = "one of " + ", ".join(map(str, allowed))
+            raise ConfigError(f"{name}: expected {expected}, got {value!r}")
 
 
 def validate(instance: Any) -> None:
@@ -321,7 +323,7 @@ def _fitting(cls: type, field: dataclasses.Field, value: Any) -> Any:
         value = _coerce(value, hint)
     except TypeError:
         raise ConfigError(
-            f"{field.name}: want {_describe(hint)}, got {value!r}"
+            f"{field.name}: expected {_describe(hint)}, got {value!r}"
         ) from None
     _check_allowed(value, field.metadata["allowed"], field.name)
     return value
@@ -369,7 +371,7 @@ def _argument(cls: type, key: str, value: Any, path: str) -> Any:
         if isinstance(value, section):
             return value
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}.{key}: want a section, got {value!r}")
+            raise ConfigError(f"{path}.{key}: expected a section, got {value!r}")
         return build(section, value, f"{path}.{key}")
     if "allowed" not in fields[key].metadata:
         return value

@@ -133,7 +133,7 @@ def descend_in_turns(
         [steps + 1] the member's loss per image, before each move and after the last.
     """
     if steps < 1 or (turn is not None and turn < 1):
-        raise ValueError(f"want at least one step and turn, got {steps} and {turn}")
+        raise ValueError(f"expected at least one step and turn, got {steps} and {turn}")
 
     def payoff(params: PyTree, alpha: Array | None) -> tuple[Array, tuple]:
         z1, z2 = embed(params)

@@ -74,7 +74,7 @@ def bank_moves(
     """
     checks.check_positive(temperature=temperature)
     if (keys is None) == (positives is None):
-        raise ValueError("want either keys (AdCo) or positives (CaCo)")
+        raise ValueError("expected either keys (AdCo) or positives (CaCo)")
     probabilities = entry_probabilities(
         queries, bank, temperature=temperature, keys=keys, batch_keys=batch_keys
     )
@@ -261,7 +261,7 @@ def kernel_density(
     others = centres is None
     centres = queries if centres is None else centres
     if len(centres) < 1 + others:
-        raise ValueError("want at least two queries, or one centre, got fewer")
+        raise ValueError("expected at least two queries, or one centre, got fewer")
     scores = similarities(queries, centres) / bandwidth
     if others:
         scores = jnp.where(jnp.eye(len(queries), dtype=bool), -jnp.inf, scores)

@@ -122,7 +122,7 @@ def focus_on_density(
         ValueError: a number is not above 0, or there is no full batch.
     """
     if not 2 <= batch_size <= len(queries):
-        raise ValueError(f"want a batch of 2 to {len(queries)}, got {batch_size}")
+        raise ValueError(f"expected a batch of 2 to {len(queries)}, got {batch_size}")
     count = len(queries) // batch_size * batch_size
     queries, keys = queries[:count], keys[:count]
     width = temperature if bandwidth is None else bandwidth

@@ -101,8 +101,8 @@ def ascend(
     check_covariance(covariance)
     if starts[0].shape[2] != len(covariance):
         raise ValueError(
-            f"want a first layer of {len(covariance)} inputs, as the covariance has, "
-            f"got {starts[0].shape[2]}"
+            f"expected a first layer of {len(covariance)} inputs, as the covariance "
+            f"has, got {starts[0].shape[2]}"
         )
     eigenvalues = jnp.linalg.eigvalsh(covariance)
     scale = jnp.maximum(eigenvalues[-1], -2 * eigenvalues[0])
@@ -237,11 +237,11 @@ def check_covariance(covariance: Float[Array, "d d"]) -> None:
     """Raises ValueError unless this is a finite, symmetric matrix."""
     matrix = np.asarray(covariance)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"covariance: want [d, d], got shape {matrix.shape}")
+        raise ValueError(f"covariance: expected [d, d], got shape {matrix.shape}")
     if not np.isfinite(matrix).all():
-        raise ValueError("covariance: want finite entries, got NaN or infinity")
+        raise ValueError("covariance: expected finite entries, got NaN or infinity")
     if not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-6 * np.abs(matrix).max()):
-        raise ValueError("covariance: want a symmetric matrix")
+        raise ValueError("covariance: expected a symmetric matrix")
 
 
 def failed_conditions(covariance: Float[Array, "d d"]) -> list[str]:
@@ -270,7 +270,8 @@ def check_theorem(covariance: Float[Array, "d d"], sizes: Sequence[int]) -> None
     """
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(
-            f"want at least one layer, each with one unit or more, got sizes {sizes}"
+            "expected at least one layer, each with one unit or more, got sizes "
+            f"{sizes}"
         )
     failed = failed_conditions(covariance)
     if failed:

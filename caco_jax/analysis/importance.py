@@ -52,10 +52,10 @@ def check_alpha(alpha: Float[Array, "n n"]) -> None:
     values = np.asarray(alpha)
     if values.ndim != 2 or values.shape[0] != values.shape[1] or len(values) < 2:
         raise ValueError(
-            f"alpha: want [N, N] with N at least 2, got shape {values.shape}"
+            f"alpha: expected [N, N] with N at least 2, got shape {values.shape}"
         )
     if not np.issubdtype(values.dtype, np.floating):
-        raise ValueError(f"alpha: want floats, got {values.dtype}")
+        raise ValueError(f"alpha: expected floats, got {values.dtype}")
     for fault, at in (
         ("an entry that is not finite", ~np.isfinite(values)),
         ("a negative entry", values < 0),
@@ -63,7 +63,8 @@ def check_alpha(alpha: Float[Array, "n n"]) -> None:
         rows = np.flatnonzero(at.any(axis=1))
         if len(rows):
             raise ValueError(
-                f"alpha: want finite weights of at least 0, row {rows[0]} has {fault}"
+                f"alpha: expected finite weights of at least 0, row {rows[0]} has "
+                f"{fault}"
             )
 
 
@@ -106,7 +107,7 @@ def summarise_importance(
     near = np.asarray(without_diagonal(jnp.asarray(squared)))
     total = weights.sum()
     if total == 0:
-        raise ValueError("alpha: want some weight above 0, got none")
+        raise ValueError("alpha: expected some weight above 0, got none")
     count = math.ceil(hardest * near.size)
     nearest = np.argpartition(near, count - 1, axis=None)[:count]
     same = math.nan

@@ -58,7 +58,7 @@ def given_pairs(
     """
     for name, array in (("x1", x1), ("x2", x2)):
         if not np.isfinite(np.asarray(array)).all():
-            raise ValueError(f"{name}: want finite entries, got NaN or infinity")
+            raise ValueError(f"{name}: expected finite entries, got NaN or infinity")
     if alpha is None:
         return weighted_pairs(x1, x2)
     check_alpha(alpha)
@@ -119,7 +119,7 @@ def tie_top_eigenvalues(pairs: Pairs) -> Pairs:
     """
     values, vectors = jnp.linalg.eigh(pairs.covariance)
     if len(values) < 2 or values[-2] <= 0:
-        raise ValueError("want two eigenvalues above 0 to tie, got fewer")
+        raise ValueError("expected two eigenvalues above 0 to tie, got fewer")
     second = vectors[:, -2]
     stretch = jnp.eye(len(values), dtype=values.dtype) + (
         jnp.sqrt(values[-1] / values[-2]) - 1

@@ -56,17 +56,19 @@ class Setting:
     def __post_init__(self) -> None:
         for name in ("hidden", "outputs", "directions"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: want at least 1, got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name}: expected at least 1, got {getattr(self, name)}"
+                )
         if self.batch_size < 2:
             raise ValueError(
-                "batch_size: want at least 2 (one input has no negatives), got "
+                "batch_size: expected at least 2 (one input has no negatives), got "
                 f"{self.batch_size}"
             )
         if not self.temperature > 0:  # which NaN is not either
-            raise ValueError(f"temperature: want above 0, got {self.temperature}")
+            raise ValueError(f"temperature: expected above 0, got {self.temperature}")
         if self.loss not in LOSSES:
             raise ValueError(
-                f"loss: want one of {', '.join(sorted(LOSSES))}, got {self.loss!r}"
+                f"loss: expected one of {', '.join(sorted(LOSSES))}, got {self.loss!r}"
             )
 
 
@@ -137,7 +139,9 @@ def train(
         ValueError: fewer than one step or record.
     """
     if steps < 1 or records < 1:
-        raise ValueError(f"want at least one step and record, got {steps}, {records}")
+        raise ValueError(
+            f"expected at least one step and record, got {steps}, {records}"
+        )
     starts, data = jnp.split(jax.vmap(jax.random.split)(keys), 2, axis=1)
     networks = jax.vmap(functools.partial(_trained_start, setting=setting))(
         starts[:, 0]

@@ -97,7 +97,7 @@ def in_memory(pretraining: Pretraining) -> ArrayDataset:
     """
     if not isinstance(pretraining.data, ArrayDataset):
         raise UserError(
-            "--workdir: want a run on images that fit in memory, those of "
+            "--workdir: expected a run on images that fit in memory, those of "
             f"{pretraining.data.name} are read by the record"
         )
     return pretraining.data
@@ -148,7 +148,7 @@ def draw_batch(
     count = len(images.train_examples)
     if not 2 <= size <= count:
         raise ValueError(
-            f"want 2 to {count} images (one image has no negatives), got {size}"
+            f"expected 2 to {count} images (one image has no negatives), got {size}"
         )
     rows = np.random.default_rng(seed).permutation(count)[:size]
     labels = images.train_labels
@@ -249,8 +249,9 @@ def memory(pretraining: Pretraining, state: TrainState) -> Memory:
         )
         return Memory(name, rows, np.minimum(ages, int(state.step)))
     raise UserError(
-        f"--workdir: want a run with a bank or a queue, got {pretraining.method.name}, "
-        f"whose players are: {', '.join(sorted(state.players))}; try AdCo, CaCo or MoCo"
+        "--workdir: expected a run with a bank or a queue, got "
+        f"{pretraining.method.name}, whose players are: "
+        f"{', '.join(sorted(state.players))}; try AdCo, CaCo or MoCo"
     )
 
 

@@ -124,16 +124,17 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         validate(self)
         require(
-            bool(self.projector_widths), "projector_widths: want at least one, got none"
+            bool(self.projector_widths),
+            "projector_widths: expected at least one, got none",
         )
         require(
             self.norm == "batch" or self.batchnorm_group is None,
-            "batchnorm_group: want None with norm 'group', which has no statistics, "
-            f"got {self.batchnorm_group}",
+            "batchnorm_group: expected None with norm 'group', which has no "
+            f"statistics, got {self.batchnorm_group}",
         )
         if self.backbone in VITS:
             build(ViTOptions, self.options, "options")
         require(
             self.backbone not in RESNETS or not self.options,
-            f"options: want none for {self.backbone}, got {dict(self.options)}",
+            f"options: expected none for {self.backbone}, got {dict(self.options)}",
         )

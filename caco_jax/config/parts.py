@@ -200,7 +200,7 @@ def _changed_views(views: Views, changes: Mapping[str, Any]) -> Views:
         index = int(number) - 1
         require(
             0 <= index < len(made),
-            f"{_VIEW}.{number}: want the number of a view, 1 to {len(made)}",
+            f"{_VIEW}.{number}: expected the number of a view, 1 to {len(made)}",
         )
         made[index] = _changed_view(made[index], fields, f"{_VIEW}.{number}")
     return dataclasses.replace(views, views=tuple(made))
@@ -208,11 +208,12 @@ def _changed_views(views: Views, changes: Mapping[str, Any]) -> Views:
 
 def _changed_view(view: Any, fields: Any, path: str) -> Any:
     require(
-        isinstance(fields, Mapping), f"{path}: want fields of a view, got {fields!r}"
+        isinstance(fields, Mapping),
+        f"{path}: expected fields of a view, got {fields!r}",
     )
     require(
         dataclasses.is_dataclass(view),
-        f"{path}: want no fields for {name_of(view)}, which is no dataclass",
+        f"{path}: expected no fields for {name_of(view)}, which is no dataclass",
     )
     _require_known(fields, [field.name for field in dataclasses.fields(view)], path)
     try:
@@ -257,8 +258,8 @@ def build_encoder(
     if config.projector == "caco":
         require(
             len(hidden) == 2 and hidden[0] == hidden[1],
-            "config.encoder.projector_widths: want (hidden, hidden, dim) for the caco "
-            f"projector, got {config.projector_widths}",
+            "config.encoder.projector_widths: expected (hidden, hidden, dim) for the "
+            f"caco projector, got {config.projector_widths}",
         )
         projector = caco_projector(hidden[0], dim, **parts)
     elif config.projector == "alpha_cl":

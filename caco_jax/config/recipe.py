@@ -241,7 +241,7 @@ def _file_of(name: str) -> str:
     file = str(ours.get(name, name))
     if not pathlib.Path(file).is_file():
         raise ConfigError(
-            f"--config: want the path of a recipe, or one of {', '.join(ours)}; "
+            f"--config: expected the path of a recipe, or one of {', '.join(ours)}; "
             f"got {file}: no such file{did_you_mean(pathlib.Path(name).stem, ours)}"
         )
     return file
@@ -273,7 +273,7 @@ def _assign(config: ConfigDict, assignment: str) -> None:
     """Replaces a value in place."""
     path, equals, text = assignment.partition("=")
     if not equals:
-        raise ConfigError(f"--config.{path}: want --config.{path}=VALUE")
+        raise ConfigError(f"--config.{path}: expected --config.{path}=VALUE")
     *sections, key = path.split(".")
     section = config
     for depth, name in enumerate(sections):
@@ -328,7 +328,7 @@ def with_variant(
         if name not in variants:
             known = [*variants, "smoke"]
             raise ConfigError(
-                f"want one of the variants {', '.join(known)}, got {name!r}"
+                f"expected one of the variants {', '.join(known)}, got {name!r}"
                 f"{did_you_mean(name, known)}"
             )
         config.update_from_flattened_dict(variants[name])

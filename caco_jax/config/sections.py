@@ -107,7 +107,8 @@ class DataConfig:
         require(
             pair in (None, AUTO)
             or (isinstance(pair, tuple) and -math.inf < pair[0] < pair[1] < math.inf),
-            f"value_range: want None, {AUTO} or (low, high), low < high, got {pair!r}",
+            f"value_range: expected None, {AUTO} or (low, high), low < high, got "
+            f"{pair!r}",
         )
 
 
@@ -171,18 +172,18 @@ class ExperimentConfig:
         grouped = batch_size % (group or 1) == 0
         found.require(
             grouped,
-            "config.encoder.batchnorm_group: want a divisor of training.batch_size "
+            "config.encoder.batchnorm_group: expected a divisor of training.batch_size "
             f"({batch_size}), got {group}",
         )
         found.require(
             not grouped or batch_size % (parts * (group or 1)) == 0,
-            "config.training.microbatches: want parts of training.batch_size "
+            "config.training.microbatches: expected parts of training.batch_size "
             f"({batch_size}) that hold whole groups of encoder.batchnorm_group "
             f"({group}), got {parts}",
         )
         found.require(
             group is not None or not self.target.shuffle_keys,
-            "config.target.shuffle_keys: want encoder.batchnorm_group set, without "
+            "config.target.shuffle_keys: expected encoder.batchnorm_group set, without "
             "groups the order of the rows changes nothing",
         )
 
@@ -232,7 +233,8 @@ def method_entry(name: Any) -> tuple[type, Any]:
     """
     require(
         isinstance(name, str) and name in OneOf(METHODS),
-        f"config.method.name: want one of {', '.join(OneOf(METHODS))}, got {name!r}",
+        f"config.method.name: expected one of {', '.join(OneOf(METHODS))}, got "
+        f"{name!r}",
     )
     entry = resolve(name, METHODS, "config.method.name")
     fits = isinstance(entry, tuple) and len(entry) == 2
@@ -241,7 +243,7 @@ def method_entry(name: Any) -> tuple[type, Any]:
         and isinstance(entry[0], type)
         and dataclasses.is_dataclass(entry[0])
         and callable(entry[1]),
-        f"config.method.name: want a pair (settings dataclass, make), {name!r} is "
+        f"config.method.name: expected a pair (settings dataclass, make), {name!r} is "
         f"{entry!r}",
     )
     return entry
@@ -298,7 +300,7 @@ def _section(sections: dict[str, Any], name: str) -> dict[str, Any]:
     """A section taken out of the configuration."""
     section = sections.pop(name, {})
     require(
-        isinstance(section, dict), f"config.{name}: want a section, got {section!r}"
+        isinstance(section, dict), f"config.{name}: expected a section, got {section!r}"
     )
     return dict(section)
 

@@ -101,7 +101,7 @@ def open_cifar(kind: str, path: Path, *, name: str) -> ArrayDataset:
 
     Raises:
         ConfigError: a file is missing, damaged, cut short, or of another kind; a pickle
-            wants to call something.
+            would call a function.
     """
     layout = LAYOUTS[kind]
     files = _files(kind, path)

@@ -86,8 +86,8 @@ class ArrayDataset:
             labels = getattr(self, f"{split}_labels")
             if labels is not None and labels.shape != examples.shape[:1]:
                 raise ValueError(
-                    f"{self.name}: want one label for each of {len(examples)} {split} "
-                    f"examples, got labels {labels.shape}"
+                    f"{self.name}: expected one label for each of {len(examples)} "
+                    f"{split} examples, got labels {labels.shape}"
                 )
 
     @property

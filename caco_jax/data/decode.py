@@ -269,7 +269,7 @@ def _upright(
 def _open_pixels(pixels: Pixels) -> OpenImage:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise jpeg.DamagedError(
-            f"want uint8 [H, W, 1 or 3], got {pixels.dtype} {pixels.shape}"
+            f"expected uint8 [H, W, 1 or 3], got {pixels.dtype} {pixels.shape}"
         )
     height, width, _ = pixels.shape
     colours = np.broadcast_to(pixels, (height, width, 3))
@@ -299,7 +299,7 @@ def _by_opencv(encoded: bytes, n: int) -> Pixels | None:
     flags = color | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error:  # more pixels than it wants to know of
+    except cv2.error:  # more pixels than OpenCV's limit
         return None
     if pixels is None or n not in reduced_bgr:
         return pixels

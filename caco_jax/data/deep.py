@@ -90,7 +90,7 @@ def by_opencv(encoded: bytes) -> Shaped[np.ndarray, "h w 3"]:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error:  # more pixels than it wants to know of
+    except cv2.error:  # more pixels than OpenCV's limit
         bgr = None
     if bgr is None or not np.isfinite(bgr).all():
         raise jpeg.DamagedError("its values cannot be read, or are not finite")

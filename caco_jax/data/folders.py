@@ -103,13 +103,13 @@ def open_folder(
     train_name = train_split or _train_folder(root, folders)
     if train_name is None and test_split is not None:
         raise ValueError(
-            f"data.train_split: want a sub-folder of {root} beside data.test_split "
+            f"data.train_split: expected a sub-folder of {root} beside data.test_split "
             f"{test_split!r}, got None"
         )
     train = list_images(_named(root, train_name, folders, "train_split"))
     if not train.paths:
         raise ValueError(
-            f"data.source: want images in {train.root}, got none with a suffix of "
+            f"data.source: expected images in {train.root}, got none with a suffix of "
             f"{', '.join(SUFFIXES)}"
             f"{_but_ignored(train.ignored)}"
         )
@@ -162,9 +162,9 @@ def _has_folders(root: Path) -> bool:
 
 def _not_understood(root: Path, what: str) -> ValueError:
     return ValueError(
-        f"data.train_split: want to know what to train on in {root}: {what}; name a "
-        "sub-folder here and another as data.test_split, or '.' where the sub-folders "
-        "are classes"
+        f"data.train_split: expected a sub-folder to train on, got None for {root}: "
+        f"{what}; name a sub-folder here and another as data.test_split, or '.' where "
+        "the sub-folders are classes"
     )
 
 
@@ -234,19 +234,19 @@ def _test_listing(
 
 def _check_classes(train: Listing, test: Listing) -> None:
     if not test.paths:
-        raise ValueError(f"data.source: want test images in {test.root}, got none")
+        raise ValueError(f"data.source: expected test images in {test.root}, got none")
     if not train.classes or not test.classes:
         side = train if not train.classes else test
         raise ValueError(
-            f"data.source: want classes in both splits, got none in {side.root}: "
+            f"data.source: expected classes in both splits, got none in {side.root}: "
             "images lie beside its sub-folders, or it has fewer than two; name "
             f"folder:{train.root} to hold out a tenth of that"
         )
     unknown = set(test.classes) - set(train.classes)
     if unknown:
         raise ValueError(
-            f"data.source: want every class of {test.root} in {train.root} too, got "
-            f"{some_names(unknown)} in the test split only"
+            f"data.source: expected every class of {test.root} in {train.root} too, "
+            f"got {some_names(unknown)} in the test split only"
         )
     untested = set(train.classes) - set(test.classes)
     if untested:
@@ -300,7 +300,7 @@ def _annotated(
         text = annotations.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ValueError(
-            f"data.source: want {annotations} readable: {error.strerror}"
+            f"data.source: expected {annotations} readable: {error.strerror}"
         ) from None
     lines = (line.split("\t") for line in text.splitlines())
     classes = {fields[0]: fields[1] for fields in lines if len(fields) > 1}
@@ -378,7 +378,7 @@ def _scan(directory: Path) -> list[os.DirEntry]:
     except OSError as error:
         problem = error.strerror or type(error).__name__
     raise ValueError(
-        f"data.source: want a directory of images, got {directory}: {problem}"
+        f"data.source: expected a directory of images, got {directory}: {problem}"
     )
 
 
@@ -397,7 +397,7 @@ def _named(root: Path, name: str | None, folders: Sequence[str], key: str) -> Pa
         return root
     if not (root / name).is_dir():
         raise ValueError(
-            f"data.{key}: want a sub-folder of {root}, one of "
+            f"data.{key}: expected a sub-folder of {root}, one of "
             f"{', '.join(folders) or 'none'}, got {name!r}"
         )
     return root / name

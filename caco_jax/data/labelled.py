@@ -187,7 +187,7 @@ class RecordPart:
                     yield part.images, part.labels
         if len(rows) and not read:
             raise UserError(
-                "config.data.source: want images to evaluate with, none can be read"
+                "config.data.source: expected images to evaluate with, none can be read"
             )
 
 
@@ -289,7 +289,7 @@ def choose_rows(part: Part, *, share: float, seed: int) -> Int[np.ndarray, " m"]
         ValueError: the share is not in (0, 1].
     """
     if not 0 < share <= 1:
-        raise ValueError(f"share: want a number in (0, 1], got {share}")
+        raise ValueError(f"share: expected a number in (0, 1], got {share}")
     rng = np.random.default_rng(seed)
     labels = np.zeros(len(part), int) if part.labels is None else part.labels
     chosen = []

@@ -271,7 +271,7 @@ class BadImages:
         listed = "; ".join(self.listing()[:_LISTED])
         more = len(self) - _LISTED
         raise BadImagesError(
-            f"config.data.bad_image_share: want at most {self.allowed} of the "
+            f"config.data.bad_image_share: expected at most {self.allowed} of the "
             f"{self._count} images of {self._name} unreadable (a share of "
             f"{self._share:g}), got {len(self)} so far: {listed}"
             f"{f'; and {more} more' if more > 0 else ''}; mend or remove them, or "

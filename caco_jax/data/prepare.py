@@ -50,7 +50,9 @@ def prepare(
     """
     kind, _, name = dataset.partition(":")
     if kind != "tfds" or not name:
-        raise UserError(f"--dataset: want tfds:NAME as in tfds:cifar10, got {dataset}")
+        raise UserError(
+            f"--dataset: expected tfds:NAME as in tfds:cifar10, got {dataset}"
+        )
     with _explained(name, data_dir):
         if not is_prepared(name, data_dir):
             _require_tensorflow()
@@ -109,7 +111,7 @@ def _explained(name: str, data_dir: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         if error.errno == errno.ENOSPC or "disk space" in str(error):
-            what = f"want more room on the disk of {data_dir}"
+            what = f"expected more room on the disk of {data_dir}"
         else:
             what = f"cannot write to {data_dir}"
         raise UserError(f"--data_dir: {what}: {_line(error)}") from None

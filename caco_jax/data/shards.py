@@ -90,7 +90,7 @@ def open_shards(
     train = list_images(train_files)
     if not train.places:
         raise ValueError(
-            f"data.source: want images in {path}, got none"
+            f"data.source: expected images in {path}, got none"
             f"{_ignored(train.ignored, '; ignored: ')}"
         )
     class_names = tuple(sorted(set(train.labels), key=natural_key))
@@ -113,7 +113,7 @@ def _split(
         return train, test, []
     if test_split is not None:
         raise ValueError(
-            "data.train_split: want the shards to train on beside data.test_split "
+            "data.train_split: expected the shards to train on beside data.test_split "
             f"{test_split!r}, got None"
         )
     files = find_shards(path, "source")
@@ -122,7 +122,7 @@ def _split(
     if TRAIN not in roles:
         if held_out and None in roles:
             raise ValueError(
-                f"data.train_split: want to know what to train on in {path}: "
+                f"data.train_split: expected the shards to train on, {path} has "
                 f"{held_out} shards without training shards; name them here and as "
                 "data.test_split"
             )
@@ -164,7 +164,7 @@ def find_shards(path: Path, key: str) -> list[Path]:
                 "no .tar files in it" if place.is_dir() else "there is no such file"
             )
             raise ValueError(
-                f"data.{key}: want tar files, a folder of them, or several as in "
+                f"data.{key}: expected tar files, a folder of them, or several as in "
                 f"shard-{{000..009}}.tar, got {missing or place}: {reason}"
             )
         found += [file for file in files if not file.name.startswith(".")]
@@ -212,7 +212,7 @@ def list_images(shards: Sequence[Path]) -> Listing:
     if named and len(named) < len(labels):
         first = places[labels.index(None)]
         raise ValueError(
-            f"data.source: want a .cls or .json with a label beside each image, got "
+            "data.source: expected a .cls or .json with a label beside each image, got "
             f"{len(labels) - len(named):,} images without, such as {first.name} of "
             f"{shards[first.shard]}"
         )
@@ -261,8 +261,8 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         if isinstance(error, tarfile.ReadError) and _begins_with(shard, _GZIP):
             reason = "it is compressed: gunzip it, its images are read by their places"
         raise ValueError(
-            f"data.source: want a tar file that can be read to its end, got {shard}: "
-            f"{reason}"
+            "data.source: expected a tar file that can be read to its end, got "
+            f"{shard}: {reason}"
         ) from None
 
 
@@ -316,6 +316,6 @@ def _check_classes(train: Listing, test: Listing) -> None:
     if unknown or not test.labels:
         got = f"{some_names(unknown)} held out only" if unknown else "none held out"
         raise ValueError(
-            f"data.source: want the classes of {_files(train.shards)} in "
+            f"data.source: expected the classes of {_files(train.shards)} in "
             f"{_files(test.shards)} too, got {got}"
         )

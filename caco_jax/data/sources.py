@@ -101,7 +101,7 @@ def make_fake_set(shape: str, *, seed: int = 0) -> ArrayDataset:
     """
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2,3}", shape):
         raise ValueError(
-            "data.source: after fake: want a shape HxWxC or HxWxCxCOUNT of numbers "
+            "data.source: after fake: expected a shape HxWxC or HxWxCxCOUNT of numbers "
             f">= 1, such as 32x32x3x1024, got {shape!r}"
         )
     height, width, channels, count = [*map(int, shape.split("x")), FAKE_COUNT][:4]
@@ -144,7 +144,7 @@ class _Request:
         """
         if not rest:
             raise ValueError(
-                f"data.source: after {kind}: want a directory, got nothing"
+                f"data.source: after {kind}: expected a directory, got nothing"
             )
         base = Path() if self.data_dir is None else self.data_dir
         path = base / _local(rest, "data.source")
@@ -162,7 +162,8 @@ class _Request:
         for key in ("train_split", "test_split"):
             if getattr(self, key) is not None:
                 raise ValueError(
-                    f"data.{key}: want None for {source}, got {getattr(self, key)!r}"
+                    f"data.{key}: expected None for {source}, got "
+                    f"{getattr(self, key)!r}"
                 )
 
 
@@ -234,7 +235,7 @@ def _files(
     )
     if not splits.train.reachable():
         raise ValueError(
-            f"data.source: want images that can be read in {path}, got "
+            f"data.source: expected images that can be read in {path}, got "
             f"{len(splits.train)} of which none of those tried can; is the drive there?"
         )
     records = RecordDataset(
@@ -327,8 +328,9 @@ def _check_labels(
     unknown = [records.class_names[label] for label in np.setdiff1d(test, train)]
     if unknown:
         raise ValueError(
-            f"data.source: want every class of the test split of {records.name} in the "
-            f"training split too, got {', '.join(unknown[:3])} in the test split only"
+            f"data.source: expected every class of the test split of {records.name} in "
+            f"the training split too, got {', '.join(unknown[:3])} in the test split "
+            "only"
         )
 
 
@@ -390,7 +392,7 @@ def load(
         is_path = "/" in source or os.path.isdir(source)
         hint = f"; a folder of pictures is folder:{source}" if is_path else ""
         raise ValueError(
-            f"data.source: want one of {', '.join(sorted(SOURCES))}, got {source!r}"
+            f"data.source: expected one of {', '.join(sorted(SOURCES))}, got {source!r}"
             f"{hint or did_you_mean(kind, SOURCES)}"
         )
     directory = None if data_dir is None else _local(data_dir, "data.data_dir")

@@ -117,8 +117,8 @@ def find_directory(name: str, data_dir: Path | None) -> Path:
     """
     if data_dir is None:
         raise ValueError(
-            f"data.data_dir: want the directory where tfds:{name} was prepared, got "
-            f"None; to prepare it: {prepare_command(name, None)}"
+            f"data.data_dir: expected the directory where tfds:{name} was prepared, "
+            f"got None; to prepare it: {prepare_command(name, None)}"
         )
     fitting = _fitting(name, data_dir)
     if not fitting:
@@ -134,7 +134,7 @@ def find_directory(name: str, data_dir: Path | None) -> Path:
     configs = sorted({row.config for row in fitting if row.config is not None})
     if len(configs) > 1:
         raise ValueError(
-            f"data.source: want one config of tfds:{name}, as in "
+            f"data.source: expected one config of tfds:{name}, as in "
             f"tfds:{base_name(name)}/{configs[0]}; {data_dir} has {', '.join(configs)}"
         )
     return max(fitting, key=lambda row: [*map(int, row.version.split("."))]).path
@@ -156,7 +156,7 @@ def _fitting(name: str, data_dir: Path) -> list[_Prepared]:
     match = _NAME.fullmatch(name)
     if match is None:
         raise ValueError(
-            "data.source: after tfds: want NAME, NAME/CONFIG or either with :1.2.3 "
+            "data.source: after tfds: expected NAME, NAME/CONFIG or either with :1.2.3 "
             f"behind it, got {name!r}"
         )
     base, config, version = match.groups()
@@ -209,7 +209,7 @@ def read_builder(directory: Path, name: str, data_dir: Path | None) -> Any:
     formats = {form.value for form in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise ValueError(
-            f"data.source: want {directory} in array_record, got "
+            f"data.source: expected {directory} in array_record, got "
             f"{', '.join(sorted(formats))}; remove it and prepare it again: "
             f"{prepare_command(name, data_dir)}"
         )
@@ -245,6 +245,6 @@ def _count(sizes: Any, split: str, key: str, name: str) -> int:
         return int(sizes[split].num_examples)
     except (KeyError, ValueError):
         raise ValueError(
-            f"{key}: want a split of tfds:{name}, of {', '.join(sizes)}, or a part as "
-            f"in {next(iter(sizes))}[:90%], got {split!r}"
+            f"{key}: expected a split of tfds:{name}, of {', '.join(sizes)}, or a part "
+            f"as in {next(iter(sizes))}[:90%], got {split!r}"
         ) from None

@@ -56,7 +56,7 @@ def find_range(name: str, records: Records, wanted: Range | str | None) -> Found
     unknown = [values for values in stored if not has_range(values)]
     if wanted is None and 2 * len(unknown) > sampled:
         raise ValueError(
-            f"data.value_range: want auto or (low, high) for {name}, whose "
+            f"data.value_range: expected auto or (low, high) for {name}, whose "
             f"{unknown[0].dtype} pictures have no known range; {seen} were seen"
         )
     value_range: Any = _percentiles(stored) if wanted == AUTO else wanted

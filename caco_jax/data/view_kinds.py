@@ -43,7 +43,7 @@ def _require_ordered(view: Any, *names: str) -> None:
     """Checks that each named pair is (smallest, largest)."""
     for name in names:
         low, high = getattr(view, name)
-        require(low <= high, f"{name}: want (smallest, largest), got {(low, high)}")
+        require(low <= high, f"{name}: expected (smallest, largest), got {(low, high)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +213,7 @@ class PhotoView:
         names = ", ".join(name for name, wanted in wanting.items() if wanted)
         require(
             not names,
-            f"{names}: want 0 for images of {channels} channels; colours need 3",
+            f"{names}: expected 0 for images of {channels} channels; colours need 3",
         )
 
 
@@ -238,11 +238,13 @@ class Views:
 
     def __post_init__(self) -> None:
         validate(self)
-        require(len(self.views) > 0, "views: want at least one, got none")
-        require(len(self.mean) > 0, "mean: want a number for each channel, got none")
+        require(len(self.views) > 0, "views: expected at least one, got none")
+        require(
+            len(self.mean) > 0, "mean: expected a number for each channel, got none"
+        )
         require(
             len(self.std) == len(self.mean),
-            f"std: want {len(self.mean)} numbers, as in mean, got {len(self.std)}",
+            f"std: expected {len(self.mean)} numbers, as in mean, got {len(self.std)}",
         )
 
     @property
@@ -273,7 +275,8 @@ class Views:
         """
         require(
             self.are_photos,
-            f"want None, these views have the size of the images; got {size_pixels}",
+            "expected None, these views have the size of the images; got "
+            f"{size_pixels}",
         )
         shrink = size_pixels / max(self.photo_sizes)
         smaller = (

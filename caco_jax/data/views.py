@@ -109,18 +109,18 @@ def make_evaluation_view(views: Views) -> Callable[[Array], Array]:
 def _check_examples(each: Sequence[jax.Array], views: Views, *, cropped: bool) -> None:
     if len(each) != len(views.views):
         raise ValueError(
-            f"images: want crops for {len(views.views)} views, got {len(each)}"
+            f"images: expected crops for {len(views.views)} views, got {len(each)}"
         )
     channels = len(views.mean)
     for examples in each:
         if cropped and (examples.dtype != jnp.uint8 or examples.ndim != 4):
             raise ValueError(
-                "images: want crops uint8 [N, H, W, C], got "
+                "images: expected crops uint8 [N, H, W, C], got "
                 f"{examples.dtype} {examples.shape}"
             )
         if channels not in (1, examples.shape[-1]):
             raise ValueError(
-                f"images: want {channels} channels, as in the views' mean, got "
+                f"images: expected {channels} channels, as in the views' mean, got "
                 f"{examples.shape[-1]}"
             )
 
@@ -186,10 +186,10 @@ def small_gray(
     std: tuple[float, ...] = FASHION_STD,
     **changes: Any,
 ) -> Views:
-    """Two views alike of a small grey picture: crop, flip, grey levels, blur.
+    """Two equal views of a small grey picture: crop, flip, grey levels, blur.
 
-    The numbers are ours; those of normalisation are Fashion-MNIST's. Digits and letters
-    want flip_probability 0.
+    The strengths are our own; mean and std are those of Fashion-MNIST. For digits and
+    letters set flip_probability to 0: mirrored, they are other characters.
 
     Args:
         mean: of the pixels, on the scale of [0, 1].

@@ -75,7 +75,7 @@ def fitting_workers(workers: int, part_bytes: int, *, held: int) -> int:
     if fitting < workers:
         needed = each * workers + part_bytes * held
         logger.warning(
-            "data.workers: %d worker processes want %.0f MB of shared memory, %s has "
+            "data.workers: %d worker processes need %.0f MB of shared memory, %s has "
             "%.0f MB free: using %s; a larger one (docker run --shm-size=8g) is faster",
             workers,
             needed / 1e6,
@@ -183,11 +183,11 @@ def _cause_of_death(status: int) -> str:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Leaves the other cores to the other workers, and ends when the parent does."""
+    """Starts a worker: OpenCV on one thread, and an exit when the parent exits."""
     del index, count
     opencv().setNumThreads(1)
     # A terminal's Ctrl-C and a scheduler's SIGTERM reach the parent as well, which
-    # ends its workers itself, and may want some more batches before.
+    # ends its workers itself, and may need some more batches before.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # Where it is killed it cannot: workers would wait for ever to hand over images.

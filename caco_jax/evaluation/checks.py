@@ -38,23 +38,23 @@ def fitting_labels(
             are fewer than two classes.
     """
     if num_classes < 2:
-        raise ValueError(f"num_classes: want at least 2, got {num_classes}")
+        raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
     if np.ndim(features) != 2 or 0 in np.shape(features):
         raise ValueError(
-            "features: want non-empty [rows, dimensions], got shape "
+            "features: expected non-empty [rows, dimensions], got shape "
             f"{np.shape(features)}"
         )
     if np.shape(labels) != np.shape(features)[:1]:
         raise ValueError(
-            f"labels: want one for each of the {len(features)} rows of features, got "
-            f"shape {np.shape(labels)}"
+            f"labels: expected one for each of the {len(features)} rows of features, "
+            f"got shape {np.shape(labels)}"
         )
     known = np.asarray(labels)
     if not np.issubdtype(known.dtype, np.integer):
-        raise ValueError(f"labels: want integers, got {known.dtype}")
+        raise ValueError(f"labels: expected integers, got {known.dtype}")
     if known.min() < 0 or known.max() >= num_classes:
         raise ValueError(
-            f"labels: want classes 0 to {num_classes - 1}, got {known.min()} to "
+            f"labels: expected classes 0 to {num_classes - 1}, got {known.min()} to "
             f"{known.max()}"
         )
     return known
@@ -74,7 +74,7 @@ def finite_floats(features: Float[Array | np.ndarray, "m f"]) -> Float[Array, "m
 def require_finite(finite: jax.typing.ArrayLike) -> None:
     """Checks that what was found of some features is that they are finite."""
     if not np.asarray(finite).all():
-        raise ValueError("features: want finite numbers, got NaN or infinity")
+        raise ValueError("features: expected finite numbers, got NaN or infinity")
 
 
 def as_floats(features: Float[Array | np.ndarray, "m f"]) -> Float[Array, "m f"]:
@@ -87,7 +87,7 @@ def check_same_width(train: jax.Array, test: jax.Array) -> None:
     """Checks that both sets have the same number of features."""
     if np.shape(train)[1:] != np.shape(test)[1:]:
         raise ValueError(
-            "want train and test features of one width, got shapes "
+            "expected train and test features of one width, got shapes "
             f"{np.shape(train)} and {np.shape(test)}"
         )
 

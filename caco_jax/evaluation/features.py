@@ -76,7 +76,7 @@ def extract_features(
     """
     if len(images) == 0 or batch_size < 1:
         raise ValueError(
-            f"want at least one image and a batch of at least 1, got {len(images)} "
+            f"expected at least one image and a batch of at least 1, got {len(images)} "
             f"images and a batch of {batch_size}"
         )
     parts = []

@@ -57,7 +57,7 @@ def few_shot_accuracy(
     checks.check_same_width(train, test)
     linear.check_penalties(l2)
     if not len(seeds):
-        raise ValueError("seeds: want at least one")
+        raise ValueError("seeds: expected at least one")
     rows = np.stack(
         [
             draw_shots(train_labels, shots=shots, seed=seed, num_classes=num_classes)
@@ -85,13 +85,15 @@ def draw_shots(
             are named with their counts.
     """
     if shots < 1:
-        raise ValueError(f"shots: want at least 1, got {shots}")
+        raise ValueError(f"shots: expected at least 1, got {shots}")
     known = np.asarray(labels)
     counts = np.bincount(known, minlength=num_classes)
     poor = {c: int(n) for c, n in enumerate(counts) if n < shots}
     if poor:
         listed = ", ".join(f"class {c} has {n}" for c, n in poor.items())
-        raise ValueError(f"want at least {shots} labelled rows a class, but {listed}")
+        raise ValueError(
+            f"expected at least {shots} labelled rows a class, but {listed}"
+        )
     rng = np.random.default_rng(seed)
     return np.concatenate(
         [

@@ -71,13 +71,13 @@ def fine_tune(
     strangers = [name for name in plan.frozen if name not in known]
     if strangers:
         raise ValueError(
-            f"frozen: want some of {', '.join(known)}, got {', '.join(strangers)}"
+            f"frozen: expected some of {', '.join(known)}, got {', '.join(strangers)}"
         )
     batch_size = min(plan.batch_size, len(rows))
     blocks = sum(name.startswith(_BLOCK) for name in known)
     if plan.layer_decay != 1 and not blocks:
         raise ValueError(
-            f"layer_decay: want 1 for a network without a ViT's blocks, got "
+            f"layer_decay: expected 1 for a network without a ViT's blocks, got "
             f"{plan.layer_decay:g}"
         )
     optimizer = _optimizer(plan, steps_per_epoch=len(rows) // batch_size, blocks=blocks)
@@ -102,7 +102,7 @@ def fine_tune(
             key = jax.random.fold_in(view_key, number)
             state, loss = step(state, key, pixels, labels)
             losses.append(loss)
-    assert state is not None, "want rows to learn from"
+    assert state is not None, "expected rows to learn from"
     trained, stats, _ = state
     found = np.asarray(jax.device_get(losses))
     return Tuned(Network(trained["encoder"], stats), trained["head"], found)

@@ -32,7 +32,7 @@ def effective_rank(features: Float[Array, "n f"]) -> float:
     """
     values = np.linalg.svd(_matrix(features), compute_uv=False)
     if not values.any():
-        raise ValueError("features: want some that are not zero")
+        raise ValueError("features: expected some that are not zero")
     shares = values / values.sum()
     shares = shares[shares > 0]
     return float(np.exp(-np.sum(shares * np.log(shares))))
@@ -61,7 +61,7 @@ def alignment(first: Float[Array, "n f"], second: Float[Array, "n f"]) -> float:
     """
     if np.shape(first) != np.shape(second):
         raise ValueError(
-            "want two views of the same rows, got shapes "
+            "expected two views of the same rows, got shapes "
             f"{np.shape(first)} and {np.shape(second)}"
         )
     one, other = (l2_normalize(checks.finite_floats(view)) for view in (first, second))
@@ -89,7 +89,7 @@ def uniformity(
     """
     unit = l2_normalize(checks.finite_floats(features))
     if len(unit) < 2:
-        raise ValueError(f"features: want at least 2 rows, got {len(unit)}")
+        raise ValueError(f"features: expected at least 2 rows, got {len(unit)}")
     return float(_uniformity(unit, scale, block=min(block_rows, len(unit))))
 
 
@@ -121,7 +121,7 @@ def use_entropy(counts: Int[Array, " k"]) -> float:
     numbers = np.asarray(counts, np.float64)
     if len(numbers) < 2 or not numbers.sum():
         raise ValueError(
-            f"counts: want two entries or more, and one that was chosen, got "
+            f"counts: expected two entries or more, and one that was chosen, got "
             f"{len(numbers)} entries chosen {numbers.sum():g} times"
         )
     shares = numbers[numbers > 0] / numbers.sum()

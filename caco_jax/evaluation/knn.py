@@ -40,7 +40,7 @@ def neighbour_votes(
     weights = jnp.asarray(similarity)
     if temperature is not None:
         if not temperature > 0:
-            raise ValueError(f"temperature: want a number > 0, got {temperature}")
+            raise ValueError(f"temperature: expected a number > 0, got {temperature}")
         weights = jnp.exp(weights / temperature)
     rows = jnp.arange(len(weights))[:, None]
     return (
@@ -135,7 +135,7 @@ def knn_accuracy(
             or a label is out of range.
     """
     if not settings:
-        raise ValueError("settings: want at least one pair (k, temperature)")
+        raise ValueError("settings: expected at least one pair (k, temperature)")
     wanted = checks.fitting_labels(features, labels, num_classes=num_classes)
     similarity, votes = _neighbours(
         features,
@@ -149,7 +149,7 @@ def knn_accuracy(
 
     def accuracy(k: int, temperature: float | None) -> float:
         if k < 1:
-            raise ValueError(f"k: want at least 1, got {k}")
+            raise ValueError(f"k: expected at least 1, got {k}")
         won = _winners(similarity[:, :k], votes[:, :k], num_classes, temperature)
         return float(np.mean(np.asarray(won) == wanted))
 

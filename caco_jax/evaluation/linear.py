@@ -96,7 +96,7 @@ def scores(model: LinearModel, features: Float[Array, "b f"]) -> Float[Array, "b
     """
     if np.ndim(features) != 2 or np.shape(features)[1] != len(model.mean):
         raise ValueError(
-            f"features: the model wants [rows, {len(model.mean)}], got shape "
+            f"features: expected [rows, {len(model.mean)}] for this model, got shape "
             f"{np.shape(features)}"
         )
     values = standardised(checks.as_floats(features), model.mean, model.scale)
@@ -147,7 +147,7 @@ def choose_l2(
     features, labels = _fittable(features, labels, num_classes)
     check_penalties(*grid)
     if not grid:
-        raise ValueError("grid: want at least one penalty")
+        raise ValueError("grid: expected at least one penalty")
     out = _stratified(np.asarray(labels), held_out, seed)
     mean, scale = standardiser(features[~out])
     values = standardised(features, mean, scale)
@@ -254,7 +254,7 @@ def check_penalties(*penalties: float) -> None:
     """Checks that each penalty is finite and at least 0; raises ValueError."""
     for l2 in penalties:
         if not 0 <= l2 < float("inf"):
-            raise ValueError(f"l2: want a finite number >= 0, got {l2}")
+            raise ValueError(f"l2: expected a finite number >= 0, got {l2}")
 
 
 def _fittable(
@@ -263,7 +263,7 @@ def _fittable(
     """The arrays once they fit each other and there is something to tell apart."""
     features, labels = checks.labelled(features, labels, num_classes=num_classes)
     if bool((labels == labels[0]).all()):
-        raise ValueError(f"labels: want at least two classes, got only {labels[0]}")
+        raise ValueError(f"labels: expected at least two classes, got only {labels[0]}")
     return features, labels
 
 
@@ -276,7 +276,7 @@ def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         out[rows[: int(share * len(rows))]] = True
     if not 0 < share < 1 or not out.any():
         raise ValueError(
-            f"held_out: want a share in (0, 1) that holds out a row of some class, got "
-            f"{share} of {len(labels)} rows"
+            "held_out: expected a share in (0, 1) that holds out a row of some class, "
+            f"got {share} of {len(labels)} rows"
         )
     return out

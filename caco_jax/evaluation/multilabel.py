@@ -63,7 +63,7 @@ def choose_l2(
     out, rest = np.split(order, [int(held_out * len(order))])
     if not grid or not len(out) or not len(rest):
         raise ValueError(
-            f"grid, held_out: want a penalty or more and rows on both sides, got "
+            f"grid, held_out: expected a penalty or more and rows on both sides, got "
             f"{len(grid)} penalties and {len(out)} of {len(order)} rows held out"
         )
     mean, scale = linear.standardiser(features[rest])
@@ -96,11 +96,11 @@ def checked(
         or len(known) != len(features)
     ):
         raise ValueError(
-            "want features [M, F] and labels [M, C], got shapes "
+            "expected features [M, F] and labels [M, C], got shapes "
             f"{np.shape(features)} and {known.shape}"
         )
     if not np.isin(known, (0, 1)).all():
-        raise ValueError("labels: want 0 or 1 for each class of a row")
+        raise ValueError("labels: expected 0 or 1 for each class of a row")
     return checks.finite_floats(features), jnp.asarray(known.astype(np.int32))
 
 
@@ -155,7 +155,7 @@ def multilabel_set(images: Dataset, feature: str) -> RecordDataset:
     known: list[TfdsRecords] = [p for p in parts if isinstance(p, TfdsRecords)]
     if len(known) < 2:
         raise ValueError(
-            f"want a prepared TFDS set of images of several sizes, with a part held "
+            "expected a prepared TFDS set of images of several sizes, with a part held "
             f"out, got {images.name}"
         )
     names = class_list(known[0], feature)
@@ -182,5 +182,7 @@ def class_list(records: TfdsRecords, feature: str) -> tuple[str, ...]:
         known = (
             f"one of {', '.join(sorted(lists))}" if lists else "but the set has none"
         )
-        raise ValueError(f"want a feature that lists classes, {known}; got {feature!r}")
+        raise ValueError(
+            f"expected a feature that lists classes, {known}; got {feature!r}"
+        )
     return tuple(lists[feature])

@@ -205,15 +205,15 @@ def _check(features: Any, bank_features: Any, k: int, block_size: int | None) ->
         or features.shape[1] != bank_features.shape[1]
     ):
         raise ValueError(
-            "want features [B, F] and bank_features [M, F], got "
+            "expected features [B, F] and bank_features [M, F], got "
             f"{np.shape(features)} and {np.shape(bank_features)}"
         )
     if not 1 <= k <= len(bank_features):
         raise ValueError(
-            f"k: want 1 to {len(bank_features)}, the rows of the bank, got {k}"
+            f"k: expected 1 to {len(bank_features)}, the rows of the bank, got {k}"
         )
     if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size: want at least 1, got {block_size}")
+        raise ValueError(f"block_size: expected at least 1, got {block_size}")
 
 
 def _mesh() -> Mesh:

@@ -59,7 +59,7 @@ class Protocol:
             values = getattr(self, name)
             require(
                 0 < len(values) == len(set(values)),
-                f"{name}: want different numbers, at least one, got {values}",
+                f"{name}: expected different numbers, at least one, got {values}",
             )
 
 

@@ -70,12 +70,13 @@ def label_places(
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
         raise ValueError(
-            f"want scores [B, C] and labels [B], got {scores.shape} and {labels.shape}"
+            f"expected scores [B, C] and labels [B], got {scores.shape} and "
+            f"{labels.shape}"
         )
     count = scores.shape[1]
     if labels.min() < 0 or labels.max() >= count:
         raise ValueError(
-            f"labels: want classes 0 to {count - 1}, got {labels.min()} to "
+            f"labels: expected classes 0 to {count - 1}, got {labels.min()} to "
             f"{labels.max()}"
         )
     own = np.take_along_axis(scores, labels[:, None], axis=1)
@@ -108,10 +109,10 @@ def bootstrap_interval(
         Efron 1979, "Bootstrap methods: another look at the jackknife".
     """
     if not 0 < level < 1:
-        raise ValueError(f"level: want a number in (0, 1), got {level}")
+        raise ValueError(f"level: expected a number in (0, 1), got {level}")
     for name, number in {"count": count, "draws": draws}.items():
         if number < 1:
-            raise ValueError(f"{name}: want at least 1, got {number}")
+            raise ValueError(f"{name}: expected at least 1, got {number}")
     rng = np.random.default_rng(seed)
     found = [statistic(rng.integers(0, count, count)) for _ in range(draws)]
     tail = 50 * (1 - level)
@@ -169,10 +170,11 @@ def mean_average_precision(
     """
     if scores.ndim != 2 or relevant.shape != scores.shape:
         raise ValueError(
-            f"want scores and labels [B, C], got {scores.shape} and {relevant.shape}"
+            f"expected scores and labels [B, C], got {scores.shape} and "
+            f"{relevant.shape}"
         )
     if not relevant.any():
-        raise ValueError("labels: want a row of some class, got none")
+        raise ValueError("labels: expected a row of some class, got none")
     each = [
         average_precision(column, wanted, eleven_points=eleven_points)
         for column, wanted in zip(scores.T, relevant.T.astype(bool), strict=True)

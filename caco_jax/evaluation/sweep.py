@@ -115,7 +115,7 @@ def sweep_heads(
         rows = np.setdiff1d(rows, kept_back)
         if not len(rows):
             raise ValueError(
-                f"held_out: want images left to learn from, got {held_out}"
+                f"held_out: expected images left to learn from, got {held_out}"
             )
     protocol = fitted(protocol, len(rows))
     settings, heads = train_heads(
@@ -173,7 +173,7 @@ def train_heads(
                 )
             jax.block_until_ready(losses)  # one batch waits, and no more
             state, losses = step(state, number, *inputs, labels)
-    assert state is not None, "want rows for a batch"
+    assert state is not None, "expected rows for a batch"
     return sweep.settings, sweep.heads(state)
 
 

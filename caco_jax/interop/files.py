@@ -33,7 +33,7 @@ _NO_WEIGHTS = {
     rb"version https://git-lfs": "is a Git LFS pointer and not the file that it stands "
     "for; fetch that with git lfs pull",
     rb"\s*<": "is a web page and no file of weights; fetch the file itself, for which "
-    "the address may want a login or a confirmation",
+    "the address may require a login or a confirmation",
     rb"\s*[{\[]": "is JSON and no file of weights; name the file of arrays beside it",
     rb"[\t-\r -~]{8,}\Z": "is text and no file of weights; fetch the file itself",
     rb"\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar": "is an archive; unpack it and name the file "
@@ -117,8 +117,8 @@ def _problem(path: pathlib.Path, error: Exception) -> str:
     text = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())
     if code := re.search(rf"(?:GLOBAL |{__name__}\.)([\w.]+)", text):
         return (
-            f"holds {code[1]}, which is no array: nothing in it was run; want a file "
-            "of weights alone"
+            f"holds {code[1]}, which is no array: nothing in it was run; expected a "
+            "file of weights alone"
         )
     if "TorchScript" in text:
         return "is a TorchScript program; save its state_dict() with torch.save"
@@ -197,7 +197,7 @@ def _choose(table: Mapping[str, Any], path: pathlib.Path, verb: str) -> Any:
     suffix = path.suffix.lower() if verb == "read" else path.suffix
     if suffix not in table:
         raise UserError(
-            f"--file: want a name that ends in {', '.join(table)}, got {path}: no "
+            f"--file: expected a name that ends in {', '.join(table)}, got {path}: no "
             f"other can be {verb}"
         )
     return table[suffix]

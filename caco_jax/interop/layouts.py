@@ -321,9 +321,9 @@ def _why_none(table: Mapping[str, Any], backbone: Shapes) -> str:
     """Why no encoder was found."""
     arrays = [name for name, value in table.items() if _is_array(value)]
     if "" in table:
-        return f"want arrays by name, got {type(table['']).__name__}"
+        return f"expected arrays by name, got {type(table['']).__name__}"
     if not arrays:
-        return "want arrays by name, got none; it holds no weights"
+        return "expected arrays by name, got none; it holds no weights"
     if all(re.search(r"(^|\.)state\.\d+\.", name) for name in arrays):
         return (
             "it holds the state of an optimiser and no network; name the file of the "
@@ -331,7 +331,7 @@ def _why_none(table: Mapping[str, Any], backbone: Shapes) -> str:
         )
     wanted = min(backbone, key=lambda own: (own.count("."), -len(backbone[own])))
     return (
-        f"want a network with names as {wanted} under any prefix, got "
+        f"expected a network with names as {wanted} under any prefix, got "
         f"{len(arrays)} arrays with names as {arrays[0]}: weights of another "
         "architecture, or under names that are not known here; name the recipe of "
         "this network, or save it under torchvision's names, or timm's of a ViT"
@@ -354,24 +354,24 @@ def _array(name: str, value: Any) -> np.ndarray:
         except (TypeError, RuntimeError) as error:
             problem = str(error).split(".")[0]
             raise ValueError(
-                f"{name}: want a dense tensor of floats: {problem}"
+                f"{name}: expected a dense tensor of floats: {problem}"
             ) from None
     if not isinstance(value, np.ndarray):
         kind = type(value).__name__
         remedy = "; save it as a tensor" if kind.startswith("numpy") else ""
-        raise ValueError(f"{name}: want an array, got {kind}{remedy}")
+        raise ValueError(f"{name}: expected an array, got {kind}{remedy}")
     if name.endswith(QUEUE_PLACE):
         return value
     # Of eight bits and less they are multiples of a scale that lies elsewhere.
     if not jnp.issubdtype(value.dtype, jnp.floating) or value.dtype.itemsize < 2:
         raise ValueError(
-            f"{name}: want floats of 16, 32 or 64 bits, got {value.dtype}; save it in "
-            "one of these"
+            f"{name}: expected floats of 16, 32 or 64 bits, got {value.dtype}; save it "
+            "in one of these"
         )
     with np.errstate(over="ignore"):
         value = value.astype(np.float32)
     if not np.isfinite(value).all():
-        raise ValueError(f"{name}: want finite numbers, got NaN or infinity")
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
     return value
 
 

@@ -104,7 +104,7 @@ def state_arrays(
             arrays |= to_torch(_variables(network, part))
     twins = {name for name in arrays if "_adv." in name}
     if TWINS in parts and not twins:
-        raise UserError("--parts: want no twins, this run has no adversarial norms")
+        raise UserError("--parts: expected no twins, this run has no adversarial norms")
     if TWINS not in parts:
         arrays = {n: a for n, a in arrays.items() if n not in twins}
     return arrays | (_memory_arrays(state, memory) if MEMORY in parts else {})
@@ -163,7 +163,7 @@ def _fill_memory(
         rows = _rows(arrays, layouts.QUEUE, state.extra[name], size)
         place = arrays.get(layouts.QUEUE_PLACE, np.zeros(1, np.int64))
         if place.size != 1 or place.dtype.kind != "i":
-            raise ValueError(f"{layouts.QUEUE_PLACE}: want one integer")
+            raise ValueError(f"{layouts.QUEUE_PLACE}: expected one integer")
         extra = {name: rows, "next_row": np.int32(place.item() % len(rows))}
         return state._replace(extra=extra), [name]
     return state, []
@@ -186,7 +186,7 @@ def _memory_arrays(state: TrainState, name: str | None) -> Arrays:
 
     if name is None:
         raise UserError(
-            "--parts: want no bank, this run has neither a bank nor a queue"
+            "--parts: expected no bank, this run has neither a bank nor a queue"
         )
     if name in state.players:
         return {layouts.BANK: columns(state.players[name])}

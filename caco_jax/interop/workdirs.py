@@ -144,12 +144,12 @@ def export_run(
     """
     files.check_writable(file, force=force)
     if pathlib.Path(file).suffix == files.DETECTRON2 and set(parts) != {BACKBONE}:
-        raise UserError("--parts: want backbone alone for detectron2's .pkl")
+        raise UserError("--parts: expected backbone alone for detectron2's .pkl")
     pretraining, state = _restore(Workdir(workdir))
     require(
         pathlib.Path(file).suffix != files.DETECTRON2
         or isinstance(getattr(pretraining.encoder.module, "backbone", None), ResNet),
-        "--file: want a ResNet for detectron2's .pkl, this run has a "
+        "--file: expected a ResNet for detectron2's .pkl, this run has a "
         f"{pretraining.encoder.name}; take .pth or .safetensors",
     )
     arrays = state_arrays(state, parts, memory=pretraining.method.memory)

@@ -54,7 +54,7 @@ class Projector(nn.Module):
             ValueError: `features` is not of rank 2.
         """
         if features.ndim != 2:
-            raise ValueError(f"features: want [N, F], got shape {features.shape}")
+            raise ValueError(f"features: expected [N, F], got shape {features.shape}")
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         per_layer = 2 if self.norm is None else 3
         x = features

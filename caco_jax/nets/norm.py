@@ -144,7 +144,7 @@ class BatchNorm(nn.Module):
             )
         if size * _count(shape[1:-1]) < 2:
             raise ValueError(
-                "BatchNorm: want more than one value per channel to train on, got "
+                "BatchNorm: expected more than one value per channel to train on, got "
                 f"the shape {tuple(shape)} in groups of {size}"
             )
         return size

@@ -230,7 +230,7 @@ class ResNet(_Layers):
             strides = [1 if i == 0 else 2 for i in range(len(sizes))]
         if len(strides) != len(sizes):
             raise ValueError(
-                f"ResNet: want a stride for each of the stages {tuple(sizes)}, got "
+                f"ResNet: expected a stride for each of the stages {tuple(sizes)}, got "
                 f"{tuple(strides)}"
             )
         return list(zip(sizes, strides, strict=True))
@@ -253,13 +253,13 @@ def check_images(images: jax.Array) -> None:
     """
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(
-            "images: want a non-empty [N, height, width, channels] array, got shape "
-            f"{tuple(images.shape)}"
+            "images: expected a non-empty [N, height, width, channels] array, got "
+            f"shape {tuple(images.shape)}"
         )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(
-            f"images: want floats, got {images.dtype} of shape {tuple(images.shape)}: "
-            "scale the pixels first"
+            f"images: expected floats, got {images.dtype} of shape "
+            f"{tuple(images.shape)}: scale the pixels first"
         )
 
 

@@ -247,17 +247,18 @@ class ViT(nn.Module):
         size = images.shape[1:3]
         if any(length % self.patch_size for length in size):
             raise ValueError(
-                f"ViT: want images that patches of {self.patch_size} pixels divide, "
-                f"got {size[0]} x {size[1]}; change patch_size or the views' size"
+                f"ViT: expected images that patches of {self.patch_size} pixels "
+                f"divide, got {size[0]} x {size[1]}; change patch_size or the views' "
+                "size"
             )
         if self.width % self.heads:
             raise ValueError(
-                f"ViT: want heads that divide the width of {self.width}, got "
+                f"ViT: expected heads that divide the width of {self.width}, got "
                 f"{self.heads}"
             )
         if self.positions == "sincos" and self.width % 4:
             raise ValueError(
-                f"ViT: want a width of a multiple of 4 for sincos, got {self.width}"
+                f"ViT: expected a width of a multiple of 4 for sincos, got {self.width}"
             )
         if not 0 <= self.stochastic_depth < 1:
             raise ValueError(
@@ -307,7 +308,7 @@ def _interpolated(
     side = math.isqrt(own_grid.shape[1])
     if side**2 != own_grid.shape[1]:
         raise ValueError(
-            f"ViT: want views of the size of the first, whose {own_grid.shape[1]} "
+            f"ViT: expected views of the size of the first, whose {own_grid.shape[1]} "
             f"patches are no square and have learned positions, got {grid[0]} x "
             f"{grid[1]} patches; set positions to sincos"
         )

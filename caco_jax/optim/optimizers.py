@@ -295,10 +295,10 @@ def _check(
 ) -> None:
     for name, decay in decays.items():
         if not 0 <= decay < 1:
-            raise ValueError(f"{name}: want a number in [0, 1), got {decay}")
+            raise ValueError(f"{name}: expected a number in [0, 1), got {decay}")
     if not weight_decay >= 0:
-        raise ValueError(f"weight_decay: want a number >= 0, got {weight_decay}")
+        raise ValueError(f"weight_decay: expected a number >= 0, got {weight_decay}")
     if not trust_coefficient > 0:
         raise ValueError(
-            f"trust_coefficient: want a number > 0, got {trust_coefficient}"
+            f"trust_coefficient: expected a number > 0, got {trust_coefficient}"
         )

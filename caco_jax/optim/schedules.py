@@ -66,7 +66,7 @@ def warmup_cosine(
     _check_counts(0, warmup_epochs=warmup_epochs)
     if warmup_epochs > epochs:
         raise ValueError(
-            f"warmup_epochs: want at most epochs ({epochs}), got {warmup_epochs}"
+            f"warmup_epochs: expected at most epochs ({epochs}), got {warmup_epochs}"
         )
 
     def value(epoch: jax.Array) -> jax.Array:
@@ -133,7 +133,7 @@ def cosine_momentum(
         BYOL, arXiv:2006.07733; CaCo, arXiv:2203.14370.
     """
     if not 0 <= initial <= 1:
-        raise ValueError(f"initial: want a momentum in [0, 1], got {initial}")
+        raise ValueError(f"initial: expected a momentum in [0, 1], got {initial}")
     return cosine(initial, 1.0, epochs=epochs, steps_per_epoch=steps_per_epoch)
 
 
@@ -183,7 +183,7 @@ def step_decay(
     equal milestones are one, too.
     """
     if len(set(milestones)) < len(milestones):
-        raise ValueError(f"milestones: want different epochs, got {milestones}")
+        raise ValueError(f"milestones: expected different epochs, got {milestones}")
     factors = {e: factor ** (i + 1) for i, e in enumerate(sorted(milestones))}
     return step_table(initial, factors, steps_per_epoch=steps_per_epoch)
 
@@ -204,10 +204,10 @@ def _by_epoch(
 def _check_values(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < math.inf:
-            raise ValueError(f"{name}: want a finite number >= 0, got {value}")
+            raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
 
 
 def _check_counts(least: int, **counts: int) -> None:
     for name, count in counts.items():
         if int(count) != count or count < least:
-            raise ValueError(f"{name}: want a whole number >= {least}, got {count}")
+            raise ValueError(f"{name}: expected a whole number >= {least}, got {count}")

@@ -71,28 +71,28 @@ class OptimizerConfig:
         with Conflicts() as found:
             found.require(
                 len(self.milestones) == len(self.milestone_factors),
-                f"milestone_factors: want one for each of milestones "
+                f"milestone_factors: expected one for each of milestones "
                 f"{self.milestones}, got {self.milestone_factors}",
             )
             rising = sorted(set(self.milestones)) == list(self.milestones)
             found.require(
-                rising, f"milestones: want rising epochs, got {self.milestones}"
+                rising, f"milestones: expected rising epochs, got {self.milestones}"
             )
             found.require(
                 not self.milestones or self.schedule == "steps",
-                f"milestones: want none with schedule {self.schedule!r}, "
+                f"milestones: expected none with schedule {self.schedule!r}, "
                 f"got {self.milestones}",
             )
             found.require(
                 self.schedule not in ("steps", "half_cosine")
                 or self.warmup_epochs == 0,
-                f"warmup_epochs: want 0 with schedule {self.schedule!r}, got "
+                f"warmup_epochs: expected 0 with schedule {self.schedule!r}, got "
                 f"{self.warmup_epochs}",
             )
             found.require(
                 self.schedule != "cosine"
                 or self.final_learning_rate <= self.learning_rate,
-                "final_learning_rate: want at most learning_rate "
+                "final_learning_rate: expected at most learning_rate "
                 f"({self.learning_rate:g}) with schedule 'cosine', got "
                 f"{self.final_learning_rate:g}; change both, or take schedule "
                 "'constant'",
@@ -194,11 +194,11 @@ def check_optimizers(optimizers: Mapping[str, Any], *, epochs: int) -> None:
             key = optimizer_key(player)
             found.require(
                 part.warmup_epochs <= epochs,
-                f"{key}.warmup_epochs: want at most training.epochs ({epochs}), got "
-                f"{part.warmup_epochs}",
+                f"{key}.warmup_epochs: expected at most training.epochs ({epochs}), "
+                f"got {part.warmup_epochs}",
             )
             found.require(
                 part.learning_rate > 0 or player != "encoder",
-                f"{key}.learning_rate: want a number in (0, inf), got 0; only the "
+                f"{key}.learning_rate: expected a number in (0, inf), got 0; only the "
                 "other players may stay as they are",
             )

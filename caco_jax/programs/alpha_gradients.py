@@ -37,8 +37,8 @@ class Subject:
         self.state = snapshots.read_state(self.files, self.pretraining, step=step)
         if flags.player == "bank" and "bank" not in self.state.players:
             raise UserError(
-                f"--player: want a run with a bank, {self.pretraining.method.name} has "
-                f"only: {', '.join(self.state.players)}; try AdCo or CaCo"
+                f"--player: expected a run with a bank, {self.pretraining.method.name} "
+                f"has only: {', '.join(self.state.players)}; try AdCo or CaCo"
             )
         with as_user_error("--batch_size"):
             self.batch = snapshots.draw_batch(
@@ -124,7 +124,7 @@ def shape_curves(
     *,
     temperature: float,
 ) -> dict[str, ShapeCurves]:
-    """The shapes that have a temperature, as the figure wants them."""
+    """Curves for the figure of the importance shapes that have a temperature."""
     curves = {}
     for name in importance.SHAPES:
         rows = [
@@ -244,7 +244,7 @@ def check_flags(flags: Any) -> None:
     for name in ("steps", "turns"):
         given = getattr(flags, name)
         if min(given if isinstance(given, list) else [given]) < 1:
-            raise UserError(f"--{name}: want at least 1, got {given}")
+            raise UserError(f"--{name}: expected at least 1, got {given}")
 
 
 def main() -> None:

@@ -24,7 +24,9 @@ def main() -> None:
     source = {"config": flags.config, "changes": assignments}
     if flags.topology:
         if flags.scale_batch:
-            raise UserError("--scale_batch: want --sweep_topologies, got --topology")
+            raise UserError(
+                "--scale_batch: expected --sweep_topologies, got --topology"
+            )
         report = source | make_report(
             config, open_slice(flags.topology), quick=flags.quick
         )

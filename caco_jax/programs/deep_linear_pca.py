@@ -34,7 +34,7 @@ def read_pairs(path: str) -> Pairs:
         raise UserError(f"--pairs: cannot read {path}: {error}") from None
     if not {"x1", "x2"} <= given.keys() <= {"x1", "x2", "alpha"}:
         raise UserError(
-            f"--pairs: want arrays x1, x2 and perhaps alpha, got {sorted(given)}"
+            f"--pairs: expected arrays x1, x2 and perhaps alpha, got {sorted(given)}"
         )
     with as_user_error("--pairs"):
         return inputs.given_pairs(**given)
@@ -88,7 +88,7 @@ def table(cases: dict[str, Pairs], flags: Any) -> tuple[list[dict], dict[tuple, 
 
 
 def curves(pairs: Pairs, ascent: Ascent) -> AscentCurves:
-    """An ascent as the figure wants it."""
+    """Curves of an ascent for the figure."""
     return AscentCurves(
         ascent.curve_steps,
         deep_linear.energy_gaps(ascent.energy_curve, pairs.covariance),
@@ -123,9 +123,11 @@ def check_flags(flags: Any) -> None:
     """One line for numbers that make no sense."""
     for name in ("depths", "widths"):
         if min(getattr(flags, name)) < 1:
-            raise UserError(f"--{name}: want at least 1, got {getattr(flags, name)}")
+            raise UserError(
+                f"--{name}: expected at least 1, got {getattr(flags, name)}"
+            )
     if flags.starts < 1:
-        raise UserError(f"--starts: want at least 1, got {flags.starts}")
+        raise UserError(f"--starts: expected at least 1, got {flags.starts}")
 
 
 def study(flags: Any) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def open_run(flags: argparse.Namespace, *, by_class: bool = True) -> Run:
         run = on_images(run, named_images(run, **changes))
     if by_class and run.data.has_labels and run.data.num_classes < 2:
         raise UserError(
-            f"--source: want images of two classes or more, {run.data.name} has "
+            f"--source: expected images of two classes or more, {run.data.name} has "
             f"{run.data.num_classes}"
         )
     return run
@@ -234,5 +234,5 @@ def check_flags(
     for name, default in names.items():
         require(
             getattr(flags, name) == default,
-            f"--{name}: want it with {wanted} only; leave it out",
+            f"--{name}: expected it with {wanted} only; leave it out",
         )

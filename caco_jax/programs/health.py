@@ -81,7 +81,7 @@ LINES = {
 def main() -> None:
     """Parses flags and runs."""
     flags = parser_of("health").parse_args()
-    require(flags.images >= 2, f"--images: want at least 2, got {flags.images}")
+    require(flags.images >= 2, f"--images: expected at least 2, got {flags.images}")
     loaded = open_run(flags, by_class=False)
     part, called = unseen_part(loaded)
     figures = measure(loaded, part, rows=flags.images, seed=flags.seed)

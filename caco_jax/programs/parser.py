@@ -78,7 +78,7 @@ def parse(
     argv = sys.argv[1:] if argv is None else argv
     for word in argv:
         if word.startswith(PREFIX) and "=" not in word:
-            parser.error(f"{word}: want {word}=VALUE")
+            parser.error(f"{word}: expected {word}=VALUE")
     assignments = [a.removeprefix(PREFIX) for a in argv if a.startswith(PREFIX)]
     flags = parser.parse_args([a for a in argv if not a.startswith(PREFIX)])
     return flags, assignments

@@ -70,7 +70,7 @@ def read(
     """
     if flags.source is not None:
         if any(word.startswith("data.source=") for word in assignments):
-            raise ConfigError("--source: want it or --config.data.source, got both")
+            raise ConfigError("--source: expected it or --config.data.source, got both")
         assignments = [f"data.source={flags.source!r}", *assignments]
     values, data = override(load_recipe(flags.config), assignments), None
     rules = rules_of(flags.config)
@@ -137,4 +137,4 @@ def join_others(flags: argparse.Namespace, stop: Stop) -> None:
         return
     for name, value in values.items():
         if value is not None:
-            raise UserError(f"--{name}: want --distributed with it")
+            raise UserError(f"--{name}: expected --distributed with it")

@@ -139,7 +139,7 @@ def main() -> None:
     """Parses flags and runs."""
     flags = parser_of("relu_fixed_points").parse_args()
     if flags.seeds < 1:
-        raise UserError(f"--seeds: want at least 1, got {flags.seeds}")
+        raise UserError(f"--seeds: expected at least 1, got {flags.seeds}")
     with as_user_error("--hidden, --batch_size, --temperature"):
         settings = setups(flags)
     out = pathlib.Path(flags.out)

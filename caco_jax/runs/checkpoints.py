@@ -299,7 +299,7 @@ def _check_space(folder: pathlib.Path, state: TrainState) -> None:
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(folder).free
     if is_primary() and free < needed:
-        raise OSError(f"want {needed:,} bytes on the disk, {free:,} are free")
+        raise OSError(f"expected {needed:,} bytes on the disk, {free:,} are free")
 
 
 def _is_written(folder: pathlib.Path) -> bool:

@@ -61,22 +61,23 @@ def check_sizes(training: TrainingConfig, data: Dataset, devices: int) -> None:
         data.train_count,
         training.microbatches,
     )
-    require(count > 1, f"data: want at least 2 images, {data.name} has {count}")
+    require(count > 1, f"data: expected at least 2 images, {data.name} has {count}")
     with Conflicts() as found:
         found.require(
             batch_size <= count,
-            f"batch_size: want at most {count}, the training images of {data.name}, "
-            f"got {batch_size}",
+            f"batch_size: expected at most {count}, the training images of "
+            f"{data.name}, got {batch_size}",
         )
         found.require(
             batch_size % devices == 0,
-            f"batch_size: want a multiple of the {devices} devices, got {batch_size}",
+            f"batch_size: expected a multiple of the {devices} devices, got "
+            f"{batch_size}",
         )
         found.require(
             batch_size % devices != 0
             or (batch_size % parts == 0 and batch_size // parts % devices == 0),
-            f"microbatches: want parts of the batch that the {devices} devices share "
-            f"evenly, got {parts} parts of {batch_size // parts} images",
+            f"microbatches: expected parts of the batch that the {devices} devices "
+            f"share evenly, got {parts} parts of {batch_size // parts} images",
         )
 
 
@@ -88,7 +89,7 @@ def view_shapes(run: "Pretraining") -> list[jax.ShapeDtypeStruct]:
     """
     require(
         run.data.in_memory or run.views.are_photos,
-        f"views: want views of photographs, {run.data.name} is streamed",
+        f"views: expected views of photographs, {run.data.name} is streamed",
     )
     examples = step_examples(run.data, run.views, 1)
     make = make_views(run.views)
@@ -172,7 +173,7 @@ def _check_rows(run: "Pretraining", found: Conflicts) -> None:
             rows = tree[name].shape[:1]
             found.require(
                 rows != () and rows[0] % devices == 0,
-                f"method.{method.row_sharded[name]}: want a multiple of the "
+                f"method.{method.row_sharded[name]}: expected a multiple of the "
                 f"{devices} devices, got {rows[0] if rows else 'a scalar'}",
             )
 
@@ -188,13 +189,13 @@ def check_views(method: Method, shapes: list[tuple[int, ...]]) -> None:
         ConfigError: a number of views that the method does not take, or a small crop
             before or larger than a large one.
     """
-    want = "two views or more" if method.multicrop else "two views"
+    expected = "two views or more" if method.multicrop else "two views"
     require(
         len(shapes) == 2 or (method.multicrop and len(shapes) > 2),
-        f"views: {method.name} wants {want}, got {len(shapes)}",
+        f"views: expected {expected} for {method.name}, got {len(shapes)}",
     )
     lengths = [shape[0] for shape in shapes if shape]
     require(
         lengths == sorted(lengths, reverse=True),
-        f"views: want no crop larger than those before it, got heights {lengths}",
+        f"views: expected no crop larger than those before it, got heights {lengths}",
     )

@@ -108,18 +108,19 @@ def _check(
 ) -> None:
     """Checks what can be checked alone."""
     if num_processes is not None and num_processes < 1:
-        raise UserError(f"--num_processes: want at least 1, got {num_processes}")
+        raise UserError(f"--num_processes: expected at least 1, got {num_processes}")
     last = float("inf") if num_processes is None else num_processes - 1
     if process_id is not None and not 0 <= process_id <= last:
         raise UserError(
-            f"--process_id: want 0 to --num_processes - 1 ({last}), got {process_id}"
+            f"--process_id: expected 0 to --num_processes - 1 ({last}), got "
+            f"{process_id}"
         )
     if coordinator_address is None:
         return
     host, _, port = coordinator_address.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise UserError(
-            f"--coordinator_address: want HOST:PORT, got {coordinator_address}"
+            f"--coordinator_address: expected HOST:PORT, got {coordinator_address}"
         )
     if process_id == 0:
         _check_free(int(port))

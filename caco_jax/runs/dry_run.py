@@ -112,8 +112,8 @@ def _disk(run: Pretraining, path: pathlib.Path) -> dict[str, int | None]:
         raise cannot_write(path, error) from None
     if free < size * most:
         raise UserError(
-            f"--workdir: want {size * most:,} bytes for {most} checkpoints, {folder} "
-            f"has {free:,} free"
+            f"--workdir: expected {size * most:,} bytes for {most} checkpoints, "
+            f"{folder} has {free:,} free"
         )
     return needed | {"free_bytes": free}
 
@@ -131,7 +131,7 @@ def _measure(run: Pretraining) -> tuple[int, float]:
             raise
     said = "more" if needed is None else f"{needed:,} bytes"
     raise ConfigError(
-        f"batch_size: want a step that fits into the {limit} bytes "
+        f"batch_size: expected a step that fits into the {limit} bytes "
         f"of a device, this one needs {said}; use a smaller batch, "
         "microbatches or remat"
     )

@@ -28,7 +28,7 @@ def announce(run: Pretraining, files: Workdir) -> None:
 
 
 def opening_lines(run: Pretraining, files: Workdir) -> list[str]:
-    """What a person wants to know before the first step.
+    """Lines that a run prints before its first step: method, encoder, data, device.
 
     Args:
         run: the run.

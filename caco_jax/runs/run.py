@@ -83,7 +83,7 @@ class Run(NamedTuple):
             ValueError: an unknown kind.
         """
         if kind not in KINDS:
-            raise ValueError(f"kind: want one of {', '.join(KINDS)}, got {kind!r}")
+            raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
         if kind == "raw":
             return raw_features(self)
         random = kind == "random"
@@ -259,7 +259,7 @@ def _split(
     pieces = [(features(examples), labels) for examples, labels in part.centers(rows)]
     if not pieces:
         raise UserError(
-            "config.data.source: want images to evaluate with, none can be read"
+            "config.data.source: expected images to evaluate with, none can be read"
         )
     columns = zip(*pieces, strict=True)
     return Split(*(jnp.asarray(np.concatenate(rows)) for rows in columns))

@@ -200,8 +200,8 @@ class Workdir:
         """
         if not self.has_run():
             raise UserError(
-                f"--workdir: want the directory of a run, got {self.path}: it has no "
-                "config.json; run caco pretrain first"
+                f"--workdir: expected the directory of a run, got {self.path}: it has "
+                "no config.json; run caco pretrain first"
             )
         return read_json(self.config_file)
 

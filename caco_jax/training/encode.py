@@ -124,7 +124,7 @@ def split_groups(
     """
     if len(rows) % (count * group_size):
         raise ValueError(
-            f"want a multiple of {count} parts of groups of {group_size} rows, got "
+            f"expected a multiple of {count} parts of groups of {group_size} rows, got "
             f"{len(rows)} rows"
         )
     groups = rows.reshape(-1, count, group_size, *rows.shape[1:])

@@ -103,7 +103,7 @@ def make_optimizer(
     moving = {name for name, move in method.moves.items() if move != "hold"}
     if set(transformations) != moving:
         raise ValueError(
-            f"{method.name}: want optimisers for {sorted(moving)}, "
+            f"{method.name}: expected optimisers for {sorted(moving)}, "
             f"got {sorted(transformations)}"
         )
     directed = {

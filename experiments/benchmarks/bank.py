@@ -252,7 +252,7 @@ def _options() -> argparse.Namespace:
 def _count(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"want a number above 0, got {number}")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {number}")
     return number
 
 

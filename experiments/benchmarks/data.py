@@ -10,7 +10,7 @@ does however busy the others are.
 
 On the host: photographs of 500×375 as JPEG, decoded, randomly cropped and resized to
 224×224 on one core, beside Pillow's decoding, cropping and resizing as torchvision
-does it. With one crop of each decoded image, and with two, as training wants them.
+does it. With one crop of each decoded image, and with two, as training needs them.
 """
 
 import argparse

@@ -3,11 +3,11 @@
     python -m experiments.benchmarks.gpu [--out=FILE.json] [--parts=step,bank,cifar]
         [--budget_seconds=400] [--profile=FOLDER] [--smoke]
 
-Wants jax, flax, optax and torch, and installs nothing; CIFAR's part and the step with
-augmentation want dm-pix, too, and are left out without it. Every side has a process of
-its own; they run in turn, and one that fails is reported so. What is measured is
-written after each case. Each part has its share of the budget; a case that finds it
-spent is left out and named: `--parts=bank` alone then has all of it.
+It needs jax, flax, optax and torch, and installs nothing. CIFAR's part and the step
+with augmentation also need dm-pix and are skipped without it. Each side runs in a
+process of its own, one after the other; a failure is reported beside its side. Results
+are written after each case. Each part has a share of the budget; cases that no longer
+fit into it are skipped and named: `--parts=bank` alone then has all of it.
 
 step: CaCo's whole step, ResNet-50, 224 pixels, two views, bfloat16; at a batch of 256
 and at the largest that fits. bank: the two-view bank game alone, beside the limit that
@@ -139,7 +139,7 @@ def deadlines(parts: Sequence[str], seconds: float) -> dict[str, float]:
 
 
 def lacked_memory(side: Row) -> bool:
-    """Whether it failed for want of memory, which another may have held."""
+    """Whether it ran out of memory, which another process may have held."""
     failed = side.get("failed", "")
     return any(sign in failed for sign in ("memory", "EXHAUSTED", "ALLOC_FAILED"))
 

@@ -133,10 +133,10 @@ def main() -> None:
     for name in flags.methods:
         require(
             name in CONTENDERS,
-            f"--methods: want some of {', '.join(CONTENDERS)}, got {name!r}",
+            f"--methods: expected some of {', '.join(CONTENDERS)}, got {name!r}",
         )
     if min(flags.budgets) < 1:
-        raise UserError(f"--budgets: want epochs >= 1, got {flags.budgets}")
+        raise UserError(f"--budgets: expected epochs >= 1, got {flags.budgets}")
     out = pathlib.Path(flags.out)
     rows = []
     for epochs in flags.budgets:

@@ -34,7 +34,9 @@ def parse_parts(
     parser.add_argument("--parts", default=",".join(parts), help="in this order")
     options = parser.parse_args(arguments)
     if set(options.parts.split(",")) - set(parts):
-        parser.error(f"--parts: want some of {', '.join(parts)}, got {options.parts}")
+        parser.error(
+            f"--parts: expected some of {', '.join(parts)}, got {options.parts}"
+        )
     return options
 
 

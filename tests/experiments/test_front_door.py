@@ -141,7 +141,7 @@ def test_a_key_without_its_value_is_one_line(capsys):
     with pytest.raises(SystemExit):
         parse(parser_of("pretrain"), ["--config.training.epochs", "3"])
     assert capsys.readouterr().err == (
-        "error: --config.training.epochs: want --config.training.epochs=VALUE; see "
+        "error: --config.training.epochs: expected --config.training.epochs=VALUE; see "
         "--help\n"
     )
 
