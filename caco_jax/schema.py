@@ -2,7 +2,7 @@
 
 A field states its default, what is allowed and what it means::
 
-    temperature: float = setting(0.1, allowed=POSITIVE, doc="softmax temperature")
+    temperature: float = setting(0.1, allowed=POSITIVE, doc="Softmax temperature.")
 
 `validate` belongs in ``__post_init__``; `build` makes a dataclass from nested
 mappings and names the offending key in one line.

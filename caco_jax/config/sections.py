@@ -52,53 +52,72 @@ class DataConfig:
 
     source: str = setting(
         "digits",
-        doc="digits, tfds:NAME, folder:PATH, wds:PATH, idx:PATH, cifar10:PATH, "
-        "cifar100:PATH, fake:HEIGHTxWIDTHxCHANNELS[xCOUNT], or the import path of a "
-        "function that returns examples",
+        doc="The data set: digits, tfds:NAME, folder:PATH, wds:PATH, idx:PATH, "
+        "cifar10:PATH, cifar100:PATH, fake:HEIGHTxWIDTHxCHANNELS[xCOUNT], or the "
+        "import path of a function that returns examples.",
     )
     data_dir: str | None = setting(
-        None, doc="where prepared data sets lie, and paths if relative"
+        None,
+        doc="Directory of prepared data sets; relative paths in data.source start "
+        "here.",
     )
     train_split: str | None = setting(
-        None, doc="of tfds, as TFDS writes it; of folder, a sub-folder; None: the usual"
+        None,
+        doc="Images to train on: a TFDS split such as train[:90%], a sub-folder of "
+        "folder:PATH, or shards of wds:PATH. None chooses by the usual names, such as "
+        "train.",
     )
-    test_split: str | None = setting(None, doc="likewise")
+    test_split: str | None = setting(
+        None,
+        doc="Held-out images, which kNN is measured on: a TFDS split, a sub-folder or "
+        "shards. None chooses by the usual names, such as test and val, or holds out a "
+        "part of the training images.",
+    )
     value_range: tuple[float, float] | str | None = setting(
         None,
-        doc="of pictures of more than 8 bits, the values that become black and white: "
-        "(low, high), or auto, from some of the set; None: by the file's type",
+        doc="Pixel values of images of more than 8 bits that become black and white: "
+        "(low, high), or auto to take percentiles of a sample of the images. None uses "
+        "the range of the file's type.",
     )
-    split_seed: int = setting(0, allowed=SEED, doc="draws the held-out part")
+    split_seed: int = setting(
+        0,
+        allowed=SEED,
+        doc="Seed that draws the held-out images where the data set has no test split.",
+    )
     views: str = setting(
         "digits",
         allowed=OneOf(VIEWS),
-        doc="the views that are trained on: a name, or the import path of a function, "
-        "of several, or of Views",
+        doc="Augmentation that makes the views: a name, or the import path of a "
+        "function, of a tuple of functions, or of a Views object.",
     )
     view: Mapping[str, Any] = setting(
         {},
-        doc="fields of the views, of all of them or, below a number from 1, of one",
+        doc="Fields of the augmentation. KEY sets a field of all views, 2.KEY sets it "
+        "for the second view alone.",
     )
     view_size: int | None = setting(
         None,
         allowed=COUNT,
-        doc="pixels of the largest view, the others shrink along; None: the recipe's",
+        doc="Height and width in pixels of the largest view; the other views keep "
+        "their proportion to it. None keeps the sizes of the recipe.",
     )
     max_resident_bytes: int = setting(
         2 * 2**30,
         allowed=NON_NEGATIVE,
-        doc="training images decoded beyond this are streamed, not kept on the devices",
+        doc="Largest size in bytes of the decoded training images that is kept in the "
+        "memory of the devices; larger sets are streamed from the disk.",
     )
     workers: int | None = setting(
         None,
         allowed=NON_NEGATIVE,
-        doc="processes of each host that read a streamed set; 0: threads; None: one a "
-        "core, at most 16",
+        doc="Worker processes of each host that read and decode a streamed data set. 0 "
+        "uses threads, None uses one process for each core, at most 16.",
     )
     bad_image_share: float = setting(
         0.001,
         allowed=FRACTION,
-        doc="of a streamed set that may be unreadable and is skipped; a few always",
+        doc="Largest share of the images of a streamed data set that may be "
+        "unreadable; they are skipped. A few are always allowed.",
     )
 
     def __post_init__(self) -> None:
@@ -114,14 +133,24 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialConfig:
-    """CLAE: an input adversary that joins the method."""
+    """CLAE: an adversarial perturbation of the input images, added to any method."""
 
     epsilon: float = setting(
-        0.0, allowed=NON_NEGATIVE, doc="move of each normalised pixel; 0: no adversary"
+        0.0,
+        allowed=NON_NEGATIVE,
+        doc="Size of the perturbation of each normalised pixel. 0 trains without an "
+        "input adversary.",
     )
-    weight: float = setting(1.0, allowed=NON_NEGATIVE, doc="of the payoff under attack")
+    weight: float = setting(
+        1.0,
+        allowed=NON_NEGATIVE,
+        doc="Weight of the loss on the perturbed images; the loss on the clean images "
+        "has weight 1.",
+    )
     reencode_clean: bool = setting(
-        False, doc="encode clean views twice, as Plain's released code does"
+        False,
+        doc="Whether clean views are encoded a second time together with the perturbed "
+        "ones, as the released code of Plain does.",
     )
 
     def __post_init__(self) -> None:
@@ -150,7 +179,12 @@ class ExperimentConfig:
     adversarial: AdversarialConfig = AdversarialConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    seed: int = setting(0, allowed=SEED, doc="of every random draw of the run")
+    seed: int = setting(
+        0,
+        allowed=SEED,
+        doc="Seed of all random numbers of the run: initial weights, order of the "
+        "images, augmentation.",
+    )
 
     def __post_init__(self) -> None:
         validate(self)

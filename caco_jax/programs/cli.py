@@ -1,4 +1,4 @@
-"""The console command ``caco``: one front door to all programs."""
+"""The console command ``caco``, which starts all programs."""
 
 import difflib
 import os
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def guessed(word: str) -> str:
-    """The command that a word may stand for, whole; "" if none is near."""
+    """The full command whose name is nearest to a word; "" if none is near."""
     doors: dict[str, list[str]] = {}
     for words, program in commands(PROGRAMS):
         doors |= {program: words, program.replace("_", "-"): words, words[-1]: words}
@@ -91,11 +91,11 @@ def finished_words() -> list[str]:
 
 
 def front_door(name: str, programs: dict[str, Any]) -> Parser:
-    """A parser whose help lists programs, a line each."""
+    """A parser whose help lists programs, one line each."""
     parser = Parser(
         prog=name,
         description="Contrastive pretraining with learnable and adversarial players.",
-        epilog=f"{name} COMMAND --help says more. Completion by the shell: "
+        epilog=f"{name} COMMAND --help shows the flags of a command. Shell completion: "
         'eval "$(register-python-argcomplete caco)"',
     )
     if programs is PROGRAMS:
@@ -110,5 +110,5 @@ def front_door(name: str, programs: dict[str, Any]) -> Parser:
 
 
 def first_line(program: str) -> str:
-    """What a program is for, in few words."""
+    """The first line of a program's docstring."""
     return docstring(program).splitlines()[0].split(": caco ")[0].rstrip(".")
