@@ -11,7 +11,7 @@ from caco_jax.programs import start
 from caco_jax.programs.flags import docstring
 from caco_jax.programs.parser import Parser
 
-# A name leads to a program's module, or to more names.
+# Command -> module of the program, or subcommands.
 PROGRAMS: dict[str, Any] = {
     "demo": "demo",
     "pretrain": "pretrain",
@@ -58,7 +58,7 @@ def main() -> None:
         door.parse_args(sys.argv[1 + used :])
         return
     sys.argv[:] = [name, *sys.argv[1 + used :]]
-    if "_ARGCOMPLETE" in os.environ:  # how many words are before the program's own
+    if "_ARGCOMPLETE" in os.environ:  # number of words before the program's own flags
         os.environ["_ARGCOMPLETE"] = str(int(os.environ["_ARGCOMPLETE"]) + used)
     start(found)
 
@@ -83,7 +83,7 @@ def commands(programs: dict[str, Any], *above: str) -> Iterator[tuple[list[str],
 
 
 def finished_words() -> list[str]:
-    """The words after ``caco``; of a line that a shell completes, the whole ones."""
+    """The words after ``caco``; in shell completion without the unfinished word."""
     if "_ARGCOMPLETE" not in os.environ:
         return sys.argv[1:]
     line = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])]

@@ -1,4 +1,4 @@
-"""Groups of flags that several programs have, and how their values are read."""
+"""Groups of flags that several programs share, and parsers of their values."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from caco_jax.runs.settings import FEATURES, TIMEOUT_SECONDS
 
 
 def path_of(text: str) -> str:
-    """A path of this machine, as `local_path` reads it."""
+    """A path on this machine; see `local_path`."""
     try:
         return str(local_path(text))
     except ValueError as error:
@@ -17,7 +17,7 @@ def path_of(text: str) -> str:
 
 
 def place_of(text: str) -> str:
-    """A path of this machine or of a bucket."""
+    """A path on this machine or the address of a bucket."""
     try:
         return bucket_address(text) or str(local_path(text))
     except ValueError as error:
@@ -93,7 +93,7 @@ def add_reporting(parser: Parser) -> None:
 
 
 def signals_of(text: str) -> list[str]:
-    """Names of signals, with commas between them."""
+    """Parses names of signals, separated by commas."""
     names = [name.strip().upper().removeprefix("SIG") for name in text.split(",")]
     known = (*SIGNALS, *MORE_SIGNALS)
     for name in names:

@@ -1,8 +1,8 @@
-"""Whether a run's representation is alive: caco health --workdir=...
+"""Diagnosis of representation collapse: caco health --workdir=...
 
-Of the held-out images, or of those trained on where none are; labels are not needed:
-RankMe, spread and uniformity of the backbone's features, how
-two views of an image agree, and, where the run has a bank, how queries lie to it.
+On held-out images (or training images, if none are held out), without labels, it
+measures RankMe, spread and uniformity of the backbone's features, the similarity of two
+views of an image and, if the run has a bank, the similarity of queries to its entries.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ BATCH_ROWS = 128
 
 
 def measure(loaded: Run, part: Part, *, rows: int, seed: int) -> dict[str, float]:
-    """The figures of some of a part's images, by name."""
+    """The measurements on a sample of the images, by name."""
     pretraining, network = loaded.pretraining, loaded.network
     views = make_views(pretraining.views)
 
