@@ -1,8 +1,8 @@
-"""The configuration of a run: its sections, and how a recipe file becomes one.
+"""The configuration of a run: its sections and their validation.
 
 A recipe (``configs/*.py``) starts from `default_config` of a method, an ml_collections
 ConfigDict, and states its differences. `experiment_config` turns the ConfigDict into
-frozen dataclasses, and everything that can be known to be wrong is found there, before
+frozen dataclasses and finds every mistake that can be found without data, before
 anything is compiled.
 """
 
@@ -42,13 +42,13 @@ from caco_jax.schema import (
     validate,
 )
 
-# The encoder's section has no prefix: the other players' are <player>_optimizer.
+# Section of the encoder's optimiser; those of other players are <player>_optimizer.
 _OPTIMIZER = "optimizer"
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where images come from and which views are made of them."""
+    """The data set and the views that are made of its images."""
 
     source: str = setting(
         "digits",
@@ -159,12 +159,12 @@ class AdversarialConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-    """A whole run.
+    """The configuration of a run.
 
     Attributes:
         method: settings of a registered method, or the `MethodBuilder` of another one.
-        method_name: as the registry or an import path calls it.
-        player_optimizers: of the players beside the encoder, by their names.
+        method_name: name in the registry, or import path.
+        player_optimizers: optimisers of the players other than the encoder, by name.
     """
 
     method: MethodBuilder
@@ -193,7 +193,8 @@ class ExperimentConfig:
         """Checks the sections against each other.
 
         Raises:
-            ConfigError: values that are allowed alone do not fit together, all of them.
+            ConfigError: values that are allowed alone do not fit together; all are
+                reported.
         """
         with Conflicts() as found:
             with found.noting("config.{}".format):
@@ -232,7 +233,7 @@ class ExperimentConfig:
         return {"encoder": self.optimizer, **self.player_optimizers}
 
     def values(self) -> dict[str, Any]:
-        """The configuration as plain nested values, as it is saved."""
+        """The configuration as nested dictionaries of plain values, as it is saved."""
         plain = functools.partial(dataclasses.asdict, dict_factory=_plain)
         sections = {
             field.name: plain(value) if dataclasses.is_dataclass(value) else value
@@ -257,10 +258,10 @@ def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def method_entry(name: Any) -> tuple[type, Any]:
-    """The settings class of a method, and what makes it.
+    """The settings class of a method and the function that makes the method.
 
     Args:
-        name: of the registry, or the import path of such a pair.
+        name: name in the registry, or import path of a pair (settings dataclass, make).
 
     Raises:
         ConfigError: there is no such method.
@@ -284,10 +285,10 @@ def method_entry(name: Any) -> tuple[type, Any]:
 
 
 def _players(name: str, method: MethodBuilder) -> Method:
-    """The method at any width, to ask it about its players."""
+    """The method for some embedding width, to read its players."""
     try:
         return method(embedding_dim=2)
-    # One that is named by import path is the user's own code, which may fail anyhow.
+    # A method by import path is the user's own code, which may raise anything.
     except Exception as error:
         raise ConfigError(
             f"config.method.name: {name} raises {one_line(error)}"
@@ -295,7 +296,7 @@ def _players(name: str, method: MethodBuilder) -> Method:
 
 
 def method_of(config: ConfigDict) -> Method:
-    """The method of a recipe, with its defaults, to ask about its players."""
+    """The method of a recipe with its default settings, to read its players."""
     settings_class, make = method_entry(config.method.name)
     return _players(config.method.name, MethodBuilder(settings_class(), make))
 
@@ -307,7 +308,7 @@ def optimizer_sections(config: ConfigDict) -> list[ConfigDict]:
 
 
 def default_config(method: str) -> ConfigDict:
-    """Every key with its default, for a recipe to change.
+    """All keys with their defaults, as the start of a recipe.
 
     Args:
         method: a name of the registry, or an import path.
@@ -331,7 +332,7 @@ def default_config(method: str) -> ConfigDict:
 
 
 def _section(sections: dict[str, Any], name: str) -> dict[str, Any]:
-    """A section taken out of the configuration."""
+    """Removes a section from the configuration and returns it."""
     section = sections.pop(name, {})
     require(
         isinstance(section, dict), f"config.{name}: expected a section, got {section!r}"
@@ -346,12 +347,11 @@ def experiment_config(
 
     Args:
         config: a recipe; keys it does not have keep their defaults.
-        conflicts: whether values are judged that are allowed alone and not together;
-            `build_run` judges them too, along with the images and the devices.
+        conflicts: whether to check that values fit together; `build_run` checks this
+            too, together with the images and the devices.
 
     Raises:
-        ConfigError: unknown keys, wrong types and impossible values, all that there
-            are, named.
+        ConfigError: unknown keys, wrong types and impossible values; all are reported.
     """
     sections = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     values = _section(sections, "method")
@@ -376,9 +376,10 @@ def experiment_config(
 def _player_optimizers(
     name: str, method: Method, sections: dict[str, Any], conflicts: Conflicts
 ) -> dict[str, OptimizerConfig]:
-    """The sections of the players beside the encoder, taken out of the others.
+    """Removes the optimiser sections of the players other than the encoder.
 
-    One that is not there, or None, is the method's default. What is wrong is noted.
+    A missing section or None takes the method's default. Errors are added to
+    `conflicts`.
     """
     found = {}
     for player, move in method.moves.items():

@@ -49,7 +49,7 @@ def main() -> None:
 def sweep(
     config: ExperimentConfig, names: list[str], *, scale_batch: bool, quick: bool
 ) -> list[Report]:
-    """A report for each TPU slice; all names are checked before the first compilation."""
+    """A report for each TPU slice; all names are checked before anything compiles."""
     slices = [open_slice(name, flag="--sweep_topologies") for name in names]
     reports = []
     for where in slices:
