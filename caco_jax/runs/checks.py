@@ -1,4 +1,4 @@
-"""Whether the parts of a run fit each other and the devices, by shapes alone."""
+"""Checks that the parts of a run fit each other and the devices, by shapes alone."""
 
 import dataclasses
 from collections.abc import Collection
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def check_names(training: Collection[str]) -> None:
-    """Checks that arguments of `Pretraining` which it does not name are settings.
+    """Checks that further keyword arguments of `Pretraining` are training settings.
 
     Raises:
-        TypeError: there is no such argument; the nearest one is offered.
+        TypeError: there is no such argument; the nearest name is suggested.
     """
     known = [field.name for field in dataclasses.fields(TrainingConfig)]
     known += ["method", "encoder", "views", "data", "projector", "optimizers", "seed"]
@@ -35,7 +35,7 @@ def check_names(training: Collection[str]) -> None:
 
 
 def as_method(method: Any, embedding_dim: int) -> Method:
-    """A method, or what makes it of the embedding's width.
+    """The method, made for the width of the embedding if a function is given.
 
     Raises:
         ConfigError: it is something else.
@@ -97,7 +97,7 @@ def view_shapes(run: "Pretraining") -> list[jax.ShapeDtypeStruct]:
         return list(jax.eval_shape(make, jax.random.key(0), examples))
     except ConfigError:
         raise
-    # A view is the user's own code, which may fail in any way.
+    # A view is the user's own code, which may raise anything.
     except Exception as error:
         raise ConfigError(
             "views: expected functions (key, example) -> example for examples of "
@@ -110,7 +110,7 @@ def check_method(run: "Pretraining", optimizers: Collection[str]) -> None:
 
     Args:
         run: the run.
-        optimizers: players for which one was given.
+        optimizers: players whose optimiser was given.
 
     Raises:
         ConfigError: they do not fit.
@@ -133,7 +133,7 @@ def check_method(run: "Pretraining", optimizers: Collection[str]) -> None:
 
 
 def _check_neighbours(run: "Pretraining", found: Conflicts) -> None:
-    """The kNN monitor cannot ask more images than it has."""
+    """Checks that the kNN monitor has at least k training images."""
     most, data = run.evaluation.knn_train_images, run.data
     if not data.has_labels:
         return
@@ -166,7 +166,7 @@ def _check_optimizers(
 
 
 def _check_rows(run: "Pretraining", found: Conflicts) -> None:
-    """Rows that are spread over the devices have to be as many on each."""
+    """Checks that the devices divide the number of sharded rows."""
     method, devices = run.method, run.mesh.size
     for tree in jax.eval_shape(method.init, run.keys.players):
         for name in tree.keys() & method.row_sharded.keys():
@@ -179,7 +179,7 @@ def _check_rows(run: "Pretraining", found: Conflicts) -> None:
 
 
 def check_views(method: Method, shapes: list[tuple[int, ...]]) -> None:
-    """Checks that a method can play with these views.
+    """Checks the number and sizes of the views that a method gets.
 
     Args:
         method: the method.
