@@ -126,7 +126,7 @@ def pretrain(
     Args:
         config: the run; if one of many processes cannot build it, all of them stop.
         workdir: its directory.
-        data: as of `build_run`.
+        data: see `build_run`.
         **how: as of `fit`.
     """
     return all_or_none(lambda: build_run(config, data=data)).fit(workdir, **how)
@@ -153,7 +153,7 @@ def load_run(workdir: str | os.PathLike, *, data: Dataset | None = None) -> Run:
 
     Args:
         workdir: the run's directory.
-        data: as of `build_run`.
+        data: see `build_run`.
 
     Raises:
         UserError: there is no run, it was built of objects, or it saved nothing yet.

@@ -264,13 +264,13 @@ class Views:
     """Views that a method trains on, and the normalisation of their values.
 
     Attributes:
-        views: in the method's order: the first is the query's or key's, as the method
-            says; in multi-crop the large views come before the small ones.
+        views: in the order of the method, which states which view is the query's; in
+            multi-crop the large views come before the small ones.
         mean: of each channel, on the scale of the views; one number serves all
             channels. Images are in [0, 1] there.
         std: what each channel is divided by, above 0; mean 0 and deviation 1 leave
             values as they are.
-        evaluation: the view that evaluation sees, which is not random.
+        evaluation: the view of evaluation, which is not random.
     """
 
     views: tuple[View, ...]
@@ -302,21 +302,21 @@ class Views:
 
     @property
     def largest_photo_pixels(self) -> int:
-        """Height and width of the largest `PhotoView`; 0 where there is none."""
+        """Height and width of the largest `PhotoView`; 0 if there is none."""
         return max(self.photo_sizes, default=0)
 
     @property
     def are_photos(self) -> bool:
-        """Whether the host can make the crops: all are photographs' views."""
+        """Whether the host can make the crops: all views are `PhotoView`s."""
         return len(self.photo_sizes) == len(self.views)
 
     @property
     def is_identity(self) -> bool:
-        """Whether values stay as the views made them."""
+        """Whether normalisation changes nothing: mean 0 and deviation 1."""
         return set(self.mean) == {0.0} and set(self.std) == {1.0}
 
     def resized(self, size_pixels: int) -> "Views":
-        """The same with a largest view of this size, the others shrunk along.
+        """The views scaled so that the largest one has this size.
 
         Raises:
             ConfigError: the views have the size of the images.
@@ -338,7 +338,7 @@ class Views:
 
 
 def as_views(views: Any) -> Views:
-    """Views in any form.
+    """Converts functions to `Views`.
 
     Args:
         views: `Views`, or several functions (key, example) -> example, whose values
@@ -360,7 +360,7 @@ def as_views(views: Any) -> Views:
 
 
 def without_key(view: Callable[[Array], Array]) -> View:
-    """A function of an example as a view, which takes a key, too."""
+    """Makes a view (key, example) of a function of an example."""
 
     @functools.wraps(view)
     def keyless(key: PRNGKeyArray, example: Array, /) -> Array:

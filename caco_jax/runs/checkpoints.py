@@ -200,7 +200,7 @@ class Checkpoints:
         return self._manager
 
     def _before_it_counts(self) -> None:
-        """Adds the digests: after Orbax has written all files, before the folder's renaming.
+        """Adds the digests after Orbax wrote all files, before it renames the folder.
 
         Raises:
             ValueError: what was written cannot be restored; it is not renamed.

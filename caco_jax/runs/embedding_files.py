@@ -183,7 +183,7 @@ class Parts:
                     yield part[name]
 
     def join(self, class_names: Sequence[str]) -> Embedded:
-        """Joins the parts to the file, lists the bad records beside it, removes the parts.
+        """Joins the parts to the file, lists the bad records, and removes the parts.
 
         Args:
             class_names: names of the labels.

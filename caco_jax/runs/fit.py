@@ -80,7 +80,7 @@ class Reporter:
         """
 
     def close(self) -> None:
-        """Called by the owner of the reporter after the run ended or was interrupted."""
+        """Called by the owner of the reporter when the run has ended or was stopped."""
 
 
 def fit(
@@ -95,7 +95,7 @@ def fit(
     """Trains for the number of epochs; resumes a run that exists in the directory.
 
     Args:
-        run: what is trained.
+        run: the run.
         workdir: its directory.
         force_new: whether to start over; an existing run is moved aside.
         changes: dotted keys of the description that may differ from those of the
@@ -336,9 +336,9 @@ def start_up(
     schedule restarts.
 
     Args:
-        run: what is trained.
+        run: the run.
         feeds: feeds of its examples.
-        throughput: what is counted here.
+        throughput: measures the time and counts the images.
         watch: called after every dispatch.
     """
     state = run.initial_state()
@@ -393,10 +393,10 @@ def train_epochs(
     """Trains from the step of the state to the end of the run.
 
     Args:
-        run: what is trained.
+        run: the run.
         state: on the device; donated.
         feeds: feeds of the examples.
-        throughput: what is counted here.
+        throughput: measures the time and counts the images.
         stop: called after every dispatch; True yields before the end of the epoch.
         watch: called after every dispatch.
 
