@@ -100,7 +100,7 @@ def _normalized(made: jax.Array, views: Views, dtype: Any) -> jax.Array:
 
 
 def make_evaluation_view(views: Views) -> Callable[[Array], Array]:
-    """Makes a function from a batch of examples to inputs of the encoder, unaugmented."""
+    """Makes a function from a batch of examples to the unaugmented encoder input."""
     alone = dataclasses.replace(views, views=(views.evaluation,))
     make = make_views(alone)
     return lambda examples: make(jax.random.key(0), examples)[0]

@@ -125,8 +125,8 @@ class OptimizerConfig:
         """The learning rate: step -> value.
 
         Args:
-            batch_size: examples a step, of the whole batch.
-            epochs: of the run.
+            batch_size: examples in one step, over all devices together.
+            epochs: number of epochs of the run.
             steps_per_epoch: steps that share one value.
         """
         rate = self.first_rate(batch_size)
@@ -147,11 +147,11 @@ class OptimizerConfig:
         )
 
     def first_rate(self, batch_size: int) -> float:
-        """The full learning rate, as it is after the warm-up."""
+        """The learning rate at the end of the warm-up."""
         return self.learning_rate * self._scale(batch_size)
 
     def transformation(self, rate: optax.Schedule) -> optax.GradientTransformation:
-        """The optimiser, which descends, at this rate."""
+        """The descending optimiser with this schedule."""
         decay, momentum = self.weight_decay, self.momentum
         if self.name == "adam":
             return optimizers.adam(rate, b1=momentum, weight_decay=decay)
@@ -213,7 +213,7 @@ def optimizer_key(player: str) -> str:
 
 
 def check_optimizers(optimizers: Mapping[str, Any], *, epochs: int) -> None:
-    """Checks the optimisers of a run, by player; those of optax are left out.
+    """Checks the optimiser settings of a run, by player; optax objects are skipped.
 
     Raises:
         ConfigError: settings do not fit the player or the run.
