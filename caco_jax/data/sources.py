@@ -267,7 +267,7 @@ def _with_range(records: RecordDataset, request: _Request) -> RecordDataset:
 def _in_memory(
     records: RecordDataset, size: tuple[int, int], max_resident_bytes: int
 ) -> ArrayDataset | RecordDataset:
-    """The set as arrays if its images have this size and fit in memory; else the set."""
+    """The set as arrays if its images have this size and fit in memory, or as it is."""
     test = () if records.test is None else records.test
     count = len(records.train) + len(test)
     if (

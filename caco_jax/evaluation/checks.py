@@ -1,4 +1,4 @@
-"""What every evaluation checks of its data, on the host, before anything compiles."""
+"""Checks of the arrays of all evaluations, on the host, before anything compiles."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 def labelled(
     features: Float[Array, "m f"], labels: Int[Array, " m"], *, num_classes: int
 ) -> tuple[Float[Array, "m f"], Int[Array, " m"]]:
-    """The features and labels as device arrays, once they are known to fit.
+    """Checks features and labels, and returns them as device arrays.
 
     Args:
         features: [M, F] finite numbers; sums over them are at least float32.
@@ -20,7 +20,7 @@ def labelled(
         Features as floats of at least 32 bits, labels as integers.
 
     Raises:
-        ValueError: a feature is not finite, or as in `fitting_labels`.
+        ValueError: a feature is not finite, or see `fitting_labels`.
     """
     known = fitting_labels(features, labels, num_classes=num_classes)
     return finite_floats(features), jnp.asarray(known)
@@ -29,9 +29,9 @@ def labelled(
 def fitting_labels(
     features: Float[Array, "m f"], labels: Int[Array, " m"], *, num_classes: int
 ) -> Int[np.ndarray, " m"]:
-    """The labels on the host, once they are known to fit the features.
+    """Checks that labels fit the features, and returns them on the host.
 
-    The features' numbers are not looked at.
+    The values of the features are not checked.
 
     Raises:
         ValueError: there is no row, a shape does not fit, a label is no class, or there
@@ -61,7 +61,7 @@ def fitting_labels(
 
 
 def finite_floats(features: Float[Array | np.ndarray, "m f"]) -> Float[Array, "m f"]:
-    """The features as floats of at least 32 bits on the device, all of them finite.
+    """Checks that features are finite, and returns them as floats of at least 32 bits.
 
     Raises:
         ValueError: one is not.
@@ -72,7 +72,7 @@ def finite_floats(features: Float[Array | np.ndarray, "m f"]) -> Float[Array, "m
 
 
 def require_finite(finite: jax.typing.ArrayLike) -> None:
-    """Checks that what was found of some features is that they are finite."""
+    """Raises ValueError unless features were found finite."""
     if not np.asarray(finite).all():
         raise ValueError("features: expected finite numbers, got NaN or infinity")
 

@@ -17,7 +17,7 @@ from caco_jax.schema import (
 # gives 96.2 %, and what `choose_l2` takes, 1e-3, gives 97.1 %.
 L2 = 1e-4
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-HELD_OUT = 0.1  # share of the training images that protocols are chosen by
+HELD_OUT = 0.1  # share of the training images that settings are chosen on
 
 
 @dataclasses.dataclass(frozen=True)

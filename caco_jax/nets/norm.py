@@ -152,7 +152,7 @@ class BatchNorm(nn.Module):
     def _record(
         self, branch: _Branch, mean: jax.Array, var: jax.Array, *, count: int
     ) -> None:
-        """Updates the running statistics with the unbiased variance; `var` is biased."""
+        """Updates the running statistics; `var` is biased, the running one unbiased."""
         unbiased = var * (count / (count - 1))
         for running, batch in ((branch.mean, mean), (branch.var, unbiased)):
             over_groups = batch.reshape(-1, batch.shape[-1]).mean(axis=0)
