@@ -157,7 +157,7 @@ class Tournament:
     def setting(
         self, piece: Piece, rows: Mapping[Piece, Row]
     ) -> tuple[str, dict[str, Any]] | None:
-        """Method and setting of a piece; None while pieces that it needs are unfinished."""
+        """Method and setting of a piece; None while it needs unfinished pieces."""
         arm = self.arms[piece.arm]
         method, start = arm.method, dict(arm.fixed)
         if arm.host is not None:

@@ -150,7 +150,7 @@ def test_help_names_the_recipes_and_the_page_of_keys():
     said = " ".join(parser_of("pretrain").format_help().split())
     for name in recipes():
         assert name in said
-    assert "docs/reference/config.md has all keys" in said
+    assert "docs/reference/config.md lists all keys" in said
 
 
 @pytest.mark.parametrize("program", sorted(FACES))
