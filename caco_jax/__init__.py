@@ -56,7 +56,7 @@ _HOMES = {
     "schema": ("ConfigError", "UserError"),
 }
 
-# The losses need little else.
+# Imported on first use: the losses alone need few packages.
 __getattr__ = attach(__name__, _HOMES, modules=__all__)
 
 

@@ -1,4 +1,4 @@
-"""Packages that only some uses need: imported where they are used, missed in a line."""
+"""Optional packages: imported on use, with a one-line message if they are missing."""
 
 import importlib
 import importlib.util
@@ -6,7 +6,7 @@ from typing import Any
 
 from caco_jax.schema import UserError
 
-# By module: the package, and the extra of ours that brings it.
+# Module -> (package, our extra that installs it).
 _PACKAGES = {
     "cv2": ("opencv-python-headless", "data"),
     "gcsfs": ("gcsfs", "gcs"),
@@ -20,11 +20,11 @@ _PACKAGES = {
 
 
 def require_package(module: str, *, purpose: str) -> Any:
-    """Imports a module of a package that an extra brings.
+    """Imports a module of an optional package.
 
     Args:
         module: such as "cv2", or a part of it, such as "safetensors.numpy".
-        purpose: what needs it, with which the message begins: a flag, or words.
+        purpose: what needs the module, the start of the message: a flag, or words.
 
     Raises:
         UserError: the package is not installed; the message names the extra.
@@ -35,15 +35,15 @@ def require_package(module: str, *, purpose: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name not in (top, module):
-            raise  # it is there, and misses something itself
+            raise  # it is installed, and one of its own imports is missing
         raise UserError(
-            f"{purpose}: want the package {package}, which is not installed; "
+            f"{purpose}: expected the package {package}, which is not installed; "
             f"{install_hint(top)}"
         ) from None
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module is there; it is not imported."""
+    """Whether a module is installed; it is not imported."""
     return importlib.util.find_spec(module) is not None
 
 

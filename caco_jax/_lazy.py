@@ -8,12 +8,12 @@ from typing import Any
 def attach(
     package: str, homes: Mapping[str, Sequence[str]], *, modules: Sequence[str] = ()
 ) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package whose parts few need all of.
+    """Makes the ``__getattr__`` of a package whose names are imported on first use.
 
     Args:
         package: its name.
-        homes: module of the package -> the names that it brings.
-        modules: modules that are public themselves.
+        homes: module of the package -> the public names that it defines.
+        modules: public modules of the package.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
 

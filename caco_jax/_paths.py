@@ -1,4 +1,4 @@
-"""Paths as people write them: with ~, as file:// or, by mistake, of another machine."""
+"""Parsing of paths: with ~, as file:// or gs://, and refusal of other machines."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ _KNOWN |= {"http", "https", "memory", "oci", "r2", "s3", "s3a", "sftp", "ssh", "
 
 
 def bucket_address(path: str | os.PathLike[str]) -> str | None:
-    """A path as gs://BUCKET/DIRECTORY, or None where it is no bucket's.
+    """The address gs://BUCKET/DIRECTORY of a path, or None for a path of no bucket.
 
     Args:
         path: a path; pathlib may have taken one of its slashes.
@@ -32,7 +32,7 @@ def bucket_address(path: str | os.PathLike[str]) -> str | None:
 
 
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
-    """A path of this machine's file systems, mounted ones among them.
+    """A path on a file system of this machine, mounted ones included.
 
     Args:
         path: a path, in which a leading ~ is the user's home; or file:///PATH, with

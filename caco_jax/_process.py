@@ -1,4 +1,4 @@
-"""What the system gives this process: cores and memory."""
+"""Resources of this process: CPU cores and memory."""
 
 import ctypes
 import os
@@ -6,14 +6,14 @@ import sys
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """Number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def give_back_freed_memory() -> None:
-    """Gives the system what was freed but kept; does nothing without glibc.
+    """Returns freed memory to the operating system (glibc's malloc_trim, if present).
 
     glibc keeps freed memory for later: about 250 MB after XLA compiled a step, on top
     of which the next compilation would come.

@@ -1,4 +1,4 @@
-"""Which recipes there are; it is asked for help texts, so nothing here imports JAX."""
+"""The list of recipes. Help texts need it, so nothing here imports JAX."""
 
 import pathlib
 

@@ -2,7 +2,7 @@
 
 A field states its default, what is allowed and what it means::
 
-    temperature: float = setting(0.1, allowed=POSITIVE, doc="softmax temperature")
+    temperature: float = setting(0.1, allowed=POSITIVE, doc="Softmax temperature.")
 
 `validate` belongs in ``__post_init__``; `build` makes a dataclass from nested
 mappings and names the offending key in one line.
@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """A mistake of the caller's that one line explains; programs print it, exit 2."""
+    """A mistake of the caller in one line; programs print it and exit with status 2."""
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What is printed, also where a name in it has a line's end."""
+        """The message as printed lines; line breaks inside names are escaped."""
         return (as_line(str(self)),)
 
 
@@ -50,21 +50,21 @@ class ConfigError(UserError, ValueError):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """One for each value."""
+        """The messages, one line for each value."""
         return tuple(map(as_line, self.args))
 
     def renamed(self, rename: Callable[[str], str]) -> "ConfigError":
-        """The same with each message replaced, as by one that begins with a path."""
+        """The same error with each message replaced, for example to add a prefix."""
         return ConfigError(*map(rename, self.args))
 
 
 def as_line(message: str) -> str:
-    """A message on one line, also where a name in it has two."""
+    """The message on one line: line breaks in it are escaped."""
     return "\\n".join(message.splitlines())
 
 
 class Conflicts:
-    """Gathers what does not fit, so that all of it is said at once.
+    """Collects errors, so that all of them are reported together.
 
     At the end of a ``with`` block everything that was noted is raised as one
     `ConfigError`, after what was raised inside, if anything was.
@@ -74,13 +74,13 @@ class Conflicts:
         self.messages: list[str] = []
 
     def require(self, condition: bool, message: str | Callable[[], str]) -> None:
-        """Notes the message unless the condition holds, and goes on."""
+        """Adds the message unless the condition holds; raises nothing."""
         with self.noting():
             require(condition, message)
 
     @contextlib.contextmanager
     def noting(self, rename: Callable[[str], str] = str) -> Iterator[None]:
-        """Notes what is raised inside, each message renamed, and goes on behind it."""
+        """Adds the ConfigErrors that are raised inside, with each message renamed."""
         try:
             yield
         except ConfigError as error:
@@ -106,7 +106,7 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """An interval of numbers, printed as mathematicians write it."""
+    """An interval of numbers, printed in interval notation such as [0, inf)."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -141,7 +141,7 @@ SEED = Range(low=0, high=2**32 - 1)
 
 @dataclasses.dataclass(frozen=True)
 class OneOf(Collection):
-    """The names of a table, which may grow, and import paths ``package.module:name``.
+    """Allows the names of a table and import paths ``package.module:name``.
 
     Attributes:
         table: what the names stand for.
@@ -168,10 +168,10 @@ def is_import_path(name: object) -> bool:
 
 
 def resolve(name: str, table: Mapping[str, T], key: str) -> T | Any:
-    """What a name of a table, or else an import path, stands for.
+    """The object that a name of a table or an import path stands for.
 
-    Modules are looked for as Python does and, last, in the working directory, where a
-    command that was installed would not look.
+    Modules are searched in sys.path and then in the working directory, which is not in
+    sys.path of an installed command.
 
     Args:
         name: "resnet50" or "package.module:name".
@@ -184,7 +184,9 @@ def resolve(name: str, table: Mapping[str, T], key: str) -> T | Any:
     if name in table:
         return table[name]
     if not is_import_path(name):
-        raise ConfigError(f"{key}: want one of {', '.join(OneOf(table))}, got {name!r}")
+        raise ConfigError(
+            f"{key}: expected one of {', '.join(OneOf(table))}, got {name!r}"
+        )
     module_name, _, attributes = name.partition(":")
     here = os.getcwd()
     if here not in sys.path:
@@ -202,7 +204,7 @@ def resolve(name: str, table: Mapping[str, T], key: str) -> T | Any:
 
 
 def one_line(error: Exception) -> str:
-    """An error of somebody else's code: its class, and the first line that it says."""
+    """An error of other code: its class and the first line of its message."""
     reason = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {reason}"
 
@@ -210,7 +212,7 @@ def one_line(error: Exception) -> str:
 def accepted(
     function: Callable[..., Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Those of some keyword arguments that a function takes."""
+    """Selects the keyword arguments that a function accepts."""
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return dict(options)
@@ -225,13 +227,13 @@ def accepted(
 def setting(
     default: Any, *, allowed: Collection | Range | None = None, doc: str
 ) -> Any:
-    """A dataclass field with its allowed values and its meaning.
+    """A dataclass field with allowed values and a description.
 
     Args:
-        default: the value when nothing is said; of mutable ones only an empty mapping.
+        default: the default value; the only mutable one is an empty mapping.
         allowed: a `Range`, or the collection of permitted values; None allows all
             of the field's type. Each entry of a tuple must be allowed.
-        doc: one line: meaning and unit, for the reference documentation.
+        doc: a sentence with meaning and unit, for the reference documentation.
     """
     metadata = {"allowed": allowed, "doc": doc}
     if isinstance(default, Mapping):
@@ -250,7 +252,7 @@ def _describe(hint: Any) -> str:
 
 
 def _coerce(value: Any, hint: Any) -> Any:
-    """The value as the hinted type, without losing anything; TypeError otherwise."""
+    """The value converted to the hinted type without loss; TypeError otherwise."""
     if isinstance(hint, types.UnionType):
         for arm in typing.get_args(hint):
             try:
@@ -287,10 +289,10 @@ def _check_allowed(value: Any, allowed: Collection | Range | None, name: str) ->
     for entry in value if isinstance(value, tuple) else (value,):
         if entry not in allowed:
             if isinstance(allowed, Range):
-                want = str(allowed)
+                expected = str(allowed)
             else:
-                want = "one of " + ", ".join(map(str, allowed))
-            raise ConfigError(f"{name}: want {want}, got {value!r}")
+                expected = "one of " + ", ".join(map(str, allowed))
+            raise ConfigError(f"{name}: expected {expected}, got {value!r}")
 
 
 def validate(instance: Any) -> None:
@@ -310,18 +312,18 @@ def validate(instance: Any) -> None:
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    """The types of a class's fields; to evaluate them for each field takes a while."""
+    """Types of the fields of a class; cached, because their evaluation is slow."""
     return typing.get_type_hints(cls)
 
 
 def _fitting(cls: type, field: dataclasses.Field, value: Any) -> Any:
-    """The value as the field's type; ConfigError where it does not fit."""
+    """The value converted to the type of the field; ConfigError if it does not fit."""
     hint = _hints(cls)[field.name]
     try:
         value = _coerce(value, hint)
     except TypeError:
         raise ConfigError(
-            f"{field.name}: want {_describe(hint)}, got {value!r}"
+            f"{field.name}: expected {_describe(hint)}, got {value!r}"
         ) from None
     _check_allowed(value, field.metadata["allowed"], field.name)
     return value
@@ -358,7 +360,7 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
 
 
 def _argument(cls: type, key: str, value: Any, path: str) -> Any:
-    """The value of a field, built or checked."""
+    """The value of a field, converted and checked."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if key not in fields:
         near = difflib.get_close_matches(str(key), fields, n=1)
@@ -369,7 +371,7 @@ def _argument(cls: type, key: str, value: Any, path: str) -> Any:
         if isinstance(value, section):
             return value
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}.{key}: want a section, got {value!r}")
+            raise ConfigError(f"{path}.{key}: expected a section, got {value!r}")
         return build(section, value, f"{path}.{key}")
     if "allowed" not in fields[key].metadata:
         return value
@@ -380,7 +382,7 @@ def _argument(cls: type, key: str, value: Any, path: str) -> Any:
 
 
 def flatten(values: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Flattens nested mappings to one with dotted keys."""
     if not isinstance(values, dict):
         return {path: values}
     flat: dict[str, Any] = {}

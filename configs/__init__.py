@@ -1,1 +1,1 @@
-"""Recipes: one file each, stating its difference from the method's defaults."""
+"""Recipes: one file each, with its differences from the method's defaults."""

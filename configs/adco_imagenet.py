@@ -1,4 +1,4 @@
-"""AdCo on ImageNet: 65,536 negatives that learn to be hard.
+"""AdCo on ImageNet: 65,536 learned hard negatives.
 
 Paper:     arXiv:2011.08435
 Expected:  linear 68.6 % (200 epochs), symmetric 70.6 %, multicrop 73.2 %,
@@ -43,7 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = moco_imagenet("adco")
     config.encoder.projector_widths = (2048, 128)  # two layers in the released code
     config.optimizer.final_learning_rate = 0.0006
-    # The bank's own settings; the released code gives it the encoder's momentum.
+    # Settings of the bank; the released code uses the encoder's momentum for it.
     config.bank_optimizer.momentum = config.optimizer.momentum
     config.bank_optimizer.weight_decay = 1e-4
     return with_variant(config, variant, VARIANTS)

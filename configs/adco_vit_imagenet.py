@@ -1,4 +1,4 @@
-"""AdCo on ImageNet with a ViT-S: 65,536 negatives that learn to be hard.
+"""AdCo on ImageNet with a ViT-S: 65,536 learned hard negatives.
 
 Paper:     none; the game is that of arXiv:2011.08435, the network and its optimiser
            are those of MoCo v3 (arXiv:2104.02057)

@@ -1,4 +1,4 @@
-"""α-CL on CIFAR-10: pair weights chosen directly, beside those of InfoNCE.
+"""α-CL on CIFAR-10: direct pair weights, with those of InfoNCE as a variant.
 
 Paper:     arXiv:2201.12680
 Expected:  not measured yet; the paper has direct above infonce. Its figures are each
@@ -7,8 +7,8 @@ Cost:      not measured by us; needs accelerators
 Command:   caco pretrain --config=alpha_cl_cifar10 --workdir=runs/alpha_cl_cifar10
 Variants:  direct, infonce, inverse, quadratic, uniform; cifar100, stl10; two at once
            with a colon between
-The released code does not shuffle its images, and lets the rate fall to 0.0088 from
-epoch 10 on; here they are shuffled and the rate is constant.
+The released code does not shuffle its images, and decreases the learning rate to 0.0088
+from epoch 10 on; here images are shuffled and the rate is constant.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from caco_jax.config.recipe import CIFAR100, OURS, Variants, cifar10, with_variant
 
 VARIANTS: Variants = {
-    "direct": {},  # the recipe as it is, by the paper's name
+    "direct": {},  # the recipe without a change, under the paper's name
     "infonce": {"method.importance": "infonce"},
     "inverse": {"method.importance": "inverse"},
     "quadratic": {"method.importance": "quadratic", "method.power": 2.0},

@@ -7,9 +7,9 @@ Cost:      two minutes on two CPU cores for the whole demo, compiling included
 Command:   caco pretrain --config=caco_digits --workdir=runs/caco_digits
 Variants:  clae
 
-Width, batch, epochs, rate, decay, temperatures and views were compared with seeds 5 to
-9, by three folds of the training images and on the held-out ones. The figures depend a
-little on the number of cores, which changes the order of sums.
+Width, batch, epochs, rate, decay, temperatures and views were compared on seeds 5 to 9,
+by three-fold cross-validation on the training images and on the held-out images.
+Results depend slightly on the number of cores, which changes the order of sums.
 """
 
 from ml_collections import ConfigDict
@@ -25,11 +25,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config = digits("caco")
     config.method.temperature = 0.1
     config.method.bank_temperature = 0.1
-    # The published start-up ends when the bank is full: 16 steps here, too few for keys
-    # that mean anything. 25 epochs, with a target that keeps up, are enough.
+    # The published start-up phase ends when the bank is full: 16 steps here, too few
+    # for meaningful keys. 25 epochs, with a fast target encoder, are enough.
     config.method.start_up_epochs = 25
     config.method.start_up_momentum = 0.95
     config.training.batch_size = 64
     config.optimizer.learning_rate = 0.03
-    config.target.momentum = 0.95  # 21 steps an epoch: 0.99 would look far back
+    config.target.momentum = (
+        0.95  # with 21 steps in an epoch, 0.99 would average over many epochs
+    )
     return with_variant(config, variant, VARIANTS)

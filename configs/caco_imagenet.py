@@ -1,4 +1,4 @@
-"""CaCo on ImageNet: two unlike views, a cooperative and adversarial bank.
+"""CaCo on ImageNet: two different views, a cooperative and adversarial bank.
 
 Paper:     arXiv:2203.14370
 Expected:  linear 71.3 % (200 epochs, batch 1024), 72.0 % (batch 4096),

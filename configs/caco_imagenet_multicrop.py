@@ -6,9 +6,10 @@ Cost:      not measured by us; needs accelerators
 Command:   caco pretrain --config=caco_imagenet_multicrop \
                --workdir=runs/caco_imagenet_multicrop
 Variants:  pass_per_view
-The released code sends each view through the encoder by itself, so BatchNorm sees one
-view at a time: pass_per_view. Here views of one size share a pass, two large and six
-small ones: two passes of the online encoder instead of eight.
+The released code encodes each view separately, so that BatchNorm statistics are those
+of one view: pass_per_view. Here views of one size share a pass, two large and six small
+    ones:
+two passes of the online encoder instead of eight.
 """
 
 from ml_collections import ConfigDict

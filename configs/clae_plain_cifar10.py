@@ -1,4 +1,4 @@
-"""CLAE over Plain on CIFAR-10: an adversary moves the pixels of view 1.
+"""CLAE with Plain on CIFAR-10: an adversarial perturbation of view 1.
 
 Paper:     arXiv:2010.12050
 Expected:  the accuracy tables are not at hand: not measured yet
@@ -36,6 +36,6 @@ SOURCES = {
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe."""
     config = clae_instance_cifar10("plain")
-    # The released code of Plain, and only that, encodes the clean view again.
+    # Only the released code of Plain encodes the clean view again.
     config.adversarial.reencode_clean = True
     return with_variant(config, variant, VARIANTS)

@@ -1,4 +1,4 @@
-"""CLAE over SimCLR on CIFAR-10: an adversary moves the pixels of view 1.
+"""CLAE with SimCLR on CIFAR-10: an adversarial perturbation of view 1.
 
 Paper:     arXiv:2010.12050
 Expected:  the accuracy tables are not at hand: not measured yet

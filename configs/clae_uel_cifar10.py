@@ -1,4 +1,4 @@
-"""CLAE over UEL on CIFAR-10: an adversary moves the pixels of view 1.
+"""CLAE with UEL on CIFAR-10: an adversarial perturbation of view 1.
 
 Paper:     arXiv:2010.12050; UEL is of arXiv:1904.03436
 Expected:  the accuracy tables are not at hand: not measured yet

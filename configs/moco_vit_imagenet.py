@@ -1,4 +1,4 @@
-"""MoCo on ImageNet with a ViT-S: a queue of keys, both views in turn.
+"""MoCo on ImageNet with a ViT-S: a queue of keys, symmetric loss.
 
 Paper:     none; the numbers are those of MoCo v3 (arXiv:2104.02057), the game is MoCo
            v2's: a queue, no head behind the projector, batches of 1024; so it is no

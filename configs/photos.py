@@ -1,15 +1,15 @@
-"""Your own pictures: settings that fit themselves to the set and to the machine.
+"""Your own images: settings chosen for the data set and the machine.
 
 Paper:     arXiv:2203.14370 (CaCo, the method that it begins with; the rest is ours)
-Expected:  depends on your pictures; not measured
-Cost:      --dry_run says it: memory, and how long the run will take
+Expected:  depends on your images; not measured
+Cost:      see --dry_run, which estimates memory and time
 Command:   caco pretrain --config=photos --source=folder:PATH --workdir=runs/photos
 Variants:  caco, adco, moco, simclr
 
-Network, views, batch, bank or queue, start-up, epochs and rates follow from the number
-and the size of the pictures and from the device; the first lines of a run say each
-choice and why. --config.KEY=VALUE sets one, and the others follow it. What stands here
-is for an accelerator and many pictures.
+Network, views, batch, bank or queue, start-up, epochs and rates are chosen by the
+number and the size of the images and by the device; the first lines of a run state each
+choice and its reason. --config.KEY=VALUE sets one of them, and the others take it into
+account. The values in this file are for an accelerator and many images.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +25,7 @@ RULES = PHOTOS
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The recipe, before it is fitted."""
+    """The recipe, before its rules are applied."""
     methods = [name for name in variant.split(":") if name in VARIANTS]
     config = photos((methods or ["caco"])[-1])
     return with_variant(config, variant, VARIANTS)

@@ -1,4 +1,4 @@
-"""Plain, CLAE's simplest host, on scikit-learn's handwritten digits.
+"""Plain, the simplest method of CLAE's paper, on scikit-learn's handwritten digits.
 
 Paper:     arXiv:2010.12050 (the method; digits are ours)
 Expected:  one seed, one core: kNN 99.1 %, linear probe 99.3 %, 3 labels a class 92.0 %

@@ -1,4 +1,4 @@
-"""UEL, one of CLAE's hosts, on scikit-learn's handwritten digits.
+"""UEL, a method of CLAE's paper, on scikit-learn's handwritten digits.
 
 Paper:     arXiv:1904.03436 (the method; digits are ours)
 Expected:  one seed, one core: kNN 98.4 %, linear probe 98.9 %, 3 labels a class 90.9 %

@@ -1,1 +1,1 @@
-"""Command-line programs, as ``python -m experiments.NAME``; see caco_jax.programs."""
+"""Command-line programs for ``python -m``; see caco_jax.programs."""

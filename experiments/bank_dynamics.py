@@ -1,4 +1,4 @@
-"""What a run's bank or queue does."""
+"""Dynamics of a run's bank or queue."""
 
 from caco_jax.programs import start
 

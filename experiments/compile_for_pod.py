@@ -1,4 +1,4 @@
-"""Compiles a recipe's train step for a TPU slice that is not there, and reads it."""
+"""Compiles a recipe's training step for a TPU slice, without a TPU."""
 
 from caco_jax.programs import start
 

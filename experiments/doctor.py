@@ -1,4 +1,4 @@
-"""Checks an installation, and says what to fix."""
+"""Checks an installation and lists what to fix."""
 
 from caco_jax.programs import start
 

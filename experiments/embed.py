@@ -1,4 +1,4 @@
-"""Embeddings of images into a file."""
+"""Writes features of images to a file."""
 
 from caco_jax.programs import start
 

@@ -1,4 +1,4 @@
-"""Trains a run's network on with labels."""
+"""Fine-tuning of a run's network on labels."""
 
 from caco_jax.programs import start
 

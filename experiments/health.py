@@ -1,4 +1,4 @@
-"""Whether a run's representation is alive."""
+"""Diagnosis of representation collapse."""
 
 from caco_jax.programs import start
 

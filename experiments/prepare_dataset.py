@@ -1,4 +1,4 @@
-"""Downloads a TFDS image set and writes it as ArrayRecord, for training to read."""
+"""Downloads a TFDS image data set and writes it as ArrayRecord, for training."""
 
 from caco_jax.programs import start
 

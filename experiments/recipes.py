@@ -1,4 +1,4 @@
-"""Lists the recipes, or where each setting of one comes from."""
+"""Lists the recipes, or the source of each setting of one."""
 
 from caco_jax.programs import start
 

@@ -1,4 +1,4 @@
-"""Where two-layer ReLU networks come to rest."""
+"""Fixed points of two-layer ReLU networks."""
 
 from caco_jax.programs import start
 

@@ -1,4 +1,4 @@
-"""A run as one page for a browser."""
+"""Report of a run as one HTML page."""
 
 from caco_jax.programs import start
 

@@ -58,7 +58,7 @@ def with_fault(text: str, fault: Fault) -> str:
     count = text.count(fault.old)
     if count != 1:
         raise ValueError(
-            f"{fault.name}: want its text once in caco_jax/{fault.file}, found it "
+            f"{fault.name}: expected its text once in caco_jax/{fault.file}, found it "
             f"{count} times; bring tests/faults up to date:\n{fault.old}"
         )
     return text.replace(fault.old, fault.new)
@@ -204,7 +204,7 @@ def main() -> None:
         or any(only in fault.name or only == fault.room for only in flags.only)
     ]
     if not faults:
-        raise SystemExit(f"--only: want a part of a fault's name, got {flags.only}")
+        raise SystemExit(f"--only: expected a part of a fault's name, got {flags.only}")
     runs = judge(faults, flags.jobs)
     print(table(faults, runs))
     if flags.out is not None:

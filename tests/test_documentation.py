@@ -296,8 +296,20 @@ def test_the_reference_has_every_field_of_every_configuration():
 @pytest.mark.parametrize(
     "key, kind, allowed, default, meaning",
     [
-        ("training.batch_size", "int", "`[2, inf)`", "`256`", "images a step"),
-        ("optimizer.momentum", "float", "`[0, 1)`", "`0.9`", "sgd, lars"),
+        (
+            "training.batch_size",
+            "int",
+            "`[2, inf)`",
+            "`256`",
+            "Images in one training step",
+        ),
+        (
+            "optimizer.momentum",
+            "float",
+            "`[0, 1)`",
+            "`0.9`",
+            "Momentum of sgd and lars",
+        ),
         ("bank_optimizer.learning_rate", "float", "`[0, inf)`", "`3.0`", "warm-up"),
         (
             *("method.bank_roles", "str", "`both`, `positives`, `negatives`"),
@@ -312,7 +324,7 @@ def test_the_reference_has_every_field_of_every_configuration():
         ("data.workers", "int or None", "`[0, inf)`", "`None`", "processes"),
         ("data.view.hue_turns", "float", "`[0, 0.5]`", "`0.1`", "colour circle"),
         ("encoder.options", "a section", "", "`{}`", "import path"),
-        ("seed", "int", "`[0, 4294967295]`", "`0`", "random draw"),
+        ("seed", "int", "`[0, 4294967295]`", "`0`", "Seed of all random numbers"),
     ],
 )
 def test_a_field_has_its_type_range_default_and_meaning(

@@ -89,7 +89,7 @@ def test_a_missing_package_is_a_line_that_names_its_extra(monkeypatch, module):
     with pytest.raises(UserError) as refused:
         _extras.require_package(module, purpose="--flag")
     package, extra = re.fullmatch(
-        r"--flag: want the package (\S+), which is not installed; "
+        r"--flag: expected the package (\S+), which is not installed; "
         r"pip install 'caco_jax\[(\w+)\]'",
         str(refused.value),
     ).groups()
@@ -110,5 +110,7 @@ def test_a_package_that_misses_something_itself_says_so(monkeypatch, tmp_path):
 
 def test_a_folder_is_refused_before_anything_is_read(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match=r"^reading image files: want the package open"):
+    with pytest.raises(
+        UserError, match=r"^reading image files: expected the package open"
+    ):
         load(f"folder:{tmp_path}")

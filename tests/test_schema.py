@@ -71,36 +71,36 @@ def test_values_that_lose_nothing_take_the_fields_type(key, given_value, kept):
 
 
 @pytest.mark.parametrize(
-    "key, value, want",
+    "key, value, message",
     [
-        ("rate", "0.1", "want float, got '0.1'"),
-        ("rate", True, "want float, got True"),
-        ("rate", None, "want float, got None"),
-        ("rate", 0.0, "want a number in (0, inf), got 0.0"),
-        ("rate", -1, "want a number in (0, inf), got -1.0"),
-        ("rate", math.inf, "want a number in (0, inf), got inf"),
-        ("rate", math.nan, "want a number in (0, inf), got nan"),
-        ("momentum", "a", "want float or None, got 'a'"),
-        ("momentum", 1.0, "want a number in [0, 1), got 1.0"),
-        ("name", "adam", "want one of sgd, lars, got 'adam'"),
-        ("name", 3, "want str, got 3"),
-        ("sizes", 3, "want tuple[int, ...], got 3"),
-        ("sizes", (1, 2.0), "want tuple[int, ...], got (1, 2.0)"),
-        ("sizes", (1, True), "want tuple[int, ...], got (1, True)"),
-        ("sizes", (1, 0), "want a number in [1, inf), got (1, 0)"),
-        ("pair", (1,), "want tuple[int, float], got (1,)"),
-        ("pair", (0.5, 1), "want tuple[int, float], got (0.5, 1)"),
-        ("flag", 1, "want bool, got 1"),
+        ("rate", "0.1", "expected float, got '0.1'"),
+        ("rate", True, "expected float, got True"),
+        ("rate", None, "expected float, got None"),
+        ("rate", 0.0, "expected a number in (0, inf), got 0.0"),
+        ("rate", -1, "expected a number in (0, inf), got -1.0"),
+        ("rate", math.inf, "expected a number in (0, inf), got inf"),
+        ("rate", math.nan, "expected a number in (0, inf), got nan"),
+        ("momentum", "a", "expected float or None, got 'a'"),
+        ("momentum", 1.0, "expected a number in [0, 1), got 1.0"),
+        ("name", "adam", "expected one of sgd, lars, got 'adam'"),
+        ("name", 3, "expected str, got 3"),
+        ("sizes", 3, "expected tuple[int, ...], got 3"),
+        ("sizes", (1, 2.0), "expected tuple[int, ...], got (1, 2.0)"),
+        ("sizes", (1, True), "expected tuple[int, ...], got (1, True)"),
+        ("sizes", (1, 0), "expected a number in [1, inf), got (1, 0)"),
+        ("pair", (1,), "expected tuple[int, float], got (1,)"),
+        ("pair", (0.5, 1), "expected tuple[int, float], got (0.5, 1)"),
+        ("flag", 1, "expected bool, got 1"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_path(key, value, want):
+def test_a_wrong_value_is_named_with_its_path(key, value, message):
     with pytest.raises(ConfigError) as caught:
         build(Outer, {"inner": {key: value}})
-    assert str(caught.value) == f"config.inner.{key}: {want}"
+    assert str(caught.value) == f"config.inner.{key}: {message}"
 
 
 def test_a_dataclass_of_ones_own_making_is_checked_too():
-    with pytest.raises(ConfigError, match=r"^rate: want float, got 'x'$"):
+    with pytest.raises(ConfigError, match=r"^rate: expected float, got 'x'$"):
         Inner(rate="x")
 
 
@@ -111,8 +111,8 @@ def test_a_dataclass_of_ones_own_making_is_checked_too():
         ({"inner": {"rat": 1}}, "config.inner.rat: no such key; did you mean rate?"),
         ({"zzz": 1}, "config.zzz: no such key; known: inner, seed"),
         ({7: 1}, "config.7: no such key; known: inner, seed"),
-        ({"inner": 3}, "config.inner: want a section, got 3"),
-        ({"seed": {"a": 1}}, "config.seed: want int, got {'a': 1}"),
+        ({"inner": 3}, "config.inner: expected a section, got 3"),
+        ({"seed": {"a": 1}}, "config.seed: expected int, got {'a': 1}"),
     ],
 )
 def test_an_unknown_key_and_a_lost_section_are_named(values, message):
@@ -122,7 +122,7 @@ def test_an_unknown_key_and_a_lost_section_are_named(values, message):
 
 
 def test_the_path_is_the_callers():
-    with pytest.raises(ConfigError, match=r"^recipe\.seed: want int"):
+    with pytest.raises(ConfigError, match=r"^recipe\.seed: expected int"):
         build(Outer, {"seed": 0.5}, "recipe")
 
 
@@ -145,7 +145,7 @@ def test_any_value_is_kept_whole_or_refused_in_one_line(key, value):
     try:
         kept = getattr(build(Outer, {"inner": {key: value}}).inner, key)
     except ConfigError as error:
-        assert str(error).startswith(f"config.inner.{key}: want ")
+        assert str(error).startswith(f"config.inner.{key}: expected ")
         assert str(error).endswith(f"got {value!r}") or isinstance(value, int | list)
         assert "\n" not in str(error)
     else:
@@ -154,7 +154,7 @@ def test_any_value_is_kept_whole_or_refused_in_one_line(key, value):
 
 @pytest.mark.parametrize("values", [{"inner": {"rate": 10**400}}, {"seed": 10**400}])
 def test_a_huge_integer_is_judged_like_any_other(values):
-    with pytest.raises(ConfigError, match="want"):
+    with pytest.raises(ConfigError, match="expected"):
         build(Outer, values)
 
 

@@ -1,8 +1,8 @@
-"""The game of α-CL in a network: the identity of its gradients, and turns played.
+"""The game of α-CL in a network: the gradient identity, and alternating play.
 
-Every member of the (phi, psi) family weighs pairs of images by an α of its own, and
-its gradient is that of an energy under that α held constant. Here this is measured
-layer by layer, and the two players move in turns.
+Every member of the (phi, psi) family weights pairs of images by its own α, and its
+gradient is that of an energy with this α held constant. This module measures that layer
+by layer, and lets the two players move in turns.
 
 References: Tian 2022, arXiv:2201.12680.
 """
@@ -28,7 +28,7 @@ EmbedViews = Callable[[PyTree], tuple[Float[Array, "n d"], Float[Array, "n d"]]]
 def identity_errors(
     embed: EmbedViews, params: PyTree, families: Mapping[str, Family]
 ) -> dict[str, dict[str, float]]:
-    """How far the gradient of each loss is from minus that of its energy, by layer.
+    """Relative error of the gradient identity for each member and layer.
 
     The claim is ∇_θ L_{φ,ψ} = -∇_θ E_α with α the loss's own weights held constant.
     The right side is computed from the definitions, so that it shares no arithmetic
@@ -37,7 +37,7 @@ def identity_errors(
 
     Args:
         embed: parameters -> embeddings of two views of the same images.
-        params: where the gradients are taken.
+        params: parameters at which the gradients are computed.
         families: the members, by name.
 
     Returns:
@@ -74,7 +74,7 @@ def importance_by_definition(
 ) -> Float[Array, "n n"]:
     """α_ij = φ'(ξ_i) ψ'(d_i² - d_ij²), ξ_i = Σ_{j≠i} ψ(d_i² - d_ij²), from φ and ψ.
 
-    Equal to `pairwise_importance`, which stays finite also where ψ overflows.
+    Equal to `pairwise_importance`, which is finite even if ψ overflows.
     """
     apart = jnp.sum(jnp.square(z1[:, None, :] - z1[None, :, :]), axis=2) / 2
     own = jnp.sum(jnp.square(z1 - z2), axis=1) / 2
@@ -86,13 +86,13 @@ def importance_by_definition(
 
 
 def _energy_of(family: Family, z1: Array, z2: Array) -> Array:
-    """½ tr C_α under the member's own weights, held constant."""
+    """The energy ½ tr C_α with the member's own weights held constant."""
     alpha = lax.stop_gradient(importance_by_definition(z1, z2, family))
     return jnp.trace(losses.contrastive_covariance(z1, z2, alpha)) / 2
 
 
 def relative_errors(got: PyTree, want: PyTree) -> dict[str, float]:
-    """Largest difference over the largest wanted entry of each array, by its path."""
+    """Largest difference relative to the largest expected entry, by array."""
 
     def error(one: Array, other: Array) -> float:
         largest = float(jnp.max(jnp.abs(other)))
@@ -115,25 +115,26 @@ def descend_in_turns(
     steps: int,
     turn: int | None,
 ) -> Float[np.ndarray, " t"]:
-    """The loss while α answers once in `turn` moves of the encoder.
+    """Losses of alternating play: α is updated once in `turn` moves of the encoder.
 
-    α = argmin E_α - R(α) are the member's own weights (R, for InfoNCE, the entropy);
-    in between the encoder ascends E_α by plain gradient steps. With turn 1 this is
-    gradient descent on the loss, by the identity.
+    The best response α = argmin E_α - R(α) is the member's own weights (for InfoNCE, R
+    is the entropy); in between the encoder ascends E_α by plain gradient steps. With
+    turn 1 this is gradient descent on the loss, by the identity.
 
     Args:
         embed: parameters -> embeddings of two views of the same images.
-        params: where the encoder starts.
+        params: initial parameters of the encoder.
         family: the member.
-        rate: of the gradient steps, on the loss per image.
-        steps: moves of the encoder.
-        turn: encoder moves per answer; None for joint gradient descent on the loss.
+        rate: learning rate of the gradient steps, on the loss per image.
+        steps: number of moves of the encoder.
+        turn: encoder moves per update of α; None for joint gradient descent on the
+            loss.
 
     Returns:
         [steps + 1] the member's loss per image, before each move and after the last.
     """
     if steps < 1 or (turn is not None and turn < 1):
-        raise ValueError(f"want at least one step and turn, got {steps} and {turn}")
+        raise ValueError(f"expected at least one step and turn, got {steps} and {turn}")
 
     def payoff(params: PyTree, alpha: Array | None) -> tuple[Array, tuple]:
         z1, z2 = embed(params)
@@ -152,7 +153,7 @@ def descend_in_turns(
         return moved, seen
 
     curve, alpha = [], None
-    for step in range(steps + 1):  # the last move is made for its first half only
+    for step in range(steps + 1):  # only the first half of the last move is computed
         fresh = turn is None or step % turn == 0
         params, (loss, alpha) = move(params, None if fresh else alpha)
         curve.append(float(loss))

@@ -1,6 +1,6 @@
-"""What a bank or a queue does: who it follows, who it serves, where its weight goes.
+"""Analysis of a bank or queue: tracking of queries, use of entries, pair weights.
 
-Scores are dense here, [N, K]: this is for looking at a bank, not for training one.
+Scores are dense here, [N, K]: for analysis, not for training.
 
 References: Hu et al. 2021, arXiv:2011.08435, section 4; Wang et al. 2022,
 arXiv:2203.14370.
@@ -21,11 +21,12 @@ from caco_jax.losses.contrast import matmul, similarities
 
 
 class Part(NamedTuple):
-    """One part of a bank's move.
+    """One part of a bank's gradient.
 
     Attributes:
-        weights: [N, K] c_nj of each pair of query and entry; 0 for the other part's.
-        move: [K, D] what the part adds to the ascent direction.
+        weights: [N, K] c_nj of each pair of query and entry; 0 for pairs of the other
+            part.
+        move: [K, D] contribution of the part to the ascent direction.
     """
 
     weights: Float[Array, "n k"]
@@ -33,7 +34,7 @@ class Part(NamedTuple):
 
 
 class BankMoves(NamedTuple):
-    """The bank player's ascent direction, split by what moves it.
+    """The bank's ascent direction, split into its cooperative and adversarial part.
 
     Attributes:
         cooperative: through entries as positives: it helps the encoder.
@@ -53,9 +54,9 @@ def bank_moves(
     batch_keys: bool = True,
     positives: Int[Array, " n"] | None = None,
 ) -> BankMoves:
-    """The two parts of a bank's move, which sum to the gradient of its payoff.
+    """The two parts of a bank's move, whose sum is the gradient of its payoff.
 
-    Queries and entries are pairs as images are: their weight is c_nj = 1 - p_nj where
+    A query and an entry are a pair, as two images are: the weight is c_nj = 1 - p_nj if
     entry j is the positive of query n (cooperative), else p_nj (adversarial), with p
     the softmax over the candidates. Give `positives` for CaCo, `keys` for AdCo, whose
     positives are no entries: its move is adversarial alone.
@@ -63,10 +64,10 @@ def bank_moves(
     Args:
         queries: [N, D] floats, unit rows.
         bank: [K, D] floats, raw rows.
-        temperature: the bank's, above 0.
-        keys: [N, D] floats, unit rows, candidates too; None where there are none.
-        batch_keys: whether a query's candidates are all keys or its own alone.
-        positives: [N] entries that are positives; None where none is.
+        temperature: temperature of the bank, above 0.
+        keys: [N, D] floats, unit rows, further candidates; None for none.
+        batch_keys: whether the candidates of a query are all keys or only its own.
+        positives: [N] indices of the positive entries; None if no entry is a positive.
 
     Raises:
         ValueError: temperature is not above 0, or both or neither of keys and
@@ -74,7 +75,7 @@ def bank_moves(
     """
     checks.check_positive(temperature=temperature)
     if (keys is None) == (positives is None):
-        raise ValueError("want either keys (AdCo) or positives (CaCo)")
+        raise ValueError("expected either keys (AdCo) or positives (CaCo)")
     probabilities = entry_probabilities(
         queries, bank, temperature=temperature, keys=keys, batch_keys=batch_keys
     )
@@ -92,7 +93,7 @@ def bank_moves(
 
 
 class BankSummary(NamedTuple):
-    """A bank as pairs, in numbers.
+    """Summary of a bank's pair weights and moves.
 
     Attributes:
         entries: K.
@@ -108,7 +109,7 @@ class BankSummary(NamedTuple):
 
 
 def summarise_moves(moves: BankMoves) -> BankSummary:
-    """The moves in numbers."""
+    """Summary of the moves."""
     norms = [float(jnp.linalg.norm(part.move)) for part in moves]
     weights = moves.cooperative.weights + moves.adversarial.weights
     entries = np.asarray(jnp.sum(weights, axis=0))
@@ -130,7 +131,7 @@ def entry_probabilities(
 ) -> Float[Array, "n k"]:
     """p(w_j | q_n): the softmax over entries, and over keys where they are given.
 
-    Of the keys a query meets its own alone, in its row, unless `batch_keys`.
+    Each query has only its own key as a candidate, in its row, unless `batch_keys`.
     """
     scores = similarities(queries, l2_normalize(bank))
     if keys is not None and batch_keys:
@@ -156,12 +157,12 @@ def _toward_queries(
 
 
 class Tracking(NamedTuple):
-    """Cosines of nearest neighbours between a memory and the queries.
+    """Cosine similarities of nearest neighbours between a memory and the queries.
 
     Attributes:
-        entries: [K] of each entry with the query nearest to it.
-        queries: [N] of each query with the entry nearest to it.
-        uses: [K] how many queries each entry is nearest to.
+        entries: [K] of each entry to its nearest query.
+        queries: [N] of each query to its nearest entry.
+        uses: [K] number of queries that each entry is nearest to.
     """
 
     entries: Float[np.ndarray, " k"]
@@ -170,7 +171,7 @@ class Tracking(NamedTuple):
 
 
 def track(queries: Float[Array, "n d"], memory: Float[Array, "k d"]) -> Tracking:
-    """How closely a memory follows unit queries, and which entries serve."""
+    """How closely a memory follows unit queries, and the use of its entries."""
     cosines = np.asarray(similarities(queries, l2_normalize(memory)))
     nearest = np.asarray(nearest_entries(queries, memory))
     return Tracking(
@@ -183,7 +184,7 @@ def track(queries: Float[Array, "n d"], memory: Float[Array, "k d"]) -> Tracking
 def cosine_of_rows(
     before: Float[Array, "k d"], after: Float[Array, "k d"]
 ) -> Float[np.ndarray, " k"]:
-    """Cosine of each row of a memory with itself at a later time."""
+    """Cosine similarity of each row of a memory to itself at a later time."""
     return np.asarray(jnp.sum(l2_normalize(before) * l2_normalize(after), axis=1))
 
 
@@ -210,19 +211,20 @@ def query_weights(
     temperature: float,
     keys: Float[Array, "n d"] | None = None,
 ) -> QueryWeights:
-    """What each payoff weighs a query with.
+    """The weight of each query in two payoffs of the bank.
 
     AdCo ascends Σ_n log Σ_j exp(q_n·w_j / τ): query n pulls entry j with p(w_j | q_n).
     The alternative ascends Σ_j log Σ_n exp(w_j·q_n / τ), which pulls with p(q_n | w_j).
-    By Bayes p(w_j | q_n) = p(q_n | w_j) p(w_j) / p(q_n), with p(q_n) proportional to
-    Σ_j exp(q_n·w_j / τ), the kernel estimate around the entries (`kernel_density`):
-    among the queries of an entry AdCo's payoff leans to those in sparser places.
+    By Bayes' rule p(w_j | q_n) = p(q_n | w_j) p(w_j) / p(q_n), with p(q_n) proportional
+    to Σ_j exp(q_n·w_j / τ), the kernel density estimate at the entries
+    (`kernel_density`): among the queries of an entry AdCo's payoff gives more weight to
+    those in sparse regions.
 
     Args:
         queries: [N, D] floats, unit rows.
         bank: [K, D] floats, raw rows.
-        temperature: the bank's, above 0.
-        keys: [N, D] floats, unit rows, that compete with the entries; None for none.
+        temperature: temperature of the bank, above 0.
+        keys: [N, D] floats, unit rows, further candidates; None for none.
 
     Raises:
         ValueError: temperature is not above 0.
@@ -244,15 +246,15 @@ def kernel_density(
     *,
     bandwidth: float,
 ) -> Float[Array, " n"]:
-    """Logarithm of each unit row's density, by kernels exp(cosine / bandwidth).
+    """Log density of each unit row, by a kernel density estimate on cosines.
 
-    Their mean, not normalised to an integral of 1: for ranks.
+    The mean of kernels exp(cosine / bandwidth), without normalisation: for ranks only.
 
     Args:
         queries: [N, D] floats, unit rows.
-        centres: [M, D] floats, unit rows that the kernels stand on; None for the
-            queries themselves, each but for its own.
-        bandwidth: above 0, on the scale of cosines.
+        centres: [M, D] floats, unit rows, the centres of the kernels; None for the
+            queries themselves, without the kernel of the same query.
+        bandwidth: above 0, in units of cosine similarity.
 
     Raises:
         ValueError: bandwidth is not above 0, or there is no kernel for a row.
@@ -261,7 +263,7 @@ def kernel_density(
     others = centres is None
     centres = queries if centres is None else centres
     if len(centres) < 1 + others:
-        raise ValueError("want at least two queries, or one centre, got fewer")
+        raise ValueError("expected at least two queries, or one centre, got fewer")
     scores = similarities(queries, centres) / bandwidth
     if others:
         scores = jnp.where(jnp.eye(len(queries), dtype=bool), -jnp.inf, scores)
@@ -271,5 +273,5 @@ def kernel_density(
 def rank_correlation(
     first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]
 ) -> float:
-    """Spearman's correlation of two rows of numbers."""
+    """Spearman's rank correlation of two arrays."""
     return float(stats.spearmanr(np.asarray(first), np.asarray(second)).statistic)

@@ -17,15 +17,15 @@ from caco_jax.runs.pretraining import Pretraining
 
 
 class Moment(NamedTuple):
-    """One checkpoint's memory, beside the queries of its encoder.
+    """The memory of one checkpoint, with the queries of its encoder.
 
     Attributes:
-        step: of training.
+        step: training step.
         memory: the bank or queue.
         queries: [M, D] unit embeddings of all training images.
-        tracking: of the two.
-        kept_cosines: [K] of each row with itself at the checkpoint before; None at
-            the first.
+        tracking: nearest neighbours of the two, see `track`.
+        kept_cosines: [K] cosine similarity of each row to itself at the previous
+            checkpoint; None at the first.
     """
 
     step: int
@@ -35,7 +35,7 @@ class Moment(NamedTuple):
     kept_cosines: Float[np.ndarray, " k"] | None
 
     def summary(self) -> dict[str, Any]:
-        """The moment in numbers."""
+        """Summary of the moment."""
         kept = self.kept_cosines
         return {
             "step": self.step,
@@ -47,7 +47,7 @@ class Moment(NamedTuple):
 
 
 def read_history(files: Workdir, pretraining: Pretraining) -> list[Moment]:
-    """Every kept checkpoint's memory, oldest first.
+    """The memory of every kept checkpoint, oldest first.
 
     Raises:
         UserError: the run's method has neither bank nor queue.
@@ -75,20 +75,20 @@ def read_history(files: Workdir, pretraining: Pretraining) -> list[Moment]:
 def cosine_by_age(
     ages: Int[np.ndarray, " k"], cosines: Float[np.ndarray, " k"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ages that occur, and the mean cosine of the entries of each."""
+    """The ages of entries, and the mean cosine of the entries of each age."""
     found, index = np.unique(ages, return_inverse=True)
     return found, np.bincount(index, weights=cosines) / np.bincount(index)
 
 
 class Focus(NamedTuple):
-    """Which queries each payoff leans to.
+    """The weight of queries in each payoff, against their density.
 
     Attributes:
-        densities: [M] logarithms of each query's density, by where kernels stand.
-        weights: [M] weights of each query, by payoff.
+        densities: [M] log density of each query, by the centres of the kernels.
+        weights: [M] weight of each query, by payoff.
         correlations: rank correlations, by density, then by payoff.
-        dense_over_sparse: mean weight in the densest tenth over that in the sparsest,
-            by the same.
+        dense_over_sparse: mean weight in the densest tenth divided by that in the
+            sparsest, by density, then by payoff.
     """
 
     densities: dict[str, Float[np.ndarray, " m"]]
@@ -106,23 +106,24 @@ def focus_on_density(
     batch_size: int,
     bandwidth: float | None = None,
 ) -> Focus:
-    """Weights of both payoffs against two kernel estimates of the queries' density.
+    """Compares the weights of both payoffs with two density estimates of the queries.
 
     Args:
         queries: [M, D] unit rows, in random order.
-        keys: [M, D] unit rows, the keys of the same images; those of a batch compete
-            with the entries, as in AdCo's training.
+        keys: [M, D] unit rows, the keys of the same images; those of a batch are
+            further candidates, as in AdCo's training.
         rows: [K, D] the bank.
-        temperature: the bank's.
-        batch_size: queries that share their keys; a rest that does not fill a batch
-            is left out.
-        bandwidth: of the kernels, on the scale of cosines; None for the temperature.
+        temperature: temperature of the bank.
+        batch_size: number of queries that share their keys; an incomplete last batch is
+            dropped.
+        bandwidth: of the kernels, in units of cosine similarity; None for the
+            temperature.
 
     Raises:
         ValueError: a number is not above 0, or there is no full batch.
     """
     if not 2 <= batch_size <= len(queries):
-        raise ValueError(f"want a batch of 2 to {len(queries)}, got {batch_size}")
+        raise ValueError(f"expected a batch of 2 to {len(queries)}, got {batch_size}")
     count = len(queries) // batch_size * batch_size
     queries, keys = queries[:count], keys[:count]
     width = temperature if bandwidth is None else bandwidth
@@ -162,14 +163,14 @@ def _dense_over_sparse(weights: np.ndarray, densities: np.ndarray) -> float:
 def gallery_rows(
     moment: Moment, *, entries: int, images: int
 ) -> list[tuple[str, int, Int[np.ndarray, " m"]]]:
-    """The most and the least used entries, and the training images nearest to each.
+    """The most and least used entries, with the training images nearest to each.
 
-    Of unused entries the ones furthest from every query come last.
+    Unused entries are sorted by their distance to the queries; the farthest come last.
 
     Args:
         moment: a checkpoint.
-        entries: how many of either.
-        images: how many of each.
+        entries: number of most used and of least used entries.
+        images: number of images for each entry.
 
     Returns:
         (what, uses, rows of the nearest training images), most used first.

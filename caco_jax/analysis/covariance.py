@@ -1,4 +1,4 @@
-"""Contrastive covariances of inputs, by the arithmetic of α-CL's released script.
+"""Contrastive covariances of inputs, computed as in α-CL's released script.
 
 References: Tian 2022, arXiv:2201.12680; github.com/facebookresearch/luckmatters.
 """
@@ -13,7 +13,7 @@ from caco_jax.losses import alpha_published
 
 
 class Covariances(NamedTuple):
-    """Pair weights and the two covariances that they make.
+    """Pair weights and the two covariances under them.
 
     Attributes:
         pair: [N, N] weights A of two images.
@@ -38,8 +38,8 @@ def covariances(
 ) -> dict[str, Covariances]:
     """Contrastive covariances of inputs under the weights of their outputs.
 
-    Sums over images, not means. "regular" stands behind an l2 normalisation of the
-    outputs; "no_proj" leaves its projection out of the gradient; "no_l2" has none.
+    Sums over images, not means. "regular" has an l2 normalisation of the outputs;
+    "no_proj" leaves its projection out of the gradient; "no_l2" has no normalisation.
 
     Args:
         x1: [N, d] floats, inputs, first views.

@@ -22,10 +22,10 @@ from caco_jax.losses.contrast import l2_normalize
 
 Weights = tuple[Float[Array, "out in"], ...]  # first layer first
 
-TIED = 1e-6  # eigenvalues this near to each other, relatively, count as tied
-RUNAWAY = 1e-6  # relative energy gap of a run that did not reach the maximum
-VANISHED = 0.01  # norm of a product that maps every input to almost nothing
-AT_REST = 1e-6  # relative gradient norm of a fixed point
+TIED = 1e-6  # relative difference below which eigenvalues count as tied
+RUNAWAY = 1e-6  # relative energy gap above which a start did not reach the maximum
+VANISHED = 0.01  # norm below which a product counts as zero
+AT_REST = 1e-6  # relative gradient norm below which a point counts as fixed
 
 
 def product(weights: Weights) -> Float[Array, "out in"]:
@@ -53,7 +53,7 @@ def _unit(layer: Array) -> Array:
 
 
 class Ascent(NamedTuple):
-    """Where projected gradient ascent ended, for S starts.
+    """End points of projected gradient ascent, for S starts.
 
     Attributes:
         products: [S, out, d] W_L ... W_1.
@@ -62,7 +62,7 @@ class Ascent(NamedTuple):
             scale that `rate` has too.
         energy_curve: [R, S] energies at step 0, 1, 2, 4, 8, ...
         curve_steps: [R] those steps.
-        steps: how many steps were made.
+        steps: number of steps done.
     """
 
     products: Float[Array, "s out d"]
@@ -83,16 +83,16 @@ def ascend(
 ) -> Ascent:
     """Projected gradient ascent of the energy from many starts at once.
 
-    Every layer moves along its gradient and is put back on its sphere, until no
+    Every layer moves along its gradient and is projected to its sphere, until no
     start's gradient norm is above the tolerance.
 
     Args:
         covariance: [d, d], symmetric: X_α.
         starts: layers [S, out, in] of S networks.
-        rate: of the steps, over the largest eigenvalue of X_α, or over twice the size
-            of the most negative one where that is more: longer steps overshoot.
-        steps: at most so many, rounded up to a power of two.
-        tolerance: of the gradient norms; 0 makes all steps.
+        rate: step size, divided by the largest eigenvalue of X_α, or by twice the size
+            of the most negative one if that is larger: longer steps overshoot.
+        steps: largest number of steps, rounded up to a power of two.
+        tolerance: of the gradient norms; 0 runs all steps.
 
     Raises:
         ValueError: the covariance is not a finite symmetric matrix, or does not fit
@@ -101,8 +101,8 @@ def ascend(
     check_covariance(covariance)
     if starts[0].shape[2] != len(covariance):
         raise ValueError(
-            f"want a first layer of {len(covariance)} inputs, as the covariance has, "
-            f"got {starts[0].shape[2]}"
+            f"expected a first layer of {len(covariance)} inputs, as the covariance "
+            f"has, got {starts[0].shape[2]}"
         )
     eigenvalues = jnp.linalg.eigvalsh(covariance)
     scale = jnp.maximum(eigenvalues[-1], -2 * eigenvalues[0])
@@ -161,11 +161,11 @@ def _gradient_norms(weights: Weights, covariance: Array) -> Array:
     return jax.vmap(one)(weights)
 
 
-# What the theorem says of an end point.
+# The claims of the theorem about an end point.
 
 
 class Verdict(NamedTuple):
-    """The theorem's three claims, and why a start did not get there.
+    """The theorem's three claims, and the reason why a start did not reach the maximum.
 
     Attributes:
         gaps: [S] (½ λ - energy) / |½ λ|, λ the top eigenvalue; -1 where λ is below 0
@@ -213,7 +213,7 @@ def energy_gaps(
 def in_top_plane(
     ascent: Ascent, covariance: Float[Array, "d d"]
 ) -> Float[np.ndarray, "s 2"]:
-    """Each product's first right singular vector in the top two eigenvectors' plane."""
+    """Each product's first right singular vector, in the top two eigenvectors."""
     _, vectors = np.linalg.eigh(np.asarray(covariance))
     _, _, right = np.linalg.svd(np.asarray(ascent.products), full_matrices=False)
     return right[:, 0] @ vectors[:, [-1, -2]]
@@ -237,15 +237,15 @@ def check_covariance(covariance: Float[Array, "d d"]) -> None:
     """Raises ValueError unless this is a finite, symmetric matrix."""
     matrix = np.asarray(covariance)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"covariance: want [d, d], got shape {matrix.shape}")
+        raise ValueError(f"covariance: expected [d, d], got shape {matrix.shape}")
     if not np.isfinite(matrix).all():
-        raise ValueError("covariance: want finite entries, got NaN or infinity")
+        raise ValueError("covariance: expected finite entries, got NaN or infinity")
     if not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-6 * np.abs(matrix).max()):
-        raise ValueError("covariance: want a symmetric matrix")
+        raise ValueError("covariance: expected a symmetric matrix")
 
 
 def failed_conditions(covariance: Float[Array, "d d"]) -> list[str]:
-    """Which conditions of the theorem do not hold for X_α; empty where all do."""
+    """The conditions of the theorem that X_α violates; empty if all hold."""
     check_covariance(covariance)
     values = np.linalg.eigvalsh(np.asarray(covariance, np.float64))
     top = values[-1]
@@ -258,19 +258,19 @@ def failed_conditions(covariance: Float[Array, "d d"]) -> list[str]:
 
 
 def check_theorem(covariance: Float[Array, "d d"], sizes: Sequence[int]) -> None:
-    """Checks that the theorem speaks of this network on these inputs.
+    """Checks that the theorem applies to this network on these inputs.
 
     Args:
         covariance: [d, d], X_α.
-        sizes: of the inputs and of every layer's outputs.
+        sizes: widths of the inputs and of every layer's outputs.
 
     Raises:
         ValueError: there is no layer, a layer has no unit, or X_α fails a condition;
-            the message says which.
     """
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(
-            f"want at least one layer, each with one unit or more, got sizes {sizes}"
+            "expected at least one layer, each with one unit or more, got sizes "
+            f"{sizes}"
         )
     failed = failed_conditions(covariance)
     if failed:

@@ -1,4 +1,4 @@
-"""Pairwise importance: which pairs of images a loss cares about, and how much.
+"""Pairwise importance: the weights that a loss gives to pairs of images.
 
 References: Tian 2022, arXiv:2201.12680.
 """
@@ -16,7 +16,7 @@ from caco_jax.losses import checks
 from caco_jax.losses.alpha_cl import Importance, Shape
 from caco_jax.losses.contrast import similarities, without_diagonal
 
-# The shapes of α-CL by name, as functions of a temperature; powers are of d².
+# The importance shapes of α-CL by name, as functions of a temperature; powers of d².
 SHAPES: Mapping[str, Callable[[float], Shape]] = {
     "exponential": lambda t: losses.exponential_shape(power=2, temperature=t),
     "direct": lambda t: losses.exponential_shape(power=4, temperature=t),
@@ -28,12 +28,12 @@ SHAPES: Mapping[str, Callable[[float], Shape]] = {
 
 
 class ImportanceSummary(NamedTuple):
-    """What a matrix of weights cares about.
+    """Summary of a matrix of pair weights.
 
     Attributes:
-        same_class_share: of all weight, on pairs of one class ("false negatives");
+        same_class_share: share of the weight on pairs of one class ("false negatives");
             NaN without labels.
-        hardest_share: of all weight, on the nearest pairs.
+        hardest_share: share of the weight on the nearest pairs.
         effective_negatives: exp of the entropy of a row's weights, mean over rows.
     """
 
@@ -43,7 +43,7 @@ class ImportanceSummary(NamedTuple):
 
 
 def check_alpha(alpha: Float[Array, "n n"]) -> None:
-    """Checks weights of pairs that a person gave.
+    """Checks pair weights given by the user.
 
     Raises:
         ValueError: not a square matrix of two rows or more, an entry that is not
@@ -52,10 +52,10 @@ def check_alpha(alpha: Float[Array, "n n"]) -> None:
     values = np.asarray(alpha)
     if values.ndim != 2 or values.shape[0] != values.shape[1] or len(values) < 2:
         raise ValueError(
-            f"alpha: want [N, N] with N at least 2, got shape {values.shape}"
+            f"alpha: expected [N, N] with N at least 2, got shape {values.shape}"
         )
     if not np.issubdtype(values.dtype, np.floating):
-        raise ValueError(f"alpha: want floats, got {values.dtype}")
+        raise ValueError(f"alpha: expected floats, got {values.dtype}")
     for fault, at in (
         ("an entry that is not finite", ~np.isfinite(values)),
         ("a negative entry", values < 0),
@@ -63,7 +63,8 @@ def check_alpha(alpha: Float[Array, "n n"]) -> None:
         rows = np.flatnonzero(at.any(axis=1))
         if len(rows):
             raise ValueError(
-                f"alpha: want finite weights of at least 0, row {rows[0]} has {fault}"
+                f"alpha: expected finite weights of at least 0, row {rows[0]} has "
+                f"{fault}"
             )
 
 
@@ -76,7 +77,7 @@ def pair_weights(z: Float[Array, "n d"], importance: Importance) -> Array:
     """An importance's weights [N, N] of all pairs of unit rows; 0 on the diagonal."""
     weights = importance(without_diagonal(squared_distances(z)))
     n = len(z)
-    # Row r skips column r: put the diagonal back.
+    # Row r skips column r: insert the diagonal.
     before = jnp.tri(n, n, k=-1, dtype=bool)
     left = jnp.pad(weights, ((0, 0), (0, 1)))
     right = jnp.pad(weights, ((0, 0), (1, 0)))
@@ -90,7 +91,7 @@ def summarise_importance(
     *,
     hardest: float = 0.01,
 ) -> ImportanceSummary:
-    """What weights of pairs care about.
+    """Summarises pair weights.
 
     Args:
         alpha: [N, N] weights, at least 0; the diagonal is ignored.
@@ -106,7 +107,7 @@ def summarise_importance(
     near = np.asarray(without_diagonal(jnp.asarray(squared)))
     total = weights.sum()
     if total == 0:
-        raise ValueError("alpha: want some weight above 0, got none")
+        raise ValueError("alpha: expected some weight above 0, got none")
     count = math.ceil(hardest * near.size)
     nearest = np.argpartition(near, count - 1, axis=None)[:count]
     same = math.nan
@@ -120,7 +121,7 @@ def summarise_importance(
 
 
 def chance_of_same_class(labels: Int[np.ndarray, " n"] | None) -> float:
-    """Share of all pairs that are of one class; NaN without labels."""
+    """Share of pairs of the same class; NaN without labels."""
     return math.nan if labels is None else float(_same_class(labels).mean())
 
 
@@ -132,9 +133,9 @@ def _same_class(labels: Int[np.ndarray, " n"]) -> np.ndarray:
 def weight_by_distance(
     alpha: Float[Array, "n n"], squared: Float[Array, "n n"], *, bins: int = 12
 ) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"]]:
-    """Mean squared distance and mean weight, over the mean of all, of equal bins.
+    """Mean squared distance and mean relative weight in bins of equal size.
 
-    Every bin holds about as many pairs, the nearest first.
+    Every bin has about the same number of pairs; the nearest come first.
     """
     near = np.asarray(without_diagonal(jnp.asarray(squared))).ravel()
     weights = np.asarray(without_diagonal(jnp.asarray(alpha))).ravel()
@@ -145,7 +146,7 @@ def weight_by_distance(
 
 
 def effective_numbers(weights: Float[np.ndarray, "n m"]) -> Float[np.ndarray, " n"]:
-    """exp(entropy) of each row as shares; 0 for a row without weight."""
+    """exp(entropy) of the shares of each row; 0 for a row without weight."""
     sums = weights.sum(axis=1, keepdims=True)
     shares = np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
     logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
@@ -153,7 +154,7 @@ def effective_numbers(weights: Float[np.ndarray, "n m"]) -> Float[np.ndarray, " 
 
 
 class Weighing(NamedTuple):
-    """Weights of one shape or member at one temperature (NaN: it has none)."""
+    """Weights of one shape or member at one temperature (NaN if it has none)."""
 
     name: str
     temperature: float

@@ -1,4 +1,4 @@
-"""Inputs in pairs under fixed weights: Gaussian, digits, mixtures, a person's own.
+"""Pairs of inputs with fixed weights: Gaussian, digits, mixtures, the user's own.
 
 References: Tian 2022, arXiv:2201.12680.
 """
@@ -50,7 +50,7 @@ def given_pairs(
     x2: Float[Array, "n d"],
     alpha: Float[Array, "n n"] | None = None,
 ) -> Pairs:
-    """Pairs of a person's own; without weights those of `weighted_pairs`.
+    """Pairs of the user; without weights they get those of `weighted_pairs`.
 
     Raises:
         ValueError: shapes that do not fit, values that are not finite, or weights
@@ -58,11 +58,11 @@ def given_pairs(
     """
     for name, array in (("x1", x1), ("x2", x2)):
         if not np.isfinite(np.asarray(array)).all():
-            raise ValueError(f"{name}: want finite entries, got NaN or infinity")
+            raise ValueError(f"{name}: expected finite entries, got NaN or infinity")
     if alpha is None:
         return weighted_pairs(x1, x2)
     check_alpha(alpha)
-    losses.contrastive_energy(x1, x2, alpha)  # which refuses shapes that do not fit
+    losses.contrastive_energy(x1, x2, alpha)  # which checks the shapes
     return Pairs(x1, x2, alpha)
 
 
@@ -74,7 +74,7 @@ def gaussian_pairs(
     The second view is the first with noise.
 
     Args:
-        key: of the draw.
+        key: random key of the draw.
         count: N.
         dim: d.
         noise: its standard deviation in each coordinate. From about 1.5 on the views
@@ -90,10 +90,10 @@ def gaussian_pairs(
 
 
 def digit_pairs(*, count: int = 256, seed: int = 0, dim: int = 8) -> Pairs:
-    """Views of handwritten digits as pretraining draws them, averaged to dim x dim.
+    """Views of handwritten digits as in pretraining, averaged to dim x dim pixels.
 
     Args:
-        count: images, of the training part.
+        count: number of images, from the training split.
         seed: chooses the images and draws the views.
         dim: height and width in pixels after averaging; it divides 16.
     """
@@ -112,14 +112,14 @@ def digit_pairs(*, count: int = 256, seed: int = 0, dim: int = 8) -> Pairs:
 
 
 def tie_top_eigenvalues(pairs: Pairs) -> Pairs:
-    """The inputs stretched along one eigenvector of X_α until its top two are equal.
+    """Stretches inputs along one eigenvector of X_α until its top two eigenvalues tie.
 
     Raises:
         ValueError: X_α has no two eigenvalues above 0.
     """
     values, vectors = jnp.linalg.eigh(pairs.covariance)
     if len(values) < 2 or values[-2] <= 0:
-        raise ValueError("want two eigenvalues above 0 to tie, got fewer")
+        raise ValueError("expected two eigenvalues above 0 to tie, got fewer")
     second = vectors[:, -2]
     stretch = jnp.eye(len(values), dtype=values.dtype) + (
         jnp.sqrt(values[-1] / values[-2]) - 1
@@ -135,10 +135,10 @@ def mixture_views(
     noise: float = 0.5,
     magnitudes: tuple[float, float] = (10.0, 1.0),
 ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
-    """Two views of inputs that are each one of d orthogonal directions.
+    """Two views of inputs, each along one of d orthogonal directions.
 
     Args:
-        key: of the draw.
+        key: random key of the draw.
         count: N.
         directions: d.
         noise: standard deviation of a view's magnitude around its direction's.

@@ -11,7 +11,7 @@ from PIL import Image
 
 Rows = Sequence[Mapping[str, Any]]
 
-# Okabe and Ito's colours, which colour-blind people can tell apart.
+# The colour-blind safe palette of Okabe and Ito.
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -26,12 +26,12 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def new_figure(width: float, height: float, *, layout: Any = "constrained") -> Any:
-    """An empty figure; what draws it is imported now, for that takes a second.
+    """An empty figure; matplotlib is imported here, because that takes a second.
 
     Args:
         width: inches.
         height: inches.
-        layout: how its parts find room; None: as the caller says.
+        layout: layout engine; None: set by the caller.
     """
     from matplotlib.figure import Figure
 
@@ -76,7 +76,7 @@ def plot_bank_use(rows: Rows, path: str | os.PathLike, *, recent_steps: int) -> 
     Args:
         rows: a run's metric lines.
         path: the PNG file to write.
-        recent_steps: what "recently" means in the lines, for the legend.
+        recent_steps: number of steps that "recently" means, for the legend.
     """
     figure = new_figure(5, 3.5)
     axis = figure.subplots()
@@ -90,17 +90,17 @@ def plot_bank_use(rows: Rows, path: str | os.PathLike, *, recent_steps: int) -> 
 def flatten_features(
     features: Float[np.ndarray, "m f"], *, seed: int = 0
 ) -> Float[np.ndarray, "m 2"]:
-    """Features in two dimensions by t-SNE on cosines.
+    """Embeds features in two dimensions by t-SNE on cosine distances.
 
     Args:
         features: [M, F], M at least 2.
-        seed: of t-SNE.
+        seed: seed of t-SNE.
     """
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
     perplexity = min(30.0, (len(features) - 1) / 3)
-    # Its threads spin while they wait: on busy cores one is a hundred times faster.
+    # One thread: several spin while they wait, a hundred times slower on busy cores.
     with threadpool_limits(1):
         return TSNE(
             metric="cosine", init="random", random_state=seed, perplexity=perplexity
@@ -115,14 +115,14 @@ def plot_embedding_map(
     class_names: Sequence[str] = (),
     seed: int = 0,
 ) -> None:
-    """Features in two dimensions by t-SNE on cosines, coloured by class.
+    """Embedding map: features in two dimensions by t-SNE, coloured by class.
 
     Args:
         features: [M, F].
-        labels: [M] classes; they choose colours and nothing else.
+        labels: [M] classes, used for colours only.
         path: the PNG file to write.
-        class_names: for the legend.
-        seed: of t-SNE.
+        class_names: names for the legend.
+        seed: seed of t-SNE.
     """
     flat = flatten_features(features, seed=seed)
     figure = new_figure(6, 5)

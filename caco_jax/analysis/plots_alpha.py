@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from caco_jax.analysis.bank import BankMoves
 from caco_jax.analysis.plots import COLOURS, MARKERS, new_figure, save
 
-FLOOR = 1e-3  # of the mean weight: where a logarithmic colour scale ends
+FLOOR = 1e-3  # limit of a logarithmic colour scale, relative to the mean weight
 
 
 def plot_importance_maps(
@@ -26,7 +26,7 @@ def plot_importance_maps(
         maps: [N, N] weights by title; rows and columns are sorted by class.
         labels: [N] classes, for ticks and borders; None for none.
         path: the PNG file to write.
-        class_names: of the ticks.
+        class_names: names for the ticks.
     """
     from matplotlib.colors import LogNorm
 
@@ -63,12 +63,12 @@ def _mark_classes(axis: Any, labels: np.ndarray, names: Sequence[str]) -> None:
 
 
 class ShapeCurves(NamedTuple):
-    """What one shape's weights do, for a figure.
+    """The curves of one importance shape, for a figure.
 
     Attributes:
-        squared: squared distances at which the weight was averaged.
-        relative: weights there, over the mean weight.
-        temperatures: at which the next two were measured.
+        squared: squared distances of the bins.
+        relative: mean weights in the bins, relative to the mean of all.
+        temperatures: temperatures of the next two.
         same_class: share of weight on pairs of one class.
         effective: effective number of negatives.
     """
@@ -94,8 +94,8 @@ def plot_shapes(
         curves: by shape.
         path: the PNG file to write.
         chance: share of pairs that are of one class; NaN without labels.
-        negatives: of each sample.
-        temperature: of the first panel.
+        negatives: number of negatives of each sample.
+        temperature: temperature of the first panel.
     """
     figure = new_figure(11, 3.6)
     left, middle, right = figure.subplots(1, 3)
@@ -185,7 +185,7 @@ def plot_turns(
 
 
 def plot_bank_pairs(moves: BankMoves, path: str | os.PathLike) -> None:
-    """A bank as pairs: each entry's importance, and what moves it.
+    """The importance of each bank entry, and the parts of its move.
 
     Args:
         moves: the two parts of the bank's move.

@@ -9,15 +9,15 @@ from jaxtyping import Float, Int, UInt8
 
 from caco_jax.analysis.plots import COLOURS, MARKERS, new_figure, save
 
-LOWEST = 1e-3  # of weights over their mean, where they need a logarithmic axis
+LOWEST = 1e-3  # ratio of weights to their mean above which the axis is logarithmic
 
 
 class History(NamedTuple):
-    """A memory at each of R checkpoints.
+    """Cosine similarities of a memory at each of R checkpoints.
 
     Attributes:
         epochs: [R].
-        series: [R] cosines by name; NaN where there is none.
+        series: [R] cosines by name; NaN if missing.
     """
 
     epochs: Sequence[float]
@@ -31,13 +31,14 @@ def plot_dynamics(
     *,
     by_age: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
-    """How a memory follows the queries, and which of its entries serve.
+    """How closely a memory follows the queries, and the use of its entries.
 
     Args:
         history: over the checkpoints.
-        uses: [K] how many queries each entry is nearest to, at the last one.
+        uses: [K] number of queries that each entry is nearest to, at the last
+            checkpoint.
         path: the PNG file to write.
-        by_age: for a queue: ages in steps, and the mean nearest cosine at each.
+        by_age: for a queue: ages in steps, and the mean nearest cosine at each age.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -92,11 +93,11 @@ def plot_density(
     correlations: Mapping[str, Mapping[str, float]],
     path: str | os.PathLike,
 ) -> None:
-    """What each payoff weighs a query with, against the query's density.
+    """The weight of queries in each payoff, against their density.
 
     Args:
-        densities: [N] logarithms of densities by name, a panel each.
-        weights: [N] weights by payoff; their mean is put to 1.
+        densities: [N] log densities by name, one panel each.
+        weights: [N] weights by payoff; they are scaled to mean 1.
         correlations: rank correlations, by density, then by payoff.
         path: the PNG file to write.
     """

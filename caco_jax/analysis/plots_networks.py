@@ -30,12 +30,12 @@ def plot_pca(
     negative: Mapping[str, AscentCurves],
     path: str | os.PathLike,
 ) -> None:
-    """The theorem where it holds, and two cases where a condition fails.
+    """The theorem, and two cases that violate a condition of it.
 
     Args:
-        reached: curves by name, where the theorem holds.
+        reached: curves by name, of inputs that the theorem applies to.
         tied: [S, 2] each product's direction in the plane of two tied eigenvectors.
-        negative: curves by name, where the top eigenvalue is below 0.
+        negative: curves by name, of inputs with a top eigenvalue below 0.
         path: the PNG file to write.
     """
     figure = new_figure(11.5, 3.8)
@@ -106,7 +106,9 @@ def plot_fixed_points(
     left.set_ylabel("verified fixed points")
     left.grid(alpha=0.3, axis="y")
     left.legend(frameon=False)
-    shown = np.maximum(example, 0)  # what inputs, which are at least 0, can feel
+    shown = np.maximum(
+        example, 0
+    )  # the part of the weights that acts on inputs, which are at least 0
     image = right.imshow(shown, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     right.set_xlabel("input direction")
     right.set_ylabel("hidden unit")

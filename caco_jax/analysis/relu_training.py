@@ -1,7 +1,7 @@
-"""Training two-layer ReLU networks as α-CL's released set-up does, many at once.
+"""Training of two-layer ReLU networks as in α-CL's released set-up, many at once.
 
-Inputs are mixtures of d orthogonal directions, one a sample; the losses are InfoNCE and
-the quadratic one, with BatchNorm behind the ReLU or without.
+Inputs are mixtures of d orthogonal directions, one in each sample; the losses are
+InfoNCE and the quadratic loss, with or without BatchNorm after the ReLU.
 
 References: Tian 2022, arXiv:2201.12680, section 5.
 """
@@ -27,16 +27,16 @@ from caco_jax.losses.contrast import l2_normalize, matmul
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How the networks are trained; the defaults are the released ones.
+    """Settings of the training; the defaults are the released ones.
 
     Attributes:
-        hidden: units of the first layer.
-        loss: "infonce" or "quadratic" (every pair weighs the same).
+        hidden: number of hidden units.
+        loss: "infonce" or "quadratic" (every pair has the same weight).
         batch_norm: whether hidden units are normalised over the batch, after ReLU.
         outputs: units of the second layer.
-        directions: d of the inputs.
-        noise: of the inputs' magnitudes.
-        batch_size: fresh samples a step.
+        directions: number d of directions of the inputs.
+        noise: standard deviation of the inputs' magnitudes.
+        batch_size: new samples in one step.
         rate: of plain gradient descent.
         weight_decay: added to the gradient, times the weights.
         temperature: of InfoNCE.
@@ -56,17 +56,19 @@ class Setting:
     def __post_init__(self) -> None:
         for name in ("hidden", "outputs", "directions"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: want at least 1, got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name}: expected at least 1, got {getattr(self, name)}"
+                )
         if self.batch_size < 2:
             raise ValueError(
-                "batch_size: want at least 2 (one input has no negatives), got "
+                "batch_size: expected at least 2 (one input has no negatives), got "
                 f"{self.batch_size}"
             )
-        if not self.temperature > 0:  # which NaN is not either
-            raise ValueError(f"temperature: want above 0, got {self.temperature}")
+        if not self.temperature > 0:  # NaN fails this too
+            raise ValueError(f"temperature: expected above 0, got {self.temperature}")
         if self.loss not in LOSSES:
             raise ValueError(
-                f"loss: want one of {', '.join(sorted(LOSSES))}, got {self.loss!r}"
+                f"loss: expected one of {', '.join(sorted(LOSSES))}, got {self.loss!r}"
             )
 
 
@@ -76,7 +78,7 @@ def _info_nce(z1: Array, z2: Array, temperature: float) -> Array:
 
 
 def _quadratic(z1: Array, z2: Array, temperature: float) -> Array:
-    del temperature  # every pair weighs the same
+    del temperature  # every pair has the same weight
     pairs = len(z1) * (len(z1) - 1)
     return losses.family_loss(z1, z2, losses.FAMILIES["triplet_contrastive"]()) / pairs
 
@@ -85,12 +87,12 @@ LOSSES = {"infonce": _info_nce, "quadratic": _quadratic}
 
 
 class Trained(NamedTuple):
-    """Networks in training, at R moments of S seeds.
+    """Trained networks, and measurements at R steps of S seeds.
 
     Attributes:
-        steps: [R] when.
-        networks: the last ones.
-        losses: [R, S] on a held batch.
+        steps: [R] steps of the measurements.
+        networks: the networks at the end.
+        losses: [R, S] on a fixed batch.
         concentrations: [R, S].
         coverages: [R, S].
         ranks: [R, S] of the first layer.
@@ -123,21 +125,23 @@ def outputs_of(
 def train(
     keys: PRNGKeyArray, setting: Setting, *, steps: int = 5000, records: int = 20
 ) -> Trained:
-    """Trains one network a key, all at once, by gradient descent on unit outputs.
+    """Trains one network for each key, all at once, by gradient descent.
 
     First-layer weights are kept at least 0 after every step.
 
     Args:
-        keys: [S]; each draws its own start and samples.
-        setting: the set-up.
-        steps: of training.
-        records: how many moments are recorded beside the start.
+        keys: [S] random keys of initial weights and samples.
+        setting: settings of the training.
+        steps: number of training steps.
+        records: number of measurements after the initial one.
 
     Raises:
         ValueError: fewer than one step or record.
     """
     if steps < 1 or records < 1:
-        raise ValueError(f"want at least one step and record, got {steps}, {records}")
+        raise ValueError(
+            f"expected at least one step and record, got {steps}, {records}"
+        )
     starts, data = jnp.split(jax.vmap(jax.random.split)(keys), 2, axis=1)
     networks = jax.vmap(functools.partial(_trained_start, setting=setting))(
         starts[:, 0]
@@ -191,7 +195,7 @@ def _loss(network: TwoLayer, views: tuple, setting: Setting) -> Array:
 def _train_span(
     networks: TwoLayer, keys: PRNGKeyArray, span: tuple, setting: Setting
 ) -> TwoLayer:
-    """Steps span[0] to span[1] of all networks; a step's samples follow its number."""
+    """Steps span[0] to span[1] of all networks; samples are drawn by step number."""
 
     def move(step: Array, network: TwoLayer, key: PRNGKeyArray) -> TwoLayer:
         views = _views(jax.random.fold_in(key, step), setting)

@@ -36,9 +36,9 @@ class Batch(NamedTuple):
     """Views of the same images.
 
     Attributes:
-        views: one array [N, H, W, C] a view, normalised.
-        labels: [N] classes, or None where the images have none.
-        rows: [N] where the images are among the training images.
+        views: for each view a normalised array [N, H, W, C].
+        labels: [N] classes, or None without labels.
+        rows: [N] row numbers of the images in the training set.
     """
 
     views: tuple[Float[Array, "n h w c"], ...]
@@ -47,10 +47,10 @@ class Batch(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What queries are told from beside their batch.
+    """The bank or queue, whose rows are candidates beside the batch.
 
     Attributes:
-        name: of a player, or of past keys that the method keeps.
+        name: name of a player, or of the past keys that the method keeps.
         rows: [K, D], raw rows.
         ages: [K] steps since each row was written, for a queue; None for a bank.
     """
@@ -61,7 +61,7 @@ class Memory(NamedTuple):
 
 
 def saved_steps(files: Workdir) -> list[int]:
-    """Steps of the checkpoints that a run kept and that are whole, oldest first.
+    """Steps of the undamaged checkpoints of a run, oldest first.
 
     Raises:
         UserError: there is none.
@@ -76,7 +76,7 @@ def saved_steps(files: Workdir) -> list[int]:
 
 
 def read_parts(workdir: str | os.PathLike) -> tuple[Workdir, Pretraining]:
-    """A run's files and parts, without a state.
+    """The files and parts of a run, without a state.
 
     Raises:
         UserError: there is no run, it saved nothing yet, or its images are not in
@@ -90,21 +90,21 @@ def read_parts(workdir: str | os.PathLike) -> tuple[Workdir, Pretraining]:
 
 
 def in_memory(pretraining: Pretraining) -> ArrayDataset:
-    """A run's images, all of them as arrays.
+    """The images of a run, as arrays.
 
     Raises:
-        UserError: they are too many for that.
+        UserError: they are streamed, because they do not fit in memory.
     """
     if not isinstance(pretraining.data, ArrayDataset):
         raise UserError(
-            "--workdir: want a run on images that fit in memory, those of "
+            "--workdir: expected a run on images that fit in memory, those of "
             f"{pretraining.data.name} are read by the record"
         )
     return pretraining.data
 
 
 def read_state(files: Workdir, pretraining: Pretraining, *, step: int) -> TrainState:
-    """The state of one checkpoint, as arrays of the host."""
+    """The state of one checkpoint, as arrays on the host."""
     with Checkpoints(files) as checkpoints:
         return jax.device_get(restore_state(pretraining, checkpoints, step=step))
 
@@ -116,7 +116,7 @@ def read_states(files: Workdir, pretraining: Pretraining) -> Iterator[TrainState
 
 
 def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
-    """The floats of a tree in another precision, on the default device."""
+    """Casts the floats of a tree to another precision, on the default device."""
 
     def one(leaf: Any) -> Array:
         leaf = np.asarray(leaf)
@@ -133,22 +133,22 @@ def draw_batch(
     seed: int = 0,
     dtype: DTypeLike = jnp.float32,
 ) -> Batch:
-    """Views of training images, sorted by class where the images have labels.
+    """Makes views of training images, sorted by class if they have labels.
 
     Args:
         pretraining: the run.
-        size: images, at least 2: one image has no negatives.
+        size: number of images, at least 2: one image has no negatives.
         seed: chooses the images and draws the views.
-        dtype: of the views.
+        dtype: dtype of the views.
 
     Raises:
-        ValueError: fewer than two images, or more than there are.
+        ValueError: fewer than two images, or more than the set has.
     """
     images = in_memory(pretraining)
     count = len(images.train_examples)
     if not 2 <= size <= count:
         raise ValueError(
-            f"want 2 to {count} images (one image has no negatives), got {size}"
+            f"expected 2 to {count} images (one image has no negatives), got {size}"
         )
     rows = np.random.default_rng(seed).permutation(count)[:size]
     labels = images.train_labels
@@ -165,10 +165,10 @@ def make_embed(encoder: EncoderFunctions, stats: PyTree, *, dtype: DTypeLike) ->
     """The encoder in train mode, as a function of its parameters.
 
     Args:
-        encoder: of a run.
+        encoder: encoder of a run.
         stats: its BatchNorm statistics, which train mode does not read.
-        dtype: of the computation, whatever the run's, where the parts of an `Encoder`
-            have one; else that of the parameters decides.
+        dtype: dtype of the computation, if the parts of an `Encoder` have this field;
+            else that of the parameters is used.
     """
     if isinstance(encoder.module, Encoder):
         parts = (encoder.module.backbone, encoder.module.projector)
@@ -199,7 +199,7 @@ def encode_pairs(
 ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
     """Queries of the first views and keys of the second, with running statistics.
 
-    Keys are the target encoder's, or the online one's where there is no target.
+    Keys are from the target encoder, or from the online encoder without one.
     """
     online = Network(state.players["encoder"], state.stats)
     networks = (online, online if state.target is None else state.target)
@@ -215,9 +215,9 @@ def encode_pairs(
 def make_readout(
     pretraining: Pretraining,
 ) -> Callable[[Network], Float[np.ndarray, "m d"]]:
-    """A function of a network: unit embeddings of all training images.
+    """Makes a function from a network to unit embeddings of all training images.
 
-    As evaluation sees them: running statistics, images that are not augmented.
+    As in evaluation: with running statistics and without augmentation.
     """
     preprocess = pretraining.evaluation_input()
     pixels = in_memory(pretraining).train_examples
@@ -249,20 +249,21 @@ def memory(pretraining: Pretraining, state: TrainState) -> Memory:
         )
         return Memory(name, rows, np.minimum(ages, int(state.step)))
     raise UserError(
-        f"--workdir: want a run with a bank or a queue, got {pretraining.method.name}, "
-        f"whose players are: {', '.join(sorted(state.players))}; try AdCo, CaCo or MoCo"
+        "--workdir: expected a run with a bank or a queue, got "
+        f"{pretraining.method.name}, whose players are: "
+        f"{', '.join(sorted(state.players))}; try AdCo, CaCo or MoCo"
     )
 
 
 def queue_ages(
     size: int, next_row: int, *, rows_per_step: int
 ) -> Int[np.ndarray, " k"]:
-    """Steps since each row of a first-in-first-out queue was written; 0 for the last.
+    """Steps since each row of a FIFO queue was written; 0 for the newest.
 
     Args:
         size: rows K.
-        next_row: the row that is written next, hence the oldest.
-        rows_per_step: how many rows a step writes.
+        next_row: the row that is written next, which is the oldest.
+        rows_per_step: number of rows that a step writes.
     """
     rows_ago = (next_row - 1 - np.arange(size)) % size
     return rows_ago // rows_per_step

@@ -1,8 +1,8 @@
-"""Two-layer ReLU networks: where they come to rest, and what their units keep.
+"""Two-layer ReLU networks: fixed points, and the directions that units represent.
 
-Inputs are mixtures of d orthogonal directions, one a sample. Under fixed α a linear
-network of two layers keeps one pattern; with ReLU there are fixed points of higher
-rank, whose units answer to several. `ascend` finds and verifies them.
+Inputs are mixtures of d orthogonal directions, one in each sample. Under fixed α a
+linear network of two layers represents one direction; with ReLU there are fixed points
+of higher rank, whose units represent several. `ascend` finds and verifies them.
 
 References: Tian 2022, arXiv:2201.12680, section 5.
 """
@@ -23,8 +23,10 @@ from caco_jax.losses.contrast import l2_normalize, matmul
 Activation = Callable[[Array], Array]
 ACTIVATIONS: dict[str, Activation] = {"linear": lambda x: x, "relu": jax.nn.relu}
 
-RANK_RATIO = 1e-3  # singular values above this share of the first count for a rank
-FIXED = 1e-6  # projected gradient norm of a verified fixed point
+RANK_RATIO = (
+    1e-3  # singular values above this share of the first one count for the rank
+)
+FIXED = 1e-6  # projected gradient norm below which a fixed point is verified
 
 
 class TwoLayer(NamedTuple):
@@ -38,14 +40,14 @@ class TwoLayer(NamedTuple):
 
 
 class FixedPoints(NamedTuple):
-    """Where projected gradient ascent of the energy ended, for S starts.
+    """End points of projected gradient ascent on the energy, for S starts.
 
     Attributes:
         networks: S networks: rows of `first` and the whole of `second` have norm 1.
         energies: [S], over the largest eigenvalue of X_α.
         gradient_norms: [S] of the energy's gradient within the spheres, over the same.
         ranks: [S] of the first layer.
-        steps: how many steps were made.
+        steps: number of steps done.
     """
 
     networks: TwoLayer
@@ -65,7 +67,7 @@ class FixedPoints(NamedTuple):
         return self.ranks[self.verified]
 
     def highest(self) -> TwoLayer | None:
-        """The fixed point of highest rank, or None where there is none."""
+        """The fixed point of highest rank, or None."""
         if not self.verified.any():
             return None
         best = int(np.argmax(np.where(self.verified, self.ranks, 0)))
@@ -90,21 +92,21 @@ def ascend(
     steps: int = 2**16,
     tolerance: float = 1e-8,
 ) -> FixedPoints:
-    """Projected gradient ascent of the energy at fixed α, from every key's start.
+    """Projected gradient ascent on the energy at fixed α, from one start for each key.
 
-    The rows of the first layer stay on the unit sphere, as BatchNorm makes them, and
-    the second layer on the sphere of Frobenius norm 1.
+    The rows of the first layer stay on the unit sphere, as under BatchNorm, and the
+    second layer on the sphere of Frobenius norm 1.
 
     Args:
-        keys: [S] of the starts.
+        keys: [S] random keys of the initial weights.
         x1: [N, d] inputs, first views.
         x2: [N, d] inputs, second views.
         alpha: [N, N] weights of pairs, constant.
         activation: "linear" or "relu".
-        hidden: units of the first layer.
-        outputs: units of the second.
-        rate: of the steps, over the largest eigenvalue of X_α.
-        steps: at most so many, rounded up to a power of two.
+        hidden: number of hidden units.
+        outputs: number of outputs.
+        rate: step size, divided by the largest eigenvalue of X_α.
+        steps: largest number of steps, rounded up to a power of two.
         tolerance: of the gradient norms.
     """
     covariance = losses.contrastive_covariance(x1, x2, alpha)
@@ -186,23 +188,23 @@ def ranks(matrices: Float[Array, "s r c"]) -> np.ndarray:
     return np.sum(singular > RANK_RATIO * singular[:, :1], axis=1)
 
 
-# What units keep.
+# Directions that units represent.
 
 
 def direction_shares(first: Float[Array, "h d"]) -> Float[Array, "h d"]:
     """Share of each direction in each unit's weights, which are at least 0.
 
-    A unit without weight has shares of 0.
+    A unit with zero weights has shares of 0.
     """
     sums = jnp.sum(first, axis=1, keepdims=True)
     return jnp.where(sums > 0, first / jnp.where(sums > 0, sums, 1), 0)
 
 
 def concentration(first: Float[Array, "h d"]) -> Float[Array, ""]:
-    """Mean over units of the largest share of a direction: 1 where each keeps one."""
+    """Mean over units of the largest share of a direction: 1 if each has one only."""
     return jnp.mean(jnp.max(direction_shares(first), axis=1))
 
 
 def coverage(first: Float[Array, "h d"]) -> Float[Array, ""]:
-    """Mean over directions of the largest share in any unit: 1 where none is lost."""
+    """Mean over directions of the largest share in any unit: 1 if none is lost."""
     return jnp.mean(jnp.max(direction_shares(first), axis=0))

@@ -1,4 +1,4 @@
-"""Configurations: sections with ranges, recipes, and the runs built of them."""
+"""Configurations: sections with value ranges, recipes, and building runs from them."""
 
 from caco_jax.config.sections import (
     ExperimentConfig,

@@ -1,4 +1,4 @@
-"""From a configuration to a run: names and import paths become objects."""
+"""Builds a run from a configuration: names and import paths become objects."""
 
 import dataclasses
 import os
@@ -38,7 +38,7 @@ from caco_jax.schema import (
 )
 from caco_jax.training.sharding import make_mesh
 
-# What an argument of `Pretraining` is called in a configuration.
+# Argument of `Pretraining` -> its key in a configuration.
 _KEYS = {
     "batch_size": "training.batch_size",
     "data": "data.source",
@@ -58,10 +58,10 @@ def build_run(
 
     Args:
         config: the run's configuration.
-        mesh: the devices; None: all that there are. Those of a topology that is not
-            there do to compile for it.
-        data: a set to use instead of the configuration's source. To compile with,
-            `jax.ShapeDtypeStruct` as its arrays is enough, or a length as its records.
+        mesh: the devices; None: all of this machine. Devices of an abstract TPU
+            topology are enough to compile for it.
+        data: a data set to use instead of the configuration's source. For compilation
+            its arrays may be `jax.ShapeDtypeStruct`, or its records a length.
 
     Raises:
         ConfigError: the configuration does not fit the data, the devices, or itself.
@@ -69,7 +69,7 @@ def build_run(
     with Conflicts() as found:
         with found.noting():
             config.check()
-        if found.messages:  # of parts and groups enough is said
+        if found.messages:  # conflicts of parts and groups have been reported
             encoder = dataclasses.replace(config.encoder, batchnorm_group=None)
             training = dataclasses.replace(config.training, microbatches=1)
             config = dataclasses.replace(config, encoder=encoder, training=training)
@@ -81,7 +81,7 @@ def build_run(
 def _join(
     config: ExperimentConfig, mesh: Mesh | None, data: Dataset | None
 ) -> Pretraining:
-    """Makes the parts and the run of them."""
+    """Builds the parts of a run and the run."""
     parts: dict[str, Any] = {}
     with Conflicts() as found:
         with found.noting():
@@ -93,10 +93,12 @@ def _join(
             )
         with found.noting():
             parts["data"] = build_data(config.data) if data is None else data
-            if found.messages:  # what follows is judged without a whole run
+            if found.messages:  # the following checks need no complete run
                 devices = (make_mesh() if mesh is None else mesh).size
                 check_sizes(config.training, parts["data"], devices)
-    if config.data.value_range == AUTO:  # saved as found: evaluation uses the same
+    if (
+        config.data.value_range == AUTO
+    ):  # saved with the values found, so that evaluation uses the same
         value_range = getattr(parts["data"], "value_range", None)
         section = dataclasses.replace(config.data, value_range=value_range)
         config = dataclasses.replace(config, data=section)
@@ -122,16 +124,16 @@ def pretrain(
     """Trains the run of a configuration, see `caco_jax.runs.fit.fit`.
 
     Args:
-        config: the run; of many processes all build it, or none goes on.
+        config: the run; if one of many processes cannot build it, all of them stop.
         workdir: its directory.
-        data: as of `build_run`.
+        data: see `build_run`.
         **how: as of `fit`.
     """
     return all_or_none(lambda: build_run(config, data=data)).fit(workdir, **how)
 
 
 def in_config(message: str) -> str:
-    """A message about an argument of `Pretraining`, about the configuration's key."""
+    """Rewrites a message about an argument of `Pretraining` to name its key."""
     key, colon, rest = message.partition(":")
     if key.startswith("config."):
         return message
@@ -139,11 +141,11 @@ def in_config(message: str) -> str:
 
 
 def complete_values(values: dict[str, Any]) -> dict[str, Any]:
-    """A saved configuration with the defaults of keys that came since."""
+    """A saved configuration, completed by the defaults of keys that are newer."""
     try:
         return experiment_config(values).values()
     except ConfigError:
-        return values  # its keys then differ from every valid configuration's
+        return values  # it then differs from every valid configuration
 
 
 def load_run(workdir: str | os.PathLike, *, data: Dataset | None = None) -> Run:
@@ -151,7 +153,7 @@ def load_run(workdir: str | os.PathLike, *, data: Dataset | None = None) -> Run:
 
     Args:
         workdir: the run's directory.
-        data: as of `build_run`.
+        data: see `build_run`.
 
     Raises:
         UserError: there is no run, it was built of objects, or it saved nothing yet.
@@ -168,14 +170,14 @@ def load(
     projector: Any = None,
     evaluation_view: Callable[[Array], Array] | None = None,
 ) -> Run | Embedder:
-    """A trained encoder, to embed with: ``load("runs/mine").embed(examples)``.
+    """Loads a trained encoder: ``load("runs/mine").embed(examples)``.
 
     Args:
         workdir: the run's directory.
-        encoder: of a run that was built of objects, what it was built of; a run of a
-            configuration makes it anew.
-        projector: likewise.
-        evaluation_view: likewise.
+        encoder: the encoder that the run was built with in Python; not needed for a run
+            of a configuration.
+        projector: the projector that the run was built with in Python.
+        evaluation_view: the evaluation view that the run was built with in Python.
 
     Raises:
         UserError: there is no such run, it saved nothing yet, or it was trained with
@@ -232,7 +234,7 @@ def load(
 
 
 def saved_pretraining(files: Workdir, **parts: Any) -> Pretraining:
-    """The parts of the run of a directory.
+    """The parts of the run in a directory.
 
     Args:
         files: the directory.
@@ -245,7 +247,7 @@ def saved_pretraining(files: Workdir, **parts: Any) -> Pretraining:
 
 
 def saved_config(files: Workdir) -> ExperimentConfig:
-    """The configuration of the run of a directory.
+    """The configuration of the run in a directory.
 
     Raises:
         UserError: there is no run, or it was built of objects, not of a configuration.

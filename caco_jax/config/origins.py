@@ -1,7 +1,7 @@
-"""Where each setting of a recipe comes from: a paper, released code, or ourselves.
+"""Sources of the settings of a recipe: a paper, released code, or our own choice.
 
-A recipe file has ``SOURCES``: for each source the keys that it states. A key may end in
-``*``. A key behind ``VARIANT/`` is meant where that variant sets it.
+``SOURCES`` in a recipe file maps each source to the keys that it states. A key may end
+in ``*``. ``VARIANT/KEY`` is a key as that variant sets it.
 """
 
 import fnmatch
@@ -40,8 +40,8 @@ def origins(recipe: str) -> list[Origin]:
     """Every setting of a recipe that is not the library's default, with its source.
 
     Args:
-        recipe: as `load_recipe` takes it: a name or a file, with variants or without;
-            what ``smoke`` shrinks is left out.
+        recipe: a name or a file, with or without variants, see `load_recipe`; changes
+            of the variant ``smoke`` are left out.
 
     Raises:
         ConfigError: there is no such recipe, its file has no ``SOURCES``, or a setting
@@ -66,7 +66,7 @@ def origins(recipe: str) -> list[Origin]:
 
 
 def strength(recipe: str) -> tuple[float, ...]:
-    """By how many of 255 grey levels CLAE moves each channel's values; () without it.
+    """CLAE's perturbation of each channel in grey levels of 255; () without CLAE.
 
     Raises:
         ConfigError: there is no such recipe.
@@ -78,7 +78,7 @@ def strength(recipe: str) -> tuple[float, ...]:
 
 
 def _source(recipe: str, key: str, owner: str | None, file: dict[str, Any]) -> str:
-    """The one source of a key; what a variant sets may have its own."""
+    """The source of a key; values set by a variant may have another source."""
     patterns = list(_patterns(file["SOURCES"]))
     found = [s for v, p, s in patterns if v == owner and fnmatch.fnmatch(key, p)]
     if owner is not None and not found:

@@ -1,4 +1,4 @@
-"""The parts of a run from its configuration: names and import paths become objects."""
+"""Builds the parts of a run from its configuration: data, views, method, encoder."""
 
 import dataclasses
 import difflib
@@ -36,12 +36,12 @@ from caco_jax.schema import (
 T = TypeVar("T")
 
 _VIEW = "config.data.view"
-# Keys beside the fields of the views: what all views are normalised by.
+# Keys that are no fields of the views: the normalisation of all views.
 STATISTICS = ("mean", "std")
 
 
 def build_data(config: DataConfig) -> Dataset:
-    """The set of a configuration; what does not fit into memory is streamed.
+    """The data set of a configuration; it is streamed if it does not fit into memory.
 
     Raises:
         ConfigError: there is no such source, or it cannot be read.
@@ -87,12 +87,12 @@ def _imported_data(config: DataConfig) -> Dataset:
 
 
 def _call(what: str, function: Callable[..., T], **arguments: Any) -> T:
-    """What a function of the user's returns; what it raises is said in one line."""
+    """Calls a function of the user; its exception becomes a one-line ConfigError."""
     try:
         return function(**arguments)
     except ConfigError:
         raise
-    # It is the user's own code, which may fail in any way.
+    # The user's own code may raise anything.
     except Exception as error:
         raise ConfigError(f"{what} raises {one_line(error)}") from error
 
@@ -121,7 +121,7 @@ def build_views(config: DataConfig) -> Views:
 
 
 def _named_views(name: str, fields: Mapping[str, Any]) -> Views:
-    """What a name or an import path stands for, with fields for all views."""
+    """The views of a name or an import path, with the fields that all views get."""
     key = "config.data.views"
     named = resolve(name, VIEWS, key)
     if name in VIEWS:
@@ -150,12 +150,16 @@ def _views_of_table(name: str, arguments: Mapping[str, Any]) -> Views:
         return VIEWS[name](**arguments)
     except ConfigError as error:
         raise error.renamed(lambda line: f"{_VIEW}.{line}") from None
-    except (TypeError, ValueError, AttributeError) as error:  # of an argument's type
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:  # wrong type of an argument
         raise ConfigError(f"{_VIEW}: {name} raises {one_line(error)}") from None
 
 
 def _takes_a_key(function: Any) -> bool:
-    """Whether it is a view itself: a function of exactly (key, example)."""
+    """Whether an object is a view: a function of exactly (key, example)."""
     required = [
         parameter
         for parameter in inspect.signature(function).parameters.values()
@@ -167,7 +171,7 @@ def _takes_a_key(function: Any) -> bool:
 
 
 def _parameters(function: Any) -> list[str]:
-    """What a function of the table takes: its own arguments, and the views' fields."""
+    """Parameters of a function of the table: its own and the fields of its views."""
     own = [
         parameter.name
         for parameter in inspect.signature(function).parameters.values()
@@ -194,13 +198,13 @@ def _require_known(
 
 
 def _changed_views(views: Views, changes: Mapping[str, Any]) -> Views:
-    """The views with fields of single ones replaced, which are numbered from 1."""
+    """The views with changed fields of single views, which are numbered from 1."""
     made = list(views.views)
     for number, fields in changes.items():
         index = int(number) - 1
         require(
             0 <= index < len(made),
-            f"{_VIEW}.{number}: want the number of a view, 1 to {len(made)}",
+            f"{_VIEW}.{number}: expected the number of a view, 1 to {len(made)}",
         )
         made[index] = _changed_view(made[index], fields, f"{_VIEW}.{number}")
     return dataclasses.replace(views, views=tuple(made))
@@ -208,11 +212,12 @@ def _changed_views(views: Views, changes: Mapping[str, Any]) -> Views:
 
 def _changed_view(view: Any, fields: Any, path: str) -> Any:
     require(
-        isinstance(fields, Mapping), f"{path}: want fields of a view, got {fields!r}"
+        isinstance(fields, Mapping),
+        f"{path}: expected fields of a view, got {fields!r}",
     )
     require(
         dataclasses.is_dataclass(view),
-        f"{path}: want no fields for {name_of(view)}, which is no dataclass",
+        f"{path}: expected no fields for {name_of(view)}, which is no dataclass",
     )
     _require_known(fields, [field.name for field in dataclasses.fields(view)], path)
     try:
@@ -257,8 +262,8 @@ def build_encoder(
     if config.projector == "caco":
         require(
             len(hidden) == 2 and hidden[0] == hidden[1],
-            "config.encoder.projector_widths: want (hidden, hidden, dim) for the caco "
-            f"projector, got {config.projector_widths}",
+            "config.encoder.projector_widths: expected (hidden, hidden, dim) for the "
+            f"caco projector, got {config.projector_widths}",
         )
         projector = caco_projector(hidden[0], dim, **parts)
     elif config.projector == "alpha_cl":
@@ -277,7 +282,7 @@ def _backbone(config: EncoderConfig, parts: dict[str, Any]) -> nn.Module:
         return found(remat=config.remat, dtype=parts["dtype"], **options)
     what = f"config.encoder.backbone: {config.backbone}"
     if callable(found) and not isinstance(found, nn.Module):
-        # What it does not know of the parts it does without, but not of the options.
+        # A backbone may ignore arguments for its parts, but has to accept all options.
         arguments = {**accepted(found, parts), **config.options}
         found = _call(what, found, **arguments)
     require(

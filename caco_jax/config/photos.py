@@ -1,7 +1,7 @@
-"""Settings for a person's own pictures: rules that fit them to set and machine.
+"""Automatic settings for your own images: rules for the data set and the machine.
 
-A recipe file with ``RULES`` is fitted before it is used: what a command line does not
-name follows from how many pictures there are, how large they are, and on what it runs.
+A recipe with ``RULES`` is completed before use: settings that the command line does not
+give follow from the number of images, their size, and the devices.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -19,27 +19,29 @@ from caco_jax.data.records import UNREADABLE
 from caco_jax.runs.machine import device_bytes
 from caco_jax.schema import ConfigError, flatten
 
-_SAMPLE = 32  # pictures whose size is looked at
-SMALL_PIXELS = 64  # pictures of such a side are small, and all views on a CPU
+_SAMPLE = 32  # number of images whose size is read
+SMALL_PIXELS = (
+    64  # images up to this side count as small; on a CPU all views have this size
+)
 _LARGE_PIXELS = 224
 _SMALL_NET = ("resnet8", "resnet_tiny")
-# Roughly what a picture's two views take of a ResNet-50 at 224 pixels, in float32;
-# --dry_run says what a step takes.
+# Approximate memory of the two views of an image in a ResNet-50 at 224 pixels, float32;
+# --dry_run measures a step.
 _PICTURE_BYTES = 150e6
 _MEMORY_SHARE = 0.5
 _TARGET = "target.momentum"
 
 
 class Facts(NamedTuple):
-    """What the settings are fitted to.
+    """Facts about the data set and the machine that the rules use.
 
     Attributes:
-        pictures: how many there are to train on.
-        side_pixels: the typical shorter side of one.
-        channels: of each, 1 or 3.
+        pictures: number of training images.
+        side_pixels: typical shorter side of an image.
+        channels: of an image, 1 or 3.
         platform: "cpu", "gpu" or "tpu".
-        devices: how many there are.
-        memory_bytes: of a device; None where it does not say.
+        devices: number of devices.
+        memory_bytes: memory of one device; None if it is unknown.
     """
 
     pictures: int
@@ -57,7 +59,7 @@ class Facts(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A setting that was chosen, and why."""
+    """A chosen setting and the reason for it."""
 
     key: str
     value: Any
@@ -77,14 +79,14 @@ def fit(
     given: Collection[str],
     rules: Mapping[str, Rule] | None = None,
 ) -> list[Choice]:
-    """The settings that follow from set and machine, in the order of the rules.
+    """Chooses the settings that the rules give, in their order.
 
     Args:
         facts: of the set and the machine.
         values: of the recipe, by dotted key. Keys that are not there, such as those of
             other methods, are not chosen.
-        given: keys that were named by a person. They stay, and the choices after them
-            respect them.
+        given: keys that the user has set. They are kept, and later rules take them into
+            account.
         rules: for each key (facts, values so far) -> (value, reason); `RULES` if not
             given.
     """
@@ -100,7 +102,7 @@ def fit(
 def facts_of(
     data: Dataset, *, platform: str, devices: int, memory_bytes: int | None
 ) -> Facts:
-    """The facts of a set and a machine; some pictures' headers are read.
+    """The facts of a data set and a machine; it reads the headers of some images.
 
     Raises:
         ConfigError: they are no pictures.
@@ -124,14 +126,14 @@ def fit_recipe(
     given: Collection[str],
     kept: Values,
 ) -> tuple[ConfigDict, Dataset, list[str]]:
-    """A recipe with what its rules choose for its images and the devices that are here.
+    """Completes a recipe by its rules for its images and the devices of this machine.
 
     Args:
-        config: the recipe, with what was named replaced; it is not changed.
+        config: the recipe with the user's values; it is not changed.
         rules: of the recipe.
-        given: keys, or sections, that were named.
-        kept: by dotted key, the values of a run that is to go on: it keeps what was
-            chosen for it, whatever the set and the machine are now.
+        given: keys or sections that the user has set.
+        kept: values of a run that is resumed, by dotted key: it keeps what was chosen
+            at its start, whatever the data set and the machine are now.
 
     Returns:
         The recipe, its set, and lines for people: a choice and its reason each.
@@ -165,13 +167,13 @@ def fit_recipe(
 
 
 def _typical_side(data: RecordDataset) -> int:
-    """The median of the shorter sides of some pictures."""
+    """The median of the shorter sides of some images."""
     count, sides = len(data.train), []
     for row in np.linspace(0, count - 1, min(count, _SAMPLE)).astype(int):
         try:
             sides.append(min(image_size(data.train[row])))
         except UNREADABLE:
-            continue  # who trains on them counts the bad ones
+            continue  # unreadable images are counted in training
     return int(np.median(sides)) if sides else _LARGE_PIXELS
 
 
@@ -181,7 +183,7 @@ def _power_of_two(limit: float) -> int:
 
 
 def _rows(limit: float, devices: int) -> int:
-    """As many on each device, a power of two; at least two of all."""
+    """A batch of the same power of two of images on each device, at least 2 in all."""
     return max(devices * _power_of_two(limit / devices), 2)
 
 
@@ -280,7 +282,7 @@ def _start_up_epochs(facts: Facts, values: Values) -> tuple[int, str]:
 
 
 def _averaging(steps: int) -> tuple[float, str]:
-    """A momentum whose memory is short beside so many steps."""
+    """A momentum whose averaging time is short compared with the number of steps."""
     memory = min(max(steps // 50, 20), 100, max(steps // 4, 2))
     return round(1 - 1 / memory, 3), f"the last {memory} of {steps:,} steps count"
 
@@ -309,7 +311,7 @@ def _neighbours(facts: Facts, _: Values) -> tuple[int, str]:
     return min(max(facts.pictures // 20, 1), 20), f"of {facts.pictures:,} pictures"
 
 
-# In this order: later ones look at what those before them chose.
+# The order matters: later rules use the choices of earlier ones.
 RULES: dict[str, Rule] = {
     "data.views": _views,
     "data.view_size": _view_size,

@@ -1,4 +1,4 @@
-"""Recipes: how one is read, and what ours share."""
+"""Recipes: loading them, overriding values, and the shared parts of our recipes."""
 
 import ast
 import pathlib
@@ -17,13 +17,16 @@ from caco_jax.schema import ConfigError, Conflicts, did_you_mean, flatten
 
 Variants = dict[str, dict[str, Any]]
 
-OURS = "ours"  # in SOURCES of a recipe: what no paper and no released code states
+OURS = (
+    "ours"  # in SOURCES of a recipe: settings that no paper and no released code states
+)
 
-# CLAE over a method that was published without it: ours, at CLAE's own strength.
+# CLAE on top of a method that was published without it: our choice, with CLAE's
+# strength.
 CLAE: Variants = {"clae": {"adversarial.epsilon": 0.03}}
 
-# Other sets of images for a CIFAR-10 recipe. Tiny ImageNet is no TFDS set; CLAE's code
-# enlarges it, and trains on it for 100 epochs, whatever it takes for CIFAR.
+# Other data sets for a CIFAR-10 recipe. Tiny ImageNet is not in TFDS. CLAE's code
+# enlarges its images and trains for 100 epochs, whatever it uses for CIFAR.
 CIFAR100: Variants = {"cifar100": {"data.source": "tfds:cifar100"}}
 TINY_IMAGENET: Variants = {
     "tiny_imagenet": {
@@ -36,7 +39,7 @@ TINY_IMAGENET: Variants = {
         "training.epochs": 100,
     }
 }
-# Here the first milestone, epoch 120, is never reached.
+# With these epochs the first milestone, epoch 120, is never reached.
 TINY_IMAGENET_CONSTANT: Variants = {
     "tiny_imagenet": {
         **TINY_IMAGENET["tiny_imagenet"],
@@ -48,14 +51,14 @@ TINY_IMAGENET_CONSTANT: Variants = {
 
 
 def imagenet(method: str) -> ConfigDict:
-    """ImageNet with a ResNet-50."""
+    """The shared settings of the recipes for ImageNet with a ResNet-50."""
     config = default_config(method)
     config.data.source = "tfds:imagenet2012"
     return config
 
 
 def moco_imagenet(method: str) -> ConfigDict:
-    """ImageNet as MoCo v2 trains on it, and AdCo after it: eight devices of 32."""
+    """ImageNet as in MoCo v2 and AdCo: a batch of 256, BatchNorm over groups of 32."""
     config = imagenet(method)
     config.data.views = "moco_v2"
     config.encoder.projector = "mlp"
@@ -67,12 +70,12 @@ def moco_imagenet(method: str) -> ConfigDict:
 
 
 def vit_imagenet(method: str) -> ConfigDict:
-    """ImageNet with a ViT-S, as MoCo v3 trains it: what its ViT recipes share.
+    """The shared settings of the recipes for ImageNet with a ViT-S, as in MoCo v3.
 
-    Its loss has no bank and no queue, and another head behind its projector.
+    MoCo v3 itself has no bank, no queue, and a prediction head behind the projector.
     """
     config = imagenet(method)
-    config.data.views = "caco"  # MoCo v3's, but for the crops
+    config.data.views = "caco"  # as in MoCo v3, except for the crops
     config.data.view.crop_scale = (0.08, 1.0)
     config.encoder.backbone = "vit_small"
     config.encoder.options = {
@@ -106,7 +109,7 @@ VIT_SOURCES = {
 
 
 def cifar10(method: str) -> ConfigDict:
-    """CIFAR-10 with a ResNet-18 whose stem is a 3x3 convolution without pooling."""
+    """The shared settings for CIFAR-10: a ResNet-18 with a 3x3 stem without pooling."""
     config = default_config(method)
     config.data.source = "tfds:cifar10"
     config.data.views = "cifar"
@@ -118,7 +121,7 @@ def cifar10(method: str) -> ConfigDict:
 
 
 def clae_instance_cifar10(method: str) -> ConfigDict:
-    """CLAE over Plain or UEL on CIFAR-10 (arXiv:2010.12050): what both share."""
+    """The shared settings of CLAE with Plain and UEL on CIFAR-10 (arXiv:2010.12050)."""
     config = cifar10(method)
     config.data.view.crop_scale = (0.2, 1.0)
     config.data.view.jitter_probability = 1.0
@@ -137,10 +140,10 @@ def clae_instance_cifar10(method: str) -> ConfigDict:
 
 
 def memory_cifar10(method: str) -> ConfigDict:
-    """CIFAR-10 for the methods with a target encoder and a bank or queue.
+    """CIFAR-10 for methods with a target encoder and a bank or queue.
 
-    The papers have no such recipe. These numbers are the usual ones of MoCo v2 on
-    CIFAR-10, the same for all three so that they can be compared.
+    The papers have no such recipe. The settings are the common ones of MoCo v2 on
+    CIFAR-10, the same for all three methods so that they can be compared.
     """
     config = cifar10(method)
     config.encoder.projector_widths = (512, 128)
@@ -171,7 +174,7 @@ def digits(method: str) -> ConfigDict:
 
 
 def photos(method: str) -> ConfigDict:
-    """A person's own pictures; `caco_jax.config.photos` fits the rest to them."""
+    """The shared settings for your own images, see `caco_jax.config.photos`."""
     config = default_config(method)
     config.data.source = "folder:photos"
     config.data.value_range = "auto"
@@ -184,14 +187,14 @@ def photos(method: str) -> ConfigDict:
 def load_recipe(path: str) -> ConfigDict:
     """Runs a recipe file: ``configs/x.py``, ``configs/x.py:variant`` and so on.
 
-    A bare name is one of ours: ``caco_digits``, ``caco_digits:variant``.
+    A name without a path is one of our recipes: ``caco_digits``,
+        ``caco_digits:variant``.
 
-    Every recipe and every variant of it has one more: with ``:smoke`` at the end it
-    is shrunk as `smoke` says.
+    ``:smoke`` at the end shrinks any recipe or variant, see `smoke`.
 
     Args:
         path: a name, or a Python file with a function ``get_config(variant="")`` that
-            returns a ConfigDict; what follows a colon is handed to it.
+            returns a ConfigDict; the text after a colon is its argument.
 
     Raises:
         ConfigError: there is no such file, function or variant.
@@ -212,13 +215,13 @@ def load_recipe(path: str) -> ConfigDict:
 
 
 def rules_of(path: str) -> Mapping[str, Any] | None:
-    """The rules that fit a recipe to images and devices, see `caco_jax.config.photos`.
+    """The rules of a recipe for images and devices, see `caco_jax.config.photos`.
 
     Args:
-        path: as of `load_recipe`.
+        path: see `load_recipe`.
 
     Returns:
-        None where the file has no ``RULES``, or the recipe is a smoke run's.
+        None if the file has no ``RULES``, or for the variant ``smoke``.
     """
     name, variant = _name_and_variant(path)
     if variant.rpartition(":")[2] == "smoke":
@@ -227,8 +230,8 @@ def rules_of(path: str) -> Mapping[str, Any] | None:
 
 
 def _name_and_variant(path: str) -> tuple[str, str]:
-    """A recipe's name or file, and its variant, "" for none."""
-    try:  # first: the colon of file:///... is no variant's
+    """Splits off the variant of a recipe's name or file; "" for none."""
+    try:  # first, because the colon of file:///... starts no variant
         name, _, variant = str(local_path(path)).partition(":")
     except ValueError as error:
         raise ConfigError(f"--config: {error}") from None
@@ -241,18 +244,18 @@ def _file_of(name: str) -> str:
     file = str(ours.get(name, name))
     if not pathlib.Path(file).is_file():
         raise ConfigError(
-            f"--config: want the path of a recipe, or one of {', '.join(ours)}; "
+            f"--config: expected the path of a recipe, or one of {', '.join(ours)}; "
             f"got {file}: no such file{did_you_mean(pathlib.Path(name).stem, ours)}"
         )
     return file
 
 
-# Sections whose keys are not the schema's but those of what they describe.
+# Sections with open keys: fields of a view, options of a backbone.
 _OPEN_SECTIONS = {"data.view", "encoder.options"}
 
 
 def override(config: ConfigDict, assignments: Sequence[str]) -> ConfigDict:
-    """A recipe with values replaced, as ``--config.a.b=value`` on a command line.
+    """A recipe with changed values, as by ``--config.a.b=value`` on the command line.
 
     Args:
         config: the recipe; it is not changed.
@@ -273,7 +276,7 @@ def _assign(config: ConfigDict, assignment: str) -> None:
     """Replaces a value in place."""
     path, equals, text = assignment.partition("=")
     if not equals:
-        raise ConfigError(f"--config.{path}: want --config.{path}=VALUE")
+        raise ConfigError(f"--config.{path}: expected --config.{path}=VALUE")
     *sections, key = path.split(".")
     section = config
     for depth, name in enumerate(sections):
@@ -289,32 +292,32 @@ def _assign(config: ConfigDict, assignment: str) -> None:
     meant = "" if sections or key in config else _elsewhere(config, key, text)
     if meant:
         raise ConfigError(f"--config.{path}: no such key{meant}")
-    # Types and keys are the schema's to judge: a field that is there would make a
-    # float of a truth value.
+    # Not by attribute: ConfigDict would convert a bool to the float of an existing
+    # field. The schema checks types and keys later.
     if key in section:
         del section[key]
     section[key] = _literal(text)
 
 
 def _elsewhere(config: ConfigDict, key: str, text: str) -> str:
-    """Where a recipe has a key of this name, as the end of a message."""
+    """The place where a recipe has a key of this name, as the end of a message."""
     found = [k for k in flatten(config.to_dict()) if k.endswith(f".{key}")]
     meant = " or ".join(f"--config.{k}={text}" for k in found[:3])
     return f"; did you mean {meant}?" if meant else ""
 
 
 def _literal(text: str) -> Any:
-    """The Python literal that a text is, or else the text."""
+    """The text as a Python literal, or the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text  # all that literal_eval says it raises
+        return text  # all exceptions that literal_eval documents
 
 
 def with_variant(
     config: ConfigDict, variant: str, variants: Mapping[str, Mapping[str, Any]]
 ) -> ConfigDict:
-    """A recipe with the values of its variants.
+    """Applies variants to a recipe.
 
     Args:
         config: the recipe; changed in place.
@@ -328,7 +331,7 @@ def with_variant(
         if name not in variants:
             known = [*variants, "smoke"]
             raise ConfigError(
-                f"want one of the variants {', '.join(known)}, got {name!r}"
+                f"expected one of the variants {', '.join(known)}, got {name!r}"
                 f"{did_you_mean(name, known)}"
             )
         config.update_from_flattened_dict(variants[name])
@@ -350,10 +353,10 @@ _SMOKE_VIT = {"patch_size": 8, "width": 8, "heads": 2, "depth": 1}
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-    """A recipe shrunk to three steps of eight made-up images, for seconds on a CPU.
+    """A recipe shrunk to three steps of eight generated images: seconds on a CPU.
 
     The method, its settings, the optimisers and the kind of views stay; the network,
-    the bank or queue, the images and the schedules become as small as can be.
+    the bank or queue, the images and the schedules become as small as possible.
 
     Args:
         config: any recipe; it is not changed.

@@ -1,8 +1,8 @@
-"""The configuration of a run: its sections, and how a recipe file becomes one.
+"""The configuration of a run: its sections and their validation.
 
 A recipe (``configs/*.py``) starts from `default_config` of a method, an ml_collections
 ConfigDict, and states its differences. `experiment_config` turns the ConfigDict into
-frozen dataclasses, and everything that can be known to be wrong is found there, before
+frozen dataclasses and finds every mistake that can be found without data, before
 anything is compiled.
 """
 
@@ -42,63 +42,82 @@ from caco_jax.schema import (
     validate,
 )
 
-# The encoder's section has no prefix: the other players' are <player>_optimizer.
+# Section of the encoder's optimiser; those of other players are <player>_optimizer.
 _OPTIMIZER = "optimizer"
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where images come from and which views are made of them."""
+    """The data set and the views that are made of its images."""
 
     source: str = setting(
         "digits",
-        doc="digits, tfds:NAME, folder:PATH, wds:PATH, idx:PATH, cifar10:PATH, "
-        "cifar100:PATH, fake:HEIGHTxWIDTHxCHANNELS[xCOUNT], or the import path of a "
-        "function that returns examples",
+        doc="The data set: digits, tfds:NAME, folder:PATH, wds:PATH, idx:PATH, "
+        "cifar10:PATH, cifar100:PATH, fake:HEIGHTxWIDTHxCHANNELS[xCOUNT], or the "
+        "import path of a function that returns examples.",
     )
     data_dir: str | None = setting(
-        None, doc="where prepared data sets lie, and paths if relative"
+        None,
+        doc="Directory of prepared data sets; relative paths in data.source start "
+        "here.",
     )
     train_split: str | None = setting(
-        None, doc="of tfds, as TFDS writes it; of folder, a sub-folder; None: the usual"
+        None,
+        doc="Images to train on: a TFDS split such as train[:90%], a sub-folder of "
+        "folder:PATH, or shards of wds:PATH. None chooses by the usual names, such as "
+        "train.",
     )
-    test_split: str | None = setting(None, doc="likewise")
+    test_split: str | None = setting(
+        None,
+        doc="Held-out images, which kNN is measured on: a TFDS split, a sub-folder or "
+        "shards. None chooses by the usual names, such as test and val, or holds out a "
+        "part of the training images.",
+    )
     value_range: tuple[float, float] | str | None = setting(
         None,
-        doc="of pictures of more than 8 bits, the values that become black and white: "
-        "(low, high), or auto, from some of the set; None: by the file's type",
+        doc="Pixel values of images of more than 8 bits that become black and white: "
+        "(low, high), or auto to take percentiles of a sample of the images. None uses "
+        "the range of the file's type.",
     )
-    split_seed: int = setting(0, allowed=SEED, doc="draws the held-out part")
+    split_seed: int = setting(
+        0,
+        allowed=SEED,
+        doc="Seed that draws the held-out images where the data set has no test split.",
+    )
     views: str = setting(
         "digits",
         allowed=OneOf(VIEWS),
-        doc="the views that are trained on: a name, or the import path of a function, "
-        "of several, or of Views",
+        doc="Augmentation that makes the views: a name, or the import path of a "
+        "function, of a tuple of functions, or of a Views object.",
     )
     view: Mapping[str, Any] = setting(
         {},
-        doc="fields of the views, of all of them or, below a number from 1, of one",
+        doc="Fields of the augmentation. KEY sets a field of all views, 2.KEY sets it "
+        "for the second view alone.",
     )
     view_size: int | None = setting(
         None,
         allowed=COUNT,
-        doc="pixels of the largest view, the others shrink along; None: the recipe's",
+        doc="Height and width in pixels of the largest view; the other views keep "
+        "their proportion to it. None keeps the sizes of the recipe.",
     )
     max_resident_bytes: int = setting(
         2 * 2**30,
         allowed=NON_NEGATIVE,
-        doc="training images decoded beyond this are streamed, not kept on the devices",
+        doc="Largest size in bytes of the decoded training images that is kept in the "
+        "memory of the devices; larger sets are streamed from the disk.",
     )
     workers: int | None = setting(
         None,
         allowed=NON_NEGATIVE,
-        doc="processes of each host that read a streamed set; 0: threads; None: one a "
-        "core, at most 16",
+        doc="Worker processes of each host that read and decode a streamed data set. 0 "
+        "uses threads, None uses one process for each core, at most 16.",
     )
     bad_image_share: float = setting(
         0.001,
         allowed=FRACTION,
-        doc="of a streamed set that may be unreadable and is skipped; a few always",
+        doc="Largest share of the images of a streamed data set that may be "
+        "unreadable; they are skipped. A few are always allowed.",
     )
 
     def __post_init__(self) -> None:
@@ -107,20 +126,31 @@ class DataConfig:
         require(
             pair in (None, AUTO)
             or (isinstance(pair, tuple) and -math.inf < pair[0] < pair[1] < math.inf),
-            f"value_range: want None, {AUTO} or (low, high), low < high, got {pair!r}",
+            f"value_range: expected None, {AUTO} or (low, high), low < high, got "
+            f"{pair!r}",
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialConfig:
-    """CLAE: an input adversary that joins the method."""
+    """CLAE: an adversarial perturbation of the input images, added to any method."""
 
     epsilon: float = setting(
-        0.0, allowed=NON_NEGATIVE, doc="move of each normalised pixel; 0: no adversary"
+        0.0,
+        allowed=NON_NEGATIVE,
+        doc="Size of the perturbation of each normalised pixel. 0 trains without an "
+        "input adversary.",
     )
-    weight: float = setting(1.0, allowed=NON_NEGATIVE, doc="of the payoff under attack")
+    weight: float = setting(
+        1.0,
+        allowed=NON_NEGATIVE,
+        doc="Weight of the loss on the perturbed images; the loss on the clean images "
+        "has weight 1.",
+    )
     reencode_clean: bool = setting(
-        False, doc="encode clean views twice, as Plain's released code does"
+        False,
+        doc="Whether clean views are encoded a second time together with the perturbed "
+        "ones, as the released code of Plain does.",
     )
 
     def __post_init__(self) -> None:
@@ -129,12 +159,12 @@ class AdversarialConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-    """A whole run.
+    """The configuration of a run.
 
     Attributes:
         method: settings of a registered method, or the `MethodBuilder` of another one.
-        method_name: as the registry or an import path calls it.
-        player_optimizers: of the players beside the encoder, by their names.
+        method_name: name in the registry, or import path.
+        player_optimizers: optimisers of the players other than the encoder, by name.
     """
 
     method: MethodBuilder
@@ -149,7 +179,12 @@ class ExperimentConfig:
     adversarial: AdversarialConfig = AdversarialConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    seed: int = setting(0, allowed=SEED, doc="of every random draw of the run")
+    seed: int = setting(
+        0,
+        allowed=SEED,
+        doc="Seed of all random numbers of the run: initial weights, order of the "
+        "images, augmentation.",
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -158,7 +193,8 @@ class ExperimentConfig:
         """Checks the sections against each other.
 
         Raises:
-            ConfigError: values that are allowed alone do not fit together, all of them.
+            ConfigError: values that are allowed alone do not fit together; all are
+                reported.
         """
         with Conflicts() as found:
             with found.noting("config.{}".format):
@@ -171,18 +207,18 @@ class ExperimentConfig:
         grouped = batch_size % (group or 1) == 0
         found.require(
             grouped,
-            "config.encoder.batchnorm_group: want a divisor of training.batch_size "
+            "config.encoder.batchnorm_group: expected a divisor of training.batch_size "
             f"({batch_size}), got {group}",
         )
         found.require(
             not grouped or batch_size % (parts * (group or 1)) == 0,
-            "config.training.microbatches: want parts of training.batch_size "
+            "config.training.microbatches: expected parts of training.batch_size "
             f"({batch_size}) that hold whole groups of encoder.batchnorm_group "
             f"({group}), got {parts}",
         )
         found.require(
             group is not None or not self.target.shuffle_keys,
-            "config.target.shuffle_keys: want encoder.batchnorm_group set, without "
+            "config.target.shuffle_keys: expected encoder.batchnorm_group set, without "
             "groups the order of the rows changes nothing",
         )
 
@@ -197,7 +233,7 @@ class ExperimentConfig:
         return {"encoder": self.optimizer, **self.player_optimizers}
 
     def values(self) -> dict[str, Any]:
-        """The configuration as plain nested values, as it is saved."""
+        """The configuration as nested dictionaries of plain values, as it is saved."""
         plain = functools.partial(dataclasses.asdict, dict_factory=_plain)
         sections = {
             field.name: plain(value) if dataclasses.is_dataclass(value) else value
@@ -222,17 +258,18 @@ def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def method_entry(name: Any) -> tuple[type, Any]:
-    """The settings class of a method, and what makes it.
+    """The settings class of a method and the function that makes the method.
 
     Args:
-        name: of the registry, or the import path of such a pair.
+        name: name in the registry, or import path of a pair (settings dataclass, make).
 
     Raises:
         ConfigError: there is no such method.
     """
     require(
         isinstance(name, str) and name in OneOf(METHODS),
-        f"config.method.name: want one of {', '.join(OneOf(METHODS))}, got {name!r}",
+        f"config.method.name: expected one of {', '.join(OneOf(METHODS))}, got "
+        f"{name!r}",
     )
     entry = resolve(name, METHODS, "config.method.name")
     fits = isinstance(entry, tuple) and len(entry) == 2
@@ -241,17 +278,17 @@ def method_entry(name: Any) -> tuple[type, Any]:
         and isinstance(entry[0], type)
         and dataclasses.is_dataclass(entry[0])
         and callable(entry[1]),
-        f"config.method.name: want a pair (settings dataclass, make), {name!r} is "
+        f"config.method.name: expected a pair (settings dataclass, make), {name!r} is "
         f"{entry!r}",
     )
     return entry
 
 
 def _players(name: str, method: MethodBuilder) -> Method:
-    """The method at any width, to ask it about its players."""
+    """The method for some embedding width, to read its players."""
     try:
         return method(embedding_dim=2)
-    # One that is named by import path is the user's own code, which may fail anyhow.
+    # A method by import path is the user's own code, which may raise anything.
     except Exception as error:
         raise ConfigError(
             f"config.method.name: {name} raises {one_line(error)}"
@@ -259,7 +296,7 @@ def _players(name: str, method: MethodBuilder) -> Method:
 
 
 def method_of(config: ConfigDict) -> Method:
-    """The method of a recipe, with its defaults, to ask about its players."""
+    """The method of a recipe with its default settings, to read its players."""
     settings_class, make = method_entry(config.method.name)
     return _players(config.method.name, MethodBuilder(settings_class(), make))
 
@@ -271,7 +308,7 @@ def optimizer_sections(config: ConfigDict) -> list[ConfigDict]:
 
 
 def default_config(method: str) -> ConfigDict:
-    """Every key with its default, for a recipe to change.
+    """All keys with their defaults, as the start of a recipe.
 
     Args:
         method: a name of the registry, or an import path.
@@ -295,10 +332,10 @@ def default_config(method: str) -> ConfigDict:
 
 
 def _section(sections: dict[str, Any], name: str) -> dict[str, Any]:
-    """A section taken out of the configuration."""
+    """Removes a section from the configuration and returns it."""
     section = sections.pop(name, {})
     require(
-        isinstance(section, dict), f"config.{name}: want a section, got {section!r}"
+        isinstance(section, dict), f"config.{name}: expected a section, got {section!r}"
     )
     return dict(section)
 
@@ -310,12 +347,11 @@ def experiment_config(
 
     Args:
         config: a recipe; keys it does not have keep their defaults.
-        conflicts: whether values are judged that are allowed alone and not together;
-            `build_run` judges them too, along with the images and the devices.
+        conflicts: whether to check that values fit together; `build_run` checks this
+            too, together with the images and the devices.
 
     Raises:
-        ConfigError: unknown keys, wrong types and impossible values, all that there
-            are, named.
+        ConfigError: unknown keys, wrong types and impossible values; all are reported.
     """
     sections = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     values = _section(sections, "method")
@@ -340,9 +376,10 @@ def experiment_config(
 def _player_optimizers(
     name: str, method: Method, sections: dict[str, Any], conflicts: Conflicts
 ) -> dict[str, OptimizerConfig]:
-    """The sections of the players beside the encoder, taken out of the others.
+    """Removes the optimiser sections of the players other than the encoder.
 
-    One that is not there, or None, is the method's default. What is wrong is noted.
+    A missing section or None takes the method's default. Errors are added to
+    `conflicts`.
     """
     found = {}
     for player, move in method.moves.items():

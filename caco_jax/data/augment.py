@@ -1,9 +1,8 @@
 """Random augmentations on the device: pure functions of (key, image).
 
-An image is floating point, [H, W, C] with values in [0, 1]; `jax.vmap` makes a batch of
-it. What an operation draws and what it then does are apart: the drawing is here, the
-arithmetic in `geometry` and `color`, where it is held against a reference at fixed
-factors.
+An image is [H, W, C], floats in [0, 1]; use `jax.vmap` for a batch. Random draws are
+made here; the operations at given factors are in `geometry` and `color`, where tests
+compare them with a reference.
 """
 
 import math
@@ -17,17 +16,17 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from caco_jax.data import color, geometry
 from caco_jax.data.random_resized_crop import ATTEMPTS, Range, central_box
 
-NO_BLUR_PIXELS = 0.01  # so narrow that its matrix is the identity
+NO_BLUR_PIXELS = 0.01  # so narrow that the blur is the identity
 
 
 def _between(share: Float[Array, "*s"], limits: Range) -> Float[Array, "*s"]:
-    """Numbers of [0, 1), as they come from `jax.random.uniform`, in the limits."""
+    """Maps uniform numbers of [0, 1) to the limits."""
     low, high = limits
     return low + (high - low) * share
 
 
 def _integer(share: Float[Array, ""], count: ArrayLike) -> Int[Array, ""]:
-    """One of 0 to count - 1; shares have 23 bits, so count is never reached."""
+    """Maps uniform numbers to integers 0 to count - 1; they never round up to count."""
     return jnp.floor(share * count).astype(jnp.int32)
 
 
@@ -38,7 +37,7 @@ def random_apply(
     *,
     probability: float,
 ) -> Float[Array, "h w c"]:
-    """Applies the operation to the image, or leaves it.
+    """Applies an operation to the image with a given probability.
 
     Args:
         key: of this image.
@@ -68,7 +67,7 @@ def draw_crop(
 
     The box's area is a uniform share of the image's, its width over height is
     log-uniform, its place uniform. A draw that does not fit inside the image is drawn
-    again; after ten misfits the box is the largest central one whose aspect is allowed.
+    again; after ten draws the box is the largest central one whose aspect is allowed.
 
     Args:
         key: of this image.
@@ -80,7 +79,7 @@ def draw_crop(
     Returns:
         int32 [4]: top, left, height, width.
     """
-    # One call for all: each compiles a generator of its own.
+    # One call for all draws: each call compiles a random generator.
     shares = jax.random.uniform(key, (2, ATTEMPTS + 1))
     area = _between(shares[0, 1:], scale_range) * (height * width)
     low, high = aspect_range
@@ -116,7 +115,7 @@ def random_resized_crop(
 def random_flip(
     key: PRNGKeyArray, image: Float[Array, "h w c"], *, probability: float
 ) -> Float[Array, "h w c"]:
-    """Mirrors left and right with the given probability."""
+    """Flips the image horizontally with the given probability."""
 
     def flip(_: PRNGKeyArray, image: Array) -> Array:
         import dm_pix
@@ -140,8 +139,8 @@ def draw_jitter(
     Args:
         key: of this image.
         brightness: the factor is uniform in [max(0, 1 - brightness), 1 + brightness].
-        contrast: likewise.
-        saturation: likewise.
+        contrast: the factor is uniform in [max(0, 1 - contrast), 1 + contrast].
+        saturation: the factor is uniform in [max(0, 1 - saturation), 1 + saturation].
         hue_turns: the rotation is uniform in plus or minus this, at most 0.5 turns.
         dtype: of the factors.
     """
@@ -188,7 +187,7 @@ def random_jitter(
 def random_gray(
     key: PRNGKeyArray, image: Float[Array, "h w 3"], *, probability: float
 ) -> Float[Array, "h w 3"]:
-    """Drops the colours with the given probability; three channels remain."""
+    """Converts to grayscale with the given probability; three channels remain."""
 
     def gray(_: PRNGKeyArray, image: Array) -> Array:
         return color.to_gray(image)
@@ -203,14 +202,14 @@ def random_blur(
     probability: float,
     sigma_range_pixels: Range,
 ) -> Float[Array, "h w c"]:
-    """Blurs with a Gaussian whose deviation is uniform in the range."""
+    """Applies a Gaussian blur; its standard deviation is uniform in the range."""
     if probability == 0:
         return image
     coin, draw = jax.random.split(key)
     heads = jax.random.bernoulli(coin, probability)
     share = jax.random.uniform(draw, (), image.dtype)
     sigma = _between(share, sigma_range_pixels)
-    # Not `random_apply`: choosing between matrices is cheaper than between images.
+    # Not `random_apply`: selecting between matrices is cheaper than between images.
     return geometry.gaussian_blur(image, jnp.where(heads, sigma, NO_BLUR_PIXELS))
 
 
@@ -221,7 +220,7 @@ def random_solarize(
     probability: float,
     threshold: float,
 ) -> Float[Array, "h w c"]:
-    """Inverts the values from the threshold up, with the given probability."""
+    """Solarises: inverts values from the threshold on, with the given probability."""
 
     def solarize(_: PRNGKeyArray, image: Array) -> Array:
         return color.solarize(image, threshold=threshold)

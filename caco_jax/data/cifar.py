@@ -1,8 +1,9 @@
-"""CIFAR's own batches, as they are downloaded: Python's or binary, packed or not.
+"""Reader of CIFAR-10 and CIFAR-100 as downloaded: Python or binary, packed or not.
 
-Python's batches are pickles, and a pickle can run anything. They are read here without
-running anything: of what a pickle may name there is only what an array of bytes needs,
-and for that there are stand-ins.
+Python's batches are pickles, which can run any code. They are read here without running
+anything: the only names that a pickle may use are those that an array of bytes needs,
+    and
+these are replaced by harmless classes.
 
 References:
     Krizhevsky 2009, "Learning multiple layers of features from tiny images".
@@ -24,22 +25,23 @@ from caco_jax.data.dataset import ArrayDataset
 from caco_jax.schema import ConfigError, one_line, require
 
 _PIXELS = 3 * 32 * 32
-# Larger than any of the files; one that claims more is none of them.
+# Limit in bytes, larger than any of the files.
 _MOST_BYTES = 2**29
 
 
 class _Layout(NamedTuple):
-    """How a set is stored.
+    """The file layout of a set.
 
     Attributes:
-        folders: names of the unpacked folder, Python's and the binary one.
-        train: names of the batches to train on, of Python's kind.
-        test: likewise, held out.
+        folders: names of the unpacked Python folder and of the binary one.
+        train: names of the training batches in the Python format.
+        test: names of the test batches in the Python format.
         names: the file of the class names, Python's and the binary one, and the key in
             the former.
         labels: key of the labels in a batch.
-        label_bytes: before the pixels of a binary record; the last is the class.
-        classes: how many.
+        label_bytes: number of bytes before the pixels of a binary record; the last one
+            is the class.
+        classes: number of classes.
     """
 
     folders: tuple[str, str]
@@ -77,8 +79,8 @@ class _Files(NamedTuple):
     """The files of a folder or archive.
 
     Attributes:
-        where: it is.
-        read: the content of each, by its name without folders.
+        where: path of the folder or archive.
+        read: functions that read each file, by its name without folders.
     """
 
     where: Path
@@ -101,7 +103,7 @@ def open_cifar(kind: str, path: Path, *, name: str) -> ArrayDataset:
 
     Raises:
         ConfigError: a file is missing, damaged, cut short, or of another kind; a pickle
-            wants to call something.
+            would call a function.
     """
     layout = LAYOUTS[kind]
     files = _files(kind, path)
@@ -160,7 +162,7 @@ def _files(kind: str, path: Path) -> _Files:
 
 
 def _archive(path: Path) -> _Files:
-    """Files of an archive by name, each read only when it is wanted."""
+    """Files of an archive by name, read on access."""
     try:
         with tarfile.open(path) as archive:
             members = {
@@ -255,7 +257,7 @@ def _checked(
 
 
 def _class_names(files: _Files, layout: _Layout, *, binary: bool) -> tuple[str, ...]:
-    """As the set's own file says; numbers where it is missing or has others."""
+    """Class names of the set's own file, or numbers if it is missing or unusable."""
     pickled, text, key = layout.names
     names: Any = None
     if binary and text in files.read:
@@ -275,7 +277,7 @@ def _class_names(files: _Files, layout: _Layout, *, binary: bool) -> tuple[str, 
 
 
 class _StandIn:
-    """What a pickle says of an array or of its type, as plain values."""
+    """Replaces numpy's classes in a pickle; it records the arguments of an array."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -285,7 +287,7 @@ class _StandIn:
         self.state = state
 
     def bytes_array(self) -> UInt8[np.ndarray, "..."] | None:
-        """The array, where it is one of bytes in rows; else None."""
+        """The array if it has rows of bytes, otherwise None."""
         try:
             _, shape, dtype, by_columns, content = self.state
             if dtype.arguments[0] not in ("u1", b"u1") or by_columns:
@@ -296,7 +298,7 @@ class _StandIn:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How Python 3 writes bytes into the old protocol that CIFAR uses."""
+    """Replaces `_codecs.encode`, which Python 3 pickles bytes with in protocol 2."""
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
         raise pickle.UnpicklingError("it encodes something other than bytes")
     return text.encode("latin1")
@@ -322,7 +324,7 @@ def _unpickle(content: bytes, where: str) -> dict[Any, Any]:
     """A dictionary of plain values, with byte strings for its keys."""
     try:
         values = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    # Damaged or made with intent, it may fail in any way.
+    # A damaged or malicious file may raise anything.
     except Exception as error:
         raise ConfigError(
             f"data.source: expected a batch of CIFAR, got {where}: {one_line(error)}; "

@@ -1,9 +1,9 @@
-"""Colour arithmetic with Pillow's and torchvision's meaning, at factors given.
+"""Colour operations of Pillow and torchvision, at given factors.
 
-Images are [H, W, 3] in [0, 1]; `jitter` takes grey ones, [H, W, 1], too. Where Pillow
-rounds to bytes after each operation we do not. dm-pix serves for hue and solarising;
-its brightness (it adds), contrast (one mean for each channel), saturation (in HSV) and
-grey (a product of matrices, which a TPU rounds to 8 bits) mean something else.
+Images are [H, W, 3] in [0, 1]; `jitter` accepts grey images [H, W, 1], too. Unlike
+Pillow these operations do not round to bytes. Hue and solarisation are dm-pix's; its
+brightness (additive), contrast (one mean for each channel), saturation (in HSV) and
+grayscale (a matrix product, which a TPU rounds to 8 bits) are defined differently.
 """
 
 import itertools
@@ -20,7 +20,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow's convert("L")
 
 
 class Jitter(NamedTuple):
-    """What colour jitter does to one image.
+    """The drawn factors of colour jitter for one image.
 
     Attributes:
         order: int [4], a permutation of BRIGHTNESS, CONTRAST, SATURATION, HUE.
@@ -45,7 +45,8 @@ def to_gray(image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
 def _luma(planes: Float[Array, "c h w"]) -> Float[Array, "h w"]:
     if len(planes) == 1:
         return planes[0]
-    # Not a sum over an axis: XLA's CPU compiler fuses this with what is around it.
+    # Not a sum over an axis: XLA's CPU compiler fuses this with the operations around
+    # it.
     red, green, blue = (
         weight * plane for weight, plane in zip(LUMA, planes, strict=True)
     )
@@ -55,13 +56,13 @@ def _luma(planes: Float[Array, "c h w"]) -> Float[Array, "h w"]:
 def jitter(image: Float[Array, "h w c"], changes: Jitter) -> Float[Array, "h w c"]:
     """Changes brightness, contrast, saturation and hue, in the order given.
 
-    A grey image, of one channel, has neither saturation nor hue: those two leave it.
+    In a grey image (one channel) saturation and hue change nothing.
 
-    A batch has images of all orders, and a switch inside `jax.vmap` would do every
-    operation in each place. But the first three are one operation, a blend with black,
-    the mean grey or the grey image. So there are three places for blends before the one
-    rotation of the hue and three after it, and where an image's order has nothing
-    there, the factor is 1.
+    A batch has images of all orders, and a switch inside `jax.vmap` would compute every
+    operation in each place. But the first three operations are all a blend with black,
+    the mean grey or the grey image. So there are three blends before the one rotation
+    of the hue and three after it; a blend that the order of an image does not use has
+    factor 1.
     """
     import dm_pix
 
@@ -71,7 +72,7 @@ def jitter(image: Float[Array, "h w c"], changes: Jitter) -> Float[Array, "h w c
     hue_place = jnp.argmax(changes.order == HUE)
     before = jnp.where(jnp.arange(4) < hue_place, factors, one)
     after = jnp.where(jnp.arange(4) > hue_place, factors, one)
-    planes = jnp.moveaxis(image, 2, 0)  # three is a poor innermost axis
+    planes = jnp.moveaxis(image, 2, 0)  # an innermost axis of 3 is slow
     # Loops keep XLA from computing the first blends again inside of each later one.
     planes, _ = jax.lax.scan(_blend, planes, (changes.order[:3], before[:3]))
     if len(planes) == 3:

@@ -1,4 +1,4 @@
-"""Sets of examples: one protocol, for arrays in memory and for records on a disk."""
+"""Data sets: one protocol for arrays in memory and for records on disk."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -11,16 +11,16 @@ from jaxtyping import Int, Int32, Shaped
 from caco_jax.data.records import UNREADABLE, ArrayRecords, Records
 from caco_jax.schema import ConfigError, require
 
-# Records of a set that its digest reads.
+# Number of records that the digest of a set reads.
 _DIGEST_RECORDS = 32
 HELD_OUT_SHARE = 0.1
 
 
 class Dataset(Protocol):
-    """What is trained on, what is held out, and what both are called.
+    """A data set: training examples, held-out examples, their names.
 
     Attributes:
-        name: for people and for the record of a run.
+        name: name in messages and in the description of a run.
         class_names: one name for each class; empty without labels.
     """
 
@@ -32,22 +32,22 @@ class Dataset(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are; 0 without labels."""
+        """Number of classes; 0 without labels."""
 
     @property
     def has_labels(self) -> bool:
-        """Whether there are labels to learn from and examples to judge by."""
+        """Whether there are labelled training examples and held-out examples."""
 
     @property
     def in_memory(self) -> bool:
-        """Whether the examples are arrays, which steps choose from by row."""
+        """Whether the examples are arrays in memory."""
 
     @property
     def train_count(self) -> int:
-        """How many examples there are to train on."""
+        """Number of training examples."""
 
     def digest(self) -> str:
-        """Tells sets to train on apart, wherever they lie."""
+        """A digest that identifies the training examples, independent of their path."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class ArrayDataset:
     Attributes:
         name: the source that gave them, as written in a configuration.
         train_examples: [M, ...] of any dtype; images are uint8 [M, H, W, C], 0 to 255.
-        train_labels: int32 [M], or None where there are none: pretraining needs none.
+        train_labels: int32 [M], or None; pretraining needs none.
         test_examples: [T, ...], held out; T may be 0.
         test_labels: int32 [T], or None.
         class_names: one name for each class; empty without labels.
-        value_range: of stored pictures of more than 8 bits, what became 0 and 255.
-        notes: how the source was understood, in lines for people.
+        value_range: pixel values that became 0 and 255, of images of more than 8 bits.
+        notes: lines on how the source was interpreted.
     """
 
     name: str
@@ -86,8 +86,8 @@ class ArrayDataset:
             labels = getattr(self, f"{split}_labels")
             if labels is not None and labels.shape != examples.shape[:1]:
                 raise ValueError(
-                    f"{self.name}: want one label for each of {len(examples)} {split} "
-                    f"examples, got labels {labels.shape}"
+                    f"{self.name}: expected one label for each of {len(examples)} "
+                    f"{split} examples, got labels {labels.shape}"
                 )
 
     @property
@@ -111,7 +111,7 @@ class ArrayDataset:
         return len(self.train_examples)
 
     def digest(self) -> str:
-        """See `Dataset`; every byte counts."""
+        """See `Dataset`; it depends on every byte."""
         examples = self.train_examples
         digest = hashlib.sha256(f"in memory {examples.shape}".encode())
         if examples.dtype != np.uint8:
@@ -120,7 +120,7 @@ class ArrayDataset:
         return digest.hexdigest()
 
     def as_records(self) -> "RecordDataset":
-        """The same images as a set that is streamed."""
+        """The same images as records, to stream them."""
         return RecordDataset(
             name=self.name,
             train=ArrayRecords(
@@ -137,22 +137,21 @@ class ArrayDataset:
 
 @dataclass(frozen=True)
 class RecordDataset:
-    """Images of any size that are read when they are wanted.
+    """Images of any size that are read on access.
 
-    Labels come with the records: to know all of them at once would mean to read all
-    images.
+    Labels come with the records: reading all labels would mean reading all images.
 
     Attributes:
         name: the source that gave them, as written in a configuration.
-        train: pretrained on.
-        test: held out for evaluation; None where there is nothing to evaluate by.
+        train: records to pretrain on.
+        test: held-out records for evaluation; None if there are none.
         class_names: one name for each class; empty without labels.
-        labelled: what evaluation learns from, where `train` has no labels; see
+        labelled: records that evaluation learns from if `train` has no labels; see
             `evaluation_train`.
-        bad_share: share of each part that may be unreadable and is skipped.
-        workers: processes of each host that read it; 0: threads; None: one a core.
-        value_range: of stored pictures of more than 8 bits, what became 0 and 255.
-        notes: how the source was understood, in lines for people.
+        bad_share: largest share of unreadable images in each part; they are skipped.
+        workers: worker processes of each host; 0: threads; None: one for each core.
+        value_range: pixel values that became 0 and 255, of images of more than 8 bits.
+        notes: lines on how the source was interpreted.
     """
 
     name: str
@@ -191,7 +190,7 @@ class RecordDataset:
         return self.train if self.labelled is None else self.labelled
 
     def digest(self) -> str:
-        """See `Dataset`; the count and some records count, not their order or crops."""
+        """See `Dataset`; it depends on the number of records and some of them."""
         count = len(self.train)
         digest = hashlib.sha256(f"streamed {count}".encode())
         rows = np.linspace(0, count - 1, min(count, _DIGEST_RECORDS)).astype(int)
@@ -201,7 +200,7 @@ class RecordDataset:
 
 
 def describe_data(dataset: ArrayDataset | RecordDataset) -> str:
-    """A set in a line for people: its images, what is held out, its classes."""
+    """A line about a data set: training images, held-out images, classes."""
     if isinstance(dataset, ArrayDataset):
         held_out = len(dataset.test_examples)
     else:
@@ -215,7 +214,7 @@ def describe_data(dataset: ArrayDataset | RecordDataset) -> str:
 
 
 def some_names(names: Collection[str], *, most: int = 3) -> str:
-    """The first names, and how many others there are."""
+    """The first names, and the number of others."""
     first = names if isinstance(names, Sequence) else sorted(names)
     more = len(first) - most
     return ", ".join(first[:most]) + (f" and {more:,} others" if more > 0 else "")
@@ -225,7 +224,7 @@ def _content(records: Records, index: int) -> bytes:
     try:
         encoded = records[index].encoded
     except UNREADABLE:
-        return b""  # who trains on it counts the bad ones
+        return b""  # unreadable images are counted in training
     return encoded if isinstance(encoded, bytes) else encoded.tobytes()
 
 
@@ -238,9 +237,9 @@ def as_dataset(
         data: a `Dataset`; examples [M, ...], an array or a sequence of arrays of one
             shape; or a pair (examples, labels [M]).
         name: of the set.
-        held_out: share of each class that is held out for kNN and evaluation, where
-            there are labels; where there are none, nothing is.
-        seed: draws the held-out part.
+        held_out: share of each class that is held out for kNN and evaluation; without
+            labels nothing is held out.
+        seed: seed that draws the held-out part.
 
     Raises:
         ConfigError: the arrays do not fit each other.
@@ -285,12 +284,12 @@ def as_dataset(
 def hold_out(
     labels: Int32[np.ndarray, " m"], *, seed: int, share: float = HELD_OUT_SHARE
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " h"]]:
-    """Rows that are kept and rows held out: a share of each class, if it has two.
+    """Splits rows into kept and held-out ones: a share of each class of at least two.
 
     Args:
         labels: [M] classes.
-        seed: draws the rows.
-        share: in (0, 1); always one row at least, and never all of a class.
+        seed: seed that draws the rows.
+        share: in (0, 1); at least one row and never all rows of a class are held out.
     """
     rng = np.random.default_rng(seed)
     held_out = []

@@ -1,8 +1,8 @@
-"""From a stored image to pixels on the host, decoding no more than is wanted.
+"""Decoding images on the host, no more pixels than the crops need.
 
-Sequential JPEG and PNG, nearly all there is, go through OpenCV, once they have been
-checked: it is faster than Pillow, but prints on stderr what it finds wrong and goes on.
-Everything else goes through Pillow.
+Images are converted to 8-bit RGB and EXIF orientation is applied. OpenCV decodes
+sequential JPEG and PNG after a check of the file: it is faster than Pillow, but prints
+errors on stderr and continues. Pillow decodes all other formats.
 """
 
 import io
@@ -22,15 +22,15 @@ from caco_jax.data.records import BadImageError, Record
 from caco_jax.data.resize import opencv, resize
 
 Pixels = UInt8[np.ndarray, "h w c"]
-REDUCTIONS = (8, 4, 2, 1)  # what a JPEG can be decoded at, as 1 / n
-# A crop is cut from pixels that are at least so many times as dense as its own. From
-# equally dense ones it would be visibly softer or sharper than from the full image.
+REDUCTIONS = (8, 4, 2, 1)  # a JPEG can be decoded at 1 / n of its size
+# A crop is cut from an image of at least this many times its own resolution. At an
+# equal resolution it would be visibly softer or sharper than from the full image.
 DENSITY = 1.5
-_EVALUATION_DENSITY = 3  # where time matters less
+_EVALUATION_DENSITY = 3  # for evaluation, where time matters less
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # torchvision's evaluation at 224 pixels: the shorter side becomes 256
 _SHORTER_SIDE = 256 / 224
-_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {  # by EXIF's orientation
+_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {  # orientation of EXIF -> transpose
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
@@ -42,7 +42,7 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {  # by EXIF's orientation
 
 
 class Crop(Protocol):
-    """What is cropped for one view."""
+    """The crop of one view."""
 
     @property
     def size_pixels(self) -> int:
@@ -50,11 +50,11 @@ class Crop(Protocol):
 
     @property
     def scale_range(self) -> Range:
-        """Its share of the image's area, drawn uniformly."""
+        """Share of the image's area, drawn uniformly."""
 
     @property
     def aspect_range(self) -> Range:
-        """Its width / height, drawn log-uniformly."""
+        """Width / height, drawn log-uniformly."""
 
 
 class CropSpec(NamedTuple):
@@ -72,14 +72,14 @@ class CropSpec(NamedTuple):
 
 
 class OpenImage(NamedTuple):
-    """An image whose size is known and whose pixels are not decoded yet.
+    """An image with a known size whose pixels are not decoded yet.
 
     Attributes:
         height: pixels, upright.
         width: pixels, upright.
-        reductions: the n at which 1 / n of the size can be decoded.
-        read: (rows, n) -> RGB, upright, [ceil(H / n), ceil(W / n), 3] where only the
-            first so many rows (of the full size) need be there.
+        reductions: the n for which the image can be decoded at 1 / n of its size.
+        read: (rows, n) -> RGB, upright, [ceil(H / n), ceil(W / n), 3], of which only
+            the first `rows` (of the full size) have to be valid.
     """
 
     height: int
@@ -91,18 +91,18 @@ class OpenImage(NamedTuple):
 def decode_image(
     record: Record, *, smallest_side_pixels: int | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image as RGB bytes, upright.
+    """Decodes an image to 8-bit RGB, with EXIF orientation applied.
 
-    Grey images get three equal channels, transparency is dropped, and 16 bits become 8:
-    by the record's value range if it has one.
+    Grey images get three equal channels, the alpha channel is dropped, and 16 bits are
+    scaled to 8 by the record's value range, if it has one.
 
     Args:
         record: the image.
-        smallest_side_pixels: a JPEG is decoded at the smallest of the sizes 1, 1/2, 1/4
-            and 1/8 whose shorter side is still as long; None: at full size.
+        smallest_side_pixels: a JPEG is decoded at the smallest of the scales 1, 1/2,
+            1/4 and 1/8 whose shorter side is at least this; None: at full size.
 
     Raises:
-        BadImageError: it is no image, truncated or damaged.
+        BadImageError: the record is no image, truncated or damaged.
     """
     with _blaming(record):
         image = open_image(record)
@@ -131,19 +131,20 @@ def random_resized_crops(
 ) -> list[UInt8[np.ndarray, "s s 3"]]:
     """Cuts random boxes out of an image that is decoded once.
 
-    The boxes are drawn first, as torchvision defines it. A JPEG is then decoded down to
-    the lowest row of any box, at the smallest of the sizes 1, 1/2, 1/4 and 1/8 that is
-    `DENSITY` times as dense as any crop; at those the boxes are rounded to multiples of
-    2, 4 or 8 pixels. Boxes are cut before they are resized.
+    The boxes are drawn first, as torchvision defines it. Of a JPEG only the rows above
+    the lowest end of a box are then decoded, at the smallest of the scales 1, 1/2, 1/4
+    and 1/8 that has `DENSITY` times the resolution of every crop; at those scales boxes
+    are rounded to multiples of 2, 4 or 8 pixels. Boxes are cut out before they are
+    resized.
 
     Args:
-        rng: of this image.
+        rng: random generator of this image.
         image: a record, or RGB or grey pixels [H, W, 3 or 1].
-        crops: what is wanted.
+        crops: the crops to make.
 
     Raises:
-        BadImageError: it is no image, truncated or damaged. Below its boxes an image
-            is not looked at, except that its end must be there.
+        BadImageError: the record is no image, truncated or damaged. Below the boxes
+            only the end of the file is checked.
     """
     with _blaming(image):
         opened = open_image(image)
@@ -172,7 +173,7 @@ def random_resized_crops(
 def center_crop(
     image: Record | Pixels, *, size_pixels: int
 ) -> UInt8[np.ndarray, "size_pixels size_pixels 3"]:
-    """The middle of an image, as evaluation sees it.
+    """The central crop of an image, for evaluation.
 
     The shorter side is resized to 256/224 of the crop's, then the centre is cut out.
 
@@ -181,7 +182,7 @@ def center_crop(
         size_pixels: height and width of the crop.
 
     Raises:
-        BadImageError: it is no image, truncated or damaged.
+        BadImageError: the record is no image, truncated or damaged.
     """
     target = round(size_pixels * _SHORTER_SIDE)
     with _blaming(image):
@@ -199,7 +200,7 @@ def center_crop(
 
 
 def image_size(record: Record) -> tuple[int, int]:
-    """Height and width of an image, upright, without decoding it.
+    """Height and width of an image with EXIF orientation applied, without decoding.
 
     Raises:
         BadImageError: it is no image, or that much can be seen to be wrong.
@@ -211,7 +212,7 @@ def image_size(record: Record) -> tuple[int, int]:
 
 @contextmanager
 def _blaming(image: Record | Pixels) -> Iterator[None]:
-    """Puts a record's name before what is wrong with it."""
+    """Converts errors raised inside to BadImageError with the record's name."""
     name = image.name if isinstance(image, Record) else "an array"
     try:
         yield
@@ -220,12 +221,12 @@ def _blaming(image: Record | Pixels) -> Iterator[None]:
 
 
 def _reduction(image: OpenImage, shrink: float) -> int:
-    """The largest n whose 1 / n of the size still shrinks, or 1."""
+    """The largest reduction n whose image still has to shrink to the crop, or 1."""
     return next((n for n in image.reductions if n <= shrink), 1)
 
 
 def _cut(pixels: Pixels, box: Box, n: int) -> Pixels:
-    """The pixels of a box, of an image at 1 / n of its size."""
+    """The pixels of a box in an image that is decoded at 1 / n of its size."""
     top, left = round(box.top / n), round(box.left / n)
     bottom = (box.top + box.height) // n
     right = (box.left + box.width) // n
@@ -233,10 +234,10 @@ def _cut(pixels: Pixels, box: Box, n: int) -> Pixels:
 
 
 def open_image(image: Record | Pixels) -> OpenImage:
-    """Reads what an image says of itself; its pixels are read later.
+    """Reads the header of an image; its pixels are decoded later.
 
     Raises:
-        DamagedError: that much can be seen to be wrong.
+        DamagedError: the header is damaged.
     """
     encoded = image.encoded if isinstance(image, Record) else image
     if isinstance(encoded, np.ndarray):
@@ -256,20 +257,20 @@ def open_image(image: Record | Pixels) -> OpenImage:
 def _upright(
     height: int, width: int, n: tuple[int, ...], orientation: int, read: Callable
 ) -> OpenImage:
-    """An image of a stored size, turned as EXIF says."""
+    """An image with EXIF orientation applied."""
     if orientation == 1:
         return OpenImage(height, width, n, read)
     turn = _UPRIGHT[orientation]
     if orientation >= 5:
         height, width = width, height
-    # A row of the upright image may be a column of the stored one: all are read.
+    # A row of the upright image may be a column of the stored one: all rows are read.
     return OpenImage(height, width, n, lambda _, n: turn(read(max(height, width), n)))
 
 
 def _open_pixels(pixels: Pixels) -> OpenImage:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise jpeg.DamagedError(
-            f"want uint8 [H, W, 1 or 3], got {pixels.dtype} {pixels.shape}"
+            f"expected uint8 [H, W, 1 or 3], got {pixels.dtype} {pixels.shape}"
         )
     height, width, _ = pixels.shape
     colours = np.broadcast_to(pixels, (height, width, 3))
@@ -288,7 +289,7 @@ def _open_jpeg(encoded: bytes, header: jpeg.Header) -> OpenImage:
 
 
 def _by_opencv(encoded: bytes, n: int) -> Pixels | None:
-    """RGB at 1 / n of the size, as stored; None where OpenCV cannot."""
+    """RGB at 1 / n of the size, as stored; None if OpenCV cannot decode it."""
     cv2 = opencv()
     reduced_bgr = {
         2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -299,7 +300,7 @@ def _by_opencv(encoded: bytes, n: int) -> Pixels | None:
     flags = color | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error:  # more pixels than it wants to know of
+    except cv2.error:  # more pixels than OpenCV's limit
         return None
     if pixels is None or n not in reduced_bgr:
         return pixels
@@ -326,7 +327,7 @@ def _open_png(encoded: bytes, value_range: Range | None) -> OpenImage:
 
 
 def _png_chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Names and contents up to the last, each checked by its sum."""
+    """Names and contents of the chunks of a PNG, verified by their checksums."""
     at, name = len(_PNG_SIGNATURE), b""
     while name != b"IEND":
         if len(encoded) < at + 12:
@@ -352,7 +353,7 @@ def _by_pillow(encoded: bytes) -> Iterator[Image.Image]:
         raise jpeg.DamagedError(heif.why_unknown(encoded)) from None
     except jpeg.DamagedError:
         raise
-    except Exception as error:  # Pillow's plug-ins raise whatever they stumble on
+    except Exception as error:  # Pillow's plug-ins may raise anything
         raise jpeg.DamagedError(f"damaged: {error}") from None
 
 
@@ -378,18 +379,18 @@ def _rgb(picture: Image.Image, encoded: bytes, value_range: Range | None) -> Pix
     if deep.is_grey(picture) or (value_range is not None and deep.is_color(picture)):
         return deep.as_rgb(deep.by_pillow(picture, encoded), value_range)
     if "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # Pillow would warn
+        picture = picture.convert("RGBA")  # without Pillow's warning
     return np.array(picture.convert("RGB"))
 
 
 def stored_values(record: Record) -> np.ndarray | None:
-    """The values of a picture of more than 8 bits, [H, W] or [H, W, 3], as stored.
+    """The stored values of an image of more than 8 bits, [H, W] or [H, W, 3].
 
     Returns:
-        None of a picture of 8 bits; its pixels are not decoded.
+        None for an image of 8 bits; its pixels are not decoded.
 
     Raises:
-        BadImageError: it is no image, or damaged.
+        BadImageError: the record is no image, or damaged.
     """
     encoded = record.encoded
     with _blaming(record):

@@ -1,4 +1,4 @@
-"""Values of more than 8 bits: read as stored, and made bytes by a range."""
+"""Images of more than 8 bits: reading their values and scaling them to 8 bits."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _TIFF_BITS = 258  # the tag BitsPerSample
 def to_bytes(
     values: Shaped[np.ndarray, "*shape"], value_range: Range
 ) -> UInt8[np.ndarray, "*shape"]:
-    """Values as bytes: the range's ends become 0 and 255, what lies outside them too.
+    """Scales values to bytes: the range becomes 0 to 255; other values are clipped.
 
     Args:
         values: numbers, finite.
@@ -33,7 +33,7 @@ def as_rgb(
     """Values as RGB bytes.
 
     Raises:
-        DamagedError: there is no range, and the values' type says nothing of one.
+        DamagedError: no range is given, and the dtype has no known range.
     """
     if value_range is not None:
         pixels = to_bytes(values, value_range)
@@ -48,31 +48,31 @@ def as_rgb(
 
 
 def has_range(values: np.ndarray) -> bool:
-    """Whether the type of values says what black and white are."""
+    """Whether the dtype of values has a known range."""
     return values.dtype == np.uint16
 
 
 def is_grey(picture: Image.Image) -> bool:
-    """Whether it has one channel of more than 8 bits."""
+    """Whether an image has one channel of more than 8 bits."""
     return picture.mode.startswith("I") or picture.mode == "F"
 
 
 def is_color(picture: Image.Image) -> bool:
-    """Whether it is a TIFF of colours of more than 8 bits; Pillow would halve them."""
+    """Whether an image is a colour TIFF of more than 8 bits; Pillow reads only 8."""
     tags: Any = getattr(picture, "tag_v2", {})
     return picture.mode in ("RGB", "RGBA") and np.max(tags.get(_TIFF_BITS, 8)) > 8
 
 
 def by_pillow(picture: Image.Image, encoded: bytes) -> np.ndarray:
-    """The values of a picture that Pillow has opened, [H, W] or [H, W, 3].
+    """The values of an image that Pillow has opened, [H, W] or [H, W, 3].
 
     Raises:
-        DamagedError: some are not finite, or OpenCV, for colours, cannot read it.
+        DamagedError: values are not finite, or OpenCV cannot read a colour image.
     """
     if not is_grey(picture):
         return by_opencv(encoded)
     values = np.asarray(picture)
-    if picture.format == "PPM":  # Pillow has stretched it to 16 bits
+    if picture.format == "PPM":  # Pillow has scaled it to 16 bits
         values = values.astype(np.uint16)
     if not np.isfinite(values).all():
         raise jpeg.DamagedError("some of its values are not finite")
@@ -80,7 +80,7 @@ def by_pillow(picture: Image.Image, encoded: bytes) -> np.ndarray:
 
 
 def by_opencv(encoded: bytes) -> Shaped[np.ndarray, "h w 3"]:
-    """RGB of more than 8 bits, as stored.
+    """The stored RGB values of an image of more than 8 bits.
 
     Raises:
         DamagedError: OpenCV cannot read it.
@@ -90,7 +90,7 @@ def by_opencv(encoded: bytes) -> Shaped[np.ndarray, "h w 3"]:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error:  # more pixels than it wants to know of
+    except cv2.error:  # more pixels than OpenCV's limit
         bgr = None
     if bgr is None or not np.isfinite(bgr).all():
         raise jpeg.DamagedError("its values cannot be read, or are not finite")

@@ -1,4 +1,4 @@
-"""Another set's images as a network takes them: their size and their channels."""
+"""Converts images of another data set to the size and channels of a network."""
 
 import dataclasses
 import functools
@@ -15,27 +15,27 @@ from caco_jax.data.resize import opencv, resize
 
 Shape = tuple[int, ...]
 Example = tuple[Shape, np.dtype]
-# An image is decoded at this many times the wanted size or larger, where it can be.
+# An image is decoded at this many times the target size or larger, if possible.
 _DENSITY = 3
 
 
 def fit_to(dataset: Dataset, own: Dataset, *, size_pixels: int) -> Dataset:
-    """A set with examples like those that a network was trained on.
+    """Converts a data set to examples like those that a network was trained on.
 
-    Grey images get three equal channels, or colours become grey. Another size is scaled
-    until it covers the wanted one, and the middle is cut out.
+    Grey images get three equal channels, or colours become grey. Images of another size
+    are scaled to cover the target size and cropped at the centre.
 
     Args:
         dataset: the set.
-        own: what was trained on.
-        size_pixels: of the crops that the host makes for the network; 0 where it makes
-            none.
+        own: the data set that the network was trained on.
+        size_pixels: size of the crops that the host makes for the network; 0 if it
+            makes none.
 
     Returns:
-        The set itself where it fits. Else streamed, where `own` is, or in memory.
+        The set itself if it fits, else a converted one, streamed if `own` is.
 
     Raises:
-        ValueError: its examples cannot become such, as in "expected ..., got ...".
+        ValueError: its examples cannot be converted; "expected ..., got ...".
     """
     want, got = _example(own, size_pixels), _example(dataset, size_pixels)
     streams = not dataset.in_memory and size_pixels > 0 and want[0][-1:] == (3,)
@@ -43,14 +43,14 @@ def fit_to(dataset: Dataset, own: Dataset, *, size_pixels: int) -> Dataset:
         return dataset
     _require_images(want, got, dataset.name)
     if isinstance(dataset, ArrayDataset) and not own.in_memory:
-        return dataset.as_records()  # the crops are made as of its own
+        return dataset.as_records()  # the host crops it as it crops the run's own set
     return _in_memory(dataset, want[0])
 
 
 def embedded_splits(
     dataset: Dataset, own: Dataset, *, size_pixels: int
 ) -> dict[str, tuple[Records, Callable[[Record], Shaped[np.ndarray, "*example"]]]]:
-    """All records of a set, and what of them a network takes; labels are not needed.
+    """All records of a set with their conversion to inputs; labels are not needed.
 
     Args:
         dataset: the set.
@@ -58,7 +58,7 @@ def embedded_splits(
         size_pixels: as of `fit_to`.
 
     Returns:
-        By the split's name its records and what makes an example of one.
+        By split: its records, and the function from a record to an example.
 
     Raises:
         ValueError: as `fit_to`.
@@ -72,7 +72,7 @@ def embedded_splits(
 def fit_images(
     images: Shaped[np.ndarray, "m *example"], own: Dataset, *, size_pixels: int
 ) -> Shaped[np.ndarray, "m *example"]:
-    """Images of bytes in memory like those of a run; what is no image stays as it is.
+    """Converts uint8 images in memory to those of a run; other examples are unchanged.
 
     Args:
         images: [M, ...].
@@ -105,13 +105,13 @@ def _splits(dataset: Dataset) -> dict[str, Records]:
 def _image_fit(
     own: Dataset, size_pixels: int, got: Example | None, name: str
 ) -> Callable[[Record], UInt8[np.ndarray, "h w c"]]:
-    """What makes an example of an image.
+    """The function from an image to an example.
 
     Args:
         own: as of `fit_to`.
         size_pixels: as of `fit_to`.
-        got: what the images are; None: files.
-        name: of the images' set.
+        got: shape and dtype of the images; None for files.
+        name: name of the data set.
     """
     want = _example(own, size_pixels)
     _require_images(want, got or want, name)
@@ -138,7 +138,7 @@ def _require_images(want: Example, got: Example, name: str) -> None:
 
 
 def _example(dataset: Dataset, size_pixels: int) -> Example:
-    """Shape and type of an example as evaluation gets it."""
+    """Shape and dtype of an example in evaluation."""
     if isinstance(dataset, ArrayDataset):
         examples = dataset.train_examples
         return examples.shape[1:], examples.dtype
@@ -184,10 +184,10 @@ def _converted(part: Part | None, shape: Shape) -> tuple[np.ndarray, np.ndarray]
 def convert(
     image: UInt8[np.ndarray, "h w c"], shape: Shape
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """An image of another size, of other channels, or both.
+    """Converts an image to another size and number of channels.
 
     Args:
-        image: bytes, of 1 or 3 channels.
+        image: uint8, of 1 or 3 channels.
         shape: height, width and channels, 1 or 3, of the result.
     """
     height, width, channels = shape

@@ -1,4 +1,4 @@
-"""A person's own images: what a directory's layout says about splits and classes."""
+"""Image folders: splits and classes inferred from the layout of a directory."""
 
 import logging
 import os
@@ -30,14 +30,14 @@ SUFFIXES = (
     *(".gif", ".tif", ".tiff", ".ppm", ".pgm"),
     *heif.SUFFIXES,
 )
-# What file servers and systems put beside a person's pictures, in lower case.
+# Files that file servers and systems put beside images, in lower case.
 _SYSTEM_FOLDERS = {
     *("#recycle", "#snapshot", "recycler", "recycled", "system volume information"),
     *("__macosx", "lost+found", "network trash folder", "temporary items"),
     *("thevolumesettingsfolder", "found.000", "thumbs.db", "__pycache__"),
 }
 _SYSTEM_PREFIXES = ("@", "$")  # @eaDir, @Recycle, $RECYCLE.BIN
-# Fewer images than this share beside the classes' folders are strays.
+# A smaller share of images beside the class folders is ignored.
 _STRAY_SHARE = 0.2
 _ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's: file, tab, class, ...
 
@@ -49,7 +49,7 @@ class Listing(NamedTuple):
         root: the directory.
         paths: relative to it, in natural order.
         classes: the class of each path; empty where the directory names none.
-        ignored: how many of what was left out, by what it is.
+        ignored: numbers of ignored files, by kind.
     """
 
     root: Path
@@ -60,13 +60,13 @@ class Listing(NamedTuple):
     def records(
         self, class_names: Sequence[str], rows: Int[np.ndarray, " m"] | None = None
     ) -> FolderRecords:
-        """The images as records, labelled by the place of their class in the names."""
+        """The images as records, labelled by the index of their class."""
         rows = np.arange(len(self.paths)) if rows is None else rows
         labels = self.numbers(class_names)[rows] if class_names else None
         return FolderRecords(self.root, [self.paths[row] for row in rows], labels)
 
     def numbers(self, class_names: Sequence[str]) -> Int32[np.ndarray, " m"]:
-        """The place of each image's class in the names."""
+        """The index of each image's class."""
         return class_numbers(self.classes, class_names)
 
 
@@ -77,39 +77,37 @@ def open_folder(
     train_split: str | None = None,
     test_split: str | None = None,
 ) -> ImageSplits:
-    """Finds the images below a directory, and what its layout says of them.
+    """Finds the images below a directory, with splits and classes from its layout.
 
-    Sub-folders are classes, unless there are fewer than two, or many images lie beside
-    them; then there are no classes. Few images beside them are left out. A sub-folder
-    that `split_names` knows as the training split is one, and the first that it knows
-    as held out and that has its classes is the test split: the classes are then one
-    level below. Without one, a tenth of each class is held out. What looks like splits
-    and is not understood is refused. Tiny ImageNet's ``val_annotations.txt`` is
-    understood. Hidden files, folders of the system, and files whose suffix is none of
-    `SUFFIXES`, are ignored; whether a file is an image shows when it is decoded.
-
-    Args:
+    Sub-folders are classes, unless there are fewer than two or many images lie beside
+    them; then there are no classes. A few images beside them are ignored. A sub-folder
+    with a name of the training split (see `split_names`) is the training split, and the
+    first one with a name of a held-out split and the same classes is the test split;
+    classes are then one level below. Without a test split a tenth of each class is held
+    out. Ambiguous layouts are refused. Tiny ImageNet's ``val_annotations.txt`` is
+    supported. Hidden files, folders of the system, and files whose suffix is not in
+    `SUFFIXES` are ignored; whether a file is an image is checked when it is decoded.
         root: the directory.
-        seed: draws the tenth.
-        train_split: a sub-folder; ".": the directory itself, whatever its sub-folders
-            are called; None: as said.
-        test_split: a sub-folder; None: as said.
+        seed: seed that draws the held-out tenth.
+        train_split: a sub-folder; ".": the directory itself, whatever the names of its
+            sub-folders; None: inferred.
+        test_split: a sub-folder; None: inferred.
 
     Raises:
-        ValueError: no such directory, no permission, no images, a layout
-            that is not understood, or a test class that is no training class.
+        ValueError: no such directory, no permission, no images, an ambiguous layout, or
+            a test class that is no training class.
     """
     folders = _sub_folders(root)
     train_name = train_split or _train_folder(root, folders)
     if train_name is None and test_split is not None:
         raise ValueError(
-            f"data.train_split: want a sub-folder of {root} beside data.test_split "
+            f"data.train_split: expected a sub-folder of {root} beside data.test_split "
             f"{test_split!r}, got None"
         )
     train = list_images(_named(root, train_name, folders, "train_split"))
     if not train.paths:
         raise ValueError(
-            f"data.source: want images in {train.root}, got none with a suffix of "
+            f"data.source: expected images in {train.root}, got none with a suffix of "
             f"{', '.join(SUFFIXES)}"
             f"{_but_ignored(train.ignored)}"
         )
@@ -129,10 +127,10 @@ def open_folder(
 
 
 def _train_folder(root: Path, folders: Sequence[str]) -> str | None:
-    """The sub-folder that is trained on, or None where the sub-folders are classes.
+    """The training sub-folder, or None if the sub-folders are classes.
 
     Raises:
-        ValueError: they look like splits, but it is not clear which is which.
+        ValueError: they look like splits, but their roles are ambiguous.
     """
     roles = {name: role_of(name) for name in folders}
     train = [name for name, role in roles.items() if role == TRAIN]
@@ -162,9 +160,9 @@ def _has_folders(root: Path) -> bool:
 
 def _not_understood(root: Path, what: str) -> ValueError:
     return ValueError(
-        f"data.train_split: want to know what to train on in {root}: {what}; name a "
-        "sub-folder here and another as data.test_split, or '.' where the sub-folders "
-        "are classes"
+        f"data.train_split: expected a sub-folder to train on, got None for {root}: "
+        f"{what}; name a sub-folder here and another as data.test_split, or '.' where "
+        "the sub-folders are classes"
     )
 
 
@@ -175,7 +173,7 @@ def _has_images(root: Path) -> bool:
 def _notes(
     root: Path, folders: Sequence[str], train: Listing, test: Listing | None
 ) -> tuple[str, ...]:
-    """How the layout was understood, for people."""
+    """Lines on how the layout was interpreted."""
     if test is not None:
         judged = f"held out: {os.path.relpath(test.root, root)}"
     elif train.classes:
@@ -220,7 +218,7 @@ def _but_ignored(ignored: Counter[str]) -> str:
 def _test_listing(
     root: Path, folders: Sequence[str], class_names: Sequence[str]
 ) -> Listing | None:
-    """The first test folder with the training classes, or else the first."""
+    """The first test folder with the training classes, or else the first one."""
     known = [n for role in HELD_OUT for n in folders if role_of(n) == role]
     listings = [list_images(root / name, True) for name in known]
     listings = [listing for listing in listings if listing.paths]
@@ -234,19 +232,19 @@ def _test_listing(
 
 def _check_classes(train: Listing, test: Listing) -> None:
     if not test.paths:
-        raise ValueError(f"data.source: want test images in {test.root}, got none")
+        raise ValueError(f"data.source: expected test images in {test.root}, got none")
     if not train.classes or not test.classes:
         side = train if not train.classes else test
         raise ValueError(
-            f"data.source: want classes in both splits, got none in {side.root}: "
+            f"data.source: expected classes in both splits, got none in {side.root}: "
             "images lie beside its sub-folders, or it has fewer than two; name "
             f"folder:{train.root} to hold out a tenth of that"
         )
     unknown = set(test.classes) - set(train.classes)
     if unknown:
         raise ValueError(
-            f"data.source: want every class of {test.root} in {train.root} too, got "
-            f"{some_names(unknown)} in the test split only"
+            f"data.source: expected every class of {test.root} in {train.root} too, "
+            f"got {some_names(unknown)} in the test split only"
         )
     untested = set(train.classes) - set(test.classes)
     if untested:
@@ -259,14 +257,15 @@ def _check_classes(train: Listing, test: Listing) -> None:
 
 
 def list_images(root: Path, all_classes: bool = False) -> Listing:
-    """The images below a directory, with the classes that its sub-folders name.
+    """Lists the images below a directory, with their classes from its sub-folders.
 
     Args:
         root: the directory.
-        all_classes: one class alone is a class too, and what lies beside has none.
+        all_classes: whether a single sub-folder is a class too, and images beside it
+            have none.
 
     Raises:
-        ValueError: it cannot be listed.
+        ValueError: the directory cannot be listed.
     """
     ignored: Counter[str] = Counter()
     paths = sorted(_walk(root, ignored), key=natural_key)
@@ -300,7 +299,7 @@ def _annotated(
         text = annotations.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ValueError(
-            f"data.source: want {annotations} readable: {error.strerror}"
+            f"data.source: expected {annotations} readable: {error.strerror}"
         ) from None
     lines = (line.split("\t") for line in text.splitlines())
     classes = {fields[0]: fields[1] for fields in lines if len(fields) > 1}
@@ -312,11 +311,11 @@ def _annotated(
 
 
 def _walk(root: Path, ignored: Counter[str]) -> Iterator[str]:
-    """Paths of images below, relative; each directory once, whatever links say.
+    """Relative paths of all images below; links do not visit a directory twice.
 
     Args:
         root: the directory.
-        ignored: counts what is left out, by what it is.
+        ignored: counts ignored files by kind.
     """
     unread = {suffix for suffix in heif.SUFFIXES if heif.remedy(suffix)}
     seen: set[tuple[int, int]] = set()
@@ -345,16 +344,16 @@ def _walk(root: Path, ignored: Counter[str]) -> Iterator[str]:
 
 
 def _directory(entry: os.DirEntry) -> tuple[int, int] | None:
-    """What tells a directory from others, or None where it is none."""
+    """Identity of a directory (device, inode), or None if it is no directory."""
     try:
         status = entry.stat() if entry.is_dir() else None
-    except OSError:  # a link to itself, or to where one may not look
+    except OSError:  # a link to itself, or to a place without permission
         return None
     return status and (status.st_dev, status.st_ino)
 
 
 def _is_special(entry: os.DirEntry) -> bool:
-    """Whether to open it might wait for ever; a broken link may be opened."""
+    """Whether opening a file could block for ever (pipe, device)."""
     try:
         return not entry.is_file() and os.path.exists(entry.path)
     except OSError:
@@ -378,7 +377,7 @@ def _scan(directory: Path) -> list[os.DirEntry]:
     except OSError as error:
         problem = error.strerror or type(error).__name__
     raise ValueError(
-        f"data.source: want a directory of images, got {directory}: {problem}"
+        f"data.source: expected a directory of images, got {directory}: {problem}"
     )
 
 
@@ -397,13 +396,13 @@ def _named(root: Path, name: str | None, folders: Sequence[str], key: str) -> Pa
         return root
     if not (root / name).is_dir():
         raise ValueError(
-            f"data.{key}: want a sub-folder of {root}, one of "
+            f"data.{key}: expected a sub-folder of {root}, one of "
             f"{', '.join(folders) or 'none'}, got {name!r}"
         )
     return root / name
 
 
 def natural_key(path: str) -> list[tuple[int, int, str]]:
-    """Sorts as people count: cat2 before cat10."""
+    """Key of natural order: cat2 before cat10."""
     pieces = re.split(r"(\d+)", path)
     return [(0, int(p), p) if p.isdecimal() else (1, 0, p) for p in pieces if p]

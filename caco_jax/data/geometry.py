@@ -1,8 +1,8 @@
-"""Resampling an image on another grid: crops, blurs, affine maps.
+"""Resampling of images: crops, blurs, affine maps.
 
-Resizing and blurring are linear in the pixels and separate into rows and columns, so
-they are two small products of matrices. These need no gather, which accelerators are
-slow at, and cost the same for every image of a batch whatever was drawn for it.
+Resizing and blurring are linear and separable, so they are two small matrix products.
+These need no gather, which is slow on accelerators, and cost the same for all images of
+a batch, whatever was drawn.
 """
 
 import functools
@@ -32,8 +32,8 @@ def crop_weights(
 ) -> Float[Array, "size_out size_in"]:
     """Weights that resize one axis of a crop: bilinear, antialiased as Pillow does it.
 
-    Pillow widens the triangle by the factor by which it shrinks, and lets no pixel
-    outside of the crop contribute; so does torchvision, which crops before it resizes.
+    Pillow widens the triangle filter by the shrinking factor and uses no pixel outside
+    of the crop; so does torchvision, which crops before it resizes.
 
     Args:
         start: first pixel of the crop; its dtype does not matter.
@@ -77,8 +77,9 @@ def crop_and_resize(
 def blur_weights(sigma_pixels: Float[Array, ""], *, size: int) -> Float[Array, "n n"]:
     """Weights of a Gaussian along one axis, the edge pixel repeated outside.
 
-    No kernel is cut off: each output pixel sees all of the axis, and the edge pixel
-    gets what the Gaussian leaves beyond it.
+    The kernel is not truncated: each output pixel depends on the whole axis, and the
+        edge
+    pixel gets the weight of the Gaussian beyond it.
 
     Args:
         sigma_pixels: standard deviation, above 0 and below the axis's length.
@@ -97,7 +98,7 @@ def blur_weights(sigma_pixels: Float[Array, ""], *, size: int) -> Float[Array, "
 def gaussian_blur(
     image: Float[Array, "h w c"], sigma_pixels: Float[Array, ""]
 ) -> Float[Array, "h w c"]:
-    """Blurs with a Gaussian; outside of the image its edge is repeated.
+    """Applies a Gaussian blur; outside of the image its edge pixels are repeated.
 
     dm-pix has a Gaussian blur too, but with zeros outside, which darkens the edges.
 
@@ -116,14 +117,14 @@ def affine_resample(
     matrix: Float[Array, "2 2"],
     shift_pixels: Float[Array, "2"],
 ) -> Float[Array, "h w c"]:
-    """Bilinear resampling on a grid rotated, scaled and shifted about the centre.
+    """Bilinear resampling by an affine map about the centre of the image.
 
     Output pixel o, measured from the centre, reads the input at
-    ``matrix @ o + shift_pixels``; what lies outside the image is 0.
+    ``matrix @ o + shift_pixels``; pixels outside the image are 0.
 
     Args:
         image: [H, W, C] floats.
-        matrix: [2, 2] on (row, column); the identity moves nothing.
+        matrix: [2, 2], acts on (row, column).
         shift_pixels: [2] rows and columns.
     """
     height, width, _ = image.shape

@@ -1,6 +1,6 @@
-"""HEIC and AVIF, as phones and browsers write them: what reads them, if it is there.
+"""Reading HEIC and AVIF images with Pillow and its optional plug-in.
 
-Pillow reads AVIF itself, in most of its builds, and HEIC by a plug-in that is an extra.
+Most builds of Pillow read AVIF; HEIC needs the plug-in pillow-heif, an extra.
 """
 
 import functools
@@ -10,13 +10,13 @@ from caco_jax._extras import install_hint, is_installed
 
 HEIC_SUFFIXES, AVIF_SUFFIXES = (".heic", ".heif", ".hif"), (".avif",)
 SUFFIXES = (*HEIC_SUFFIXES, *AVIF_SUFFIXES)
-# What the content of a file says of itself, whatever its name.
+# Brands in the content of a file -> suffix.
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 
 
 def remedy(suffix: str) -> str | None:
-    """What to do to read files of a suffix; None where they can be read."""
+    """Advice to be able to read files of a suffix; None if they can be read."""
     if suffix in HEIC_SUFFIXES and not is_installed("pillow_heif"):
         return install_hint("pillow_heif")
     if suffix in AVIF_SUFFIXES and not _reads_avif():
@@ -25,19 +25,19 @@ def remedy(suffix: str) -> str | None:
 
 
 def remedies(suffixes: Container[str]) -> list[str]:
-    """What to do to read files of all these suffixes, each thing once."""
+    """Advice to be able to read files of these suffixes, without repetition."""
     known = [suffix for suffix in SUFFIXES if suffix in suffixes]
     return list(dict.fromkeys(filter(None, map(remedy, known))))
 
 
 def prepare(encoded: bytes) -> None:
-    """Makes Pillow know the plug-in, before it opens a file that needs it."""
+    """Registers the plug-in with Pillow before a file that needs it is opened."""
     if _suffix(encoded) in HEIC_SUFFIXES and is_installed("pillow_heif"):
         _register()
 
 
 def why_unknown(encoded: bytes) -> str:
-    """Why Pillow knows nothing of a file."""
+    """The reason why Pillow cannot identify a file."""
     suffix = _suffix(encoded)
     if suffix is None:
         return "no image in a format that is known"
@@ -62,11 +62,11 @@ def _reads_avif() -> bool:
 
 
 def _suffix(encoded: bytes) -> str | None:
-    """The suffix that belongs to a content, of those that are known here."""
+    """The suffix for the content of a file, if it is HEIC or AVIF."""
     if encoded[4:8] != b"ftyp":
         return None
     end = min(int.from_bytes(encoded[:4]), 256)
     brands = {encoded[at : at + 4] for at in (8, *range(16, end, 4))}
-    if brands & _AVIF_BRANDS:  # beside which a general one may come first
+    if brands & _AVIF_BRANDS:  # a general brand may come first
         return AVIF_SUFFIXES[0]
     return HEIC_SUFFIXES[0] if brands & _HEIC_BRANDS else None

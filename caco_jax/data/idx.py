@@ -1,7 +1,7 @@
-"""MNIST's files, IDX: a header, then bytes. Gzipped or not, as their first bytes say.
+"""Reader of IDX, the file format of MNIST, gzipped or not.
 
-MNIST, Fashion-MNIST, KMNIST and EMNIST come in four such files: images and labels to
-train on, images and labels to judge by.
+MNIST, Fashion-MNIST, KMNIST and EMNIST consist of four such files: images and labels of
+the training split and of the test split.
 
 References:
     LeCun, Cortes and Burges, "The MNIST database of handwritten digits"; Cohen et al.
@@ -42,7 +42,7 @@ _CHUNK_BYTES = 2**20
 
 
 class _Files(NamedTuple):
-    """The four files of a set, by (split, kind); of a split "train" or "test"."""
+    """The four files of a set by (split, kind), with split "train" or "test"."""
 
     paths: dict[tuple[str, str], Path]
     set_name: str
@@ -51,15 +51,16 @@ class _Files(NamedTuple):
 def open_idx(path: Path, *, name: str) -> ArrayDataset:
     """Reads a set of IDX files.
 
-    Files are known by their usual names: ``train`` for what is trained on, ``t10k`` or
-    ``test`` for what is held out, "images" and "labels", and before that whatever the
-    set is called, as in ``emnist-letters-train-images-idx3-ubyte.gz``. EMNIST stores
-    its images with rows and columns exchanged; here they are upright.
+    Files are identified by their usual names: ``train`` for the training split,
+        ``t10k`` or
+    ``test`` for the test split, "images" and "labels", after any prefix, as in
+    ``emnist-letters-train-images-idx3-ubyte.gz``. EMNIST stores its images with rows
+    and columns exchanged; they are transposed here.
 
     Args:
-        path: the folder. Where a folder holds several sets, its path and the set's
-            name, such as ``emnist/emnist-letters``.
-        name: of the set in messages and in the record of a run.
+        path: the folder. For a folder with several sets, its path and the name of a
+            set, such as ``emnist/emnist-letters``.
+        name: name of the set in messages and in the description of a run.
 
     Returns:
         Images uint8 [M, H, W, 1]; classes in the order of their numbers.
@@ -118,7 +119,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _find(path: Path) -> _Files:
-    """The files of a folder's one set, or of the set that is named behind a folder."""
+    """The files of the only set in a folder, or of the named set."""
     folder, wanted = (path, None) if path.is_dir() else (path.parent, path.name)
     try:
         names = sorted(entry.name for entry in folder.iterdir())
@@ -133,7 +134,7 @@ def _find(path: Path) -> _Files:
         if match:
             split = "train" if match["split"].lower() == "train" else "test"
             part = (split, match["kind"].lower())
-            # In order: the unzipped file of two comes first.
+            # Sorted: an unzipped file comes before the same file zipped.
             sets.setdefault(match["set"], {}).setdefault(part, folder / file)
     if wanted is not None:
         sets = {wanted: sets[wanted]} if wanted in sets else {}
@@ -163,14 +164,14 @@ def _find(path: Path) -> _Files:
 def read_idx(
     path: Path, kind: str
 ) -> UInt8[np.ndarray, "m h w"] | UInt8[np.ndarray, " m"]:
-    """What an IDX file of bytes holds.
+    """Reads an IDX file of bytes.
 
     Args:
-        path: of the file.
+        path: path of the file.
         kind: "images", which have three axes, or "labels", which have one.
 
     Raises:
-        ConfigError: it cannot be read, or holds something else.
+        ConfigError: the file cannot be read, or has other content.
     """
     try:
         with path.open("rb") as raw:
@@ -236,7 +237,7 @@ def _parse(file: BinaryIO, path: Path, kind: str) -> UInt8[np.ndarray, "m *axes"
 
 
 def _read(file: BinaryIO, most: int) -> bytes:
-    """At most so many bytes: a header may promise more than there is memory."""
+    """Reads at most so many bytes: a header may claim more than the memory holds."""
     parts, missing = [], most
     while missing > 0 and (part := file.read(min(missing, _CHUNK_BYTES))):
         parts.append(part)

@@ -1,16 +1,17 @@
-"""What a JPEG file says of itself, and how to decode no more of it than is wanted.
+"""Parsing of JPEG files: header, damage check, and decoding of the first rows only.
 
-libjpeg complains about damaged files on stderr and decodes them nonetheless. So what
-is given to it here is checked before, and ends without the marker that ends a file:
-an image whose data stop too early then fails, and nothing is printed. One complaint is
-left, of a code that is in no table: a line for each image that is so damaged.
+libjpeg prints warnings about damaged files on stderr and decodes them nonetheless. So
+files are checked before, and are passed on without the end marker: an image whose data
+    are
+truncated then fails, and nothing is printed. One warning remains, about a code that is
+in no Huffman table: one line for each image with such damage.
 """
 
 import re
 import struct
 from typing import NamedTuple
 
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # others are part of the data
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # other markers are part of the data
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = (0xC0, 0xC1)
 _START_OF_SCAN, _END_OF_IMAGE, _RESTART_INTERVAL, _APP1 = 0xDA, 0xD9, 0xDD, 0xE1
@@ -21,15 +22,15 @@ _PADDING = bytes(16)
 
 
 class Header(NamedTuple):
-    """Of a sequential JPEG with one scan, as nearly all are.
+    """The header of a sequential JPEG with one scan, as nearly all are.
 
     Attributes:
         height: pixels, before the orientation is applied.
         width: pixels.
-        orientation: of EXIF, 1 to 8; 1 is upright.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
         block_rows: rows of pixels that are stored together, 8 or 16 or more.
-        height_at: where in the file the height is written.
-        end: where in the file the image's data end.
+        height_at: offset of the height in the file.
+        end: offset of the end of the image's data.
     """
 
     height: int
@@ -41,19 +42,19 @@ class Header(NamedTuple):
 
 
 class DamagedError(ValueError):
-    """The file is a JPEG, and something in it is missing or wrong."""
+    """The file is a damaged or truncated JPEG."""
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header of a sequential JPEG in colour or grey, with one scan.
+    """Reads the header of a sequential JPEG in colour or grey, with one scan.
 
-    None for every other kind, and where the data have restart markers: of those libjpeg
-    would speak on stderr if they are cut.
+    Returns None for every other kind, and for data with restart markers, about which
+    libjpeg would print warnings if they are truncated.
 
     Raises:
-        DamagedError: it is one, but truncated or otherwise not as it must be.
+        DamagedError: it is one, but truncated or damaged.
     """
-    frame: tuple[int, int, bytes] | None = None  # marker, place, content
+    frame: tuple[int, int, bytes] | None = None  # marker, offset, content
     orientation, restarts, at = 1, False, 2
     while True:
         marker, content, after = _segment(data, at)
@@ -76,7 +77,7 @@ def read_header(data: bytes) -> Header | None:
         return None
     if not (height and width) or len(fields) < 6 + 3 * components:
         raise DamagedError(f"a frame of {height} x {width} pixels")
-    # Grey images are stored by 8 rows whatever they say.
+    # Grey images are stored by 8 rows, whatever sampling factor they state.
     tallest = max(fields[7 + 3 * c] & 15 for c in range(components))
     block_rows = 8 * tallest if components > 1 else 8
     end = _data_end(data, after)
@@ -84,7 +85,7 @@ def read_header(data: bytes) -> Header | None:
 
 
 def _segment(data: bytes, at: int) -> tuple[int, bytes, int]:
-    """A marker, what belongs to it, and where the next one is."""
+    """A marker, its content, and the offset of the next marker."""
     while data[at : at + 2] == b"\xff\xff":
         at += 1
     if len(data) < at + 4:
@@ -99,7 +100,7 @@ def _segment(data: bytes, at: int) -> tuple[int, bytes, int]:
 
 
 def _data_end(data: bytes, start: int) -> int:
-    """Where the scan's data end, which the marker of an image's end must follow."""
+    """Offset of the end of the scan's data, which the end marker has to follow."""
     found = _MARKER.search(data, start)
     if found is None:
         raise DamagedError("truncated: the image's data do not end")
@@ -110,7 +111,7 @@ def _data_end(data: bytes, start: int) -> int:
 
 
 def read_orientation(exif: bytes) -> int:
-    """The orientation that an EXIF block states, 1 to 8; 1 where it states none."""
+    """The orientation in an EXIF block, 1 to 8; 1 if it has none."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     try:
         if order is None:
@@ -122,25 +123,27 @@ def read_orientation(exif: bytes) -> int:
             tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, at)
             if tag == _ORIENTATION_TAG and kind == 3:
                 return value if 1 <= value <= 8 else 1
-    except struct.error:  # the block is cut short: the image itself may be whole
+    except struct.error:  # the block is truncated; the image itself may be complete
         return 1
     return 1
 
 
 def first_rows(data: bytes, header: Header, rows: int) -> bytes:
-    """A JPEG of the first rows alone, which decodes in proportion.
+    """A JPEG file of the first rows only, which is decoded in proportionally less time.
 
-    Its pixels are those of the whole image. Rows of a block are stored together, and
-    the colours of its last row are interpolated with the next block's: so it has a
-    block more than asked for.
+    Its pixels equal those of the whole image. Rows of a block are stored together, and
+    the colours of its last row are interpolated with the next block: so it has one
+    block
+        more
+    than requested.
 
     Args:
         data: the whole file.
         header: its header.
-        rows: how many are wanted, 1 to the image's height.
+        rows: number of rows, 1 to the image's height.
 
     Returns:
-        A JPEG file without an end.
+        A JPEG file without an end marker.
     """
     blocks = -(-rows // header.block_rows) + 1
     height = min(blocks * header.block_rows, header.height)

@@ -1,7 +1,7 @@
-"""Labelled images for training on: any rows of a set, shuffled, cropped and batched.
+"""Labelled images for classifiers: rows of a data set, shuffled, cropped, batched.
 
-A part of a set is in memory or on the host's disks; whoever trains sees no difference.
-What a step gets follows from the seed, the epoch and the step alone.
+A part of a set may be in memory or on disk, with the same interface. The batch of a
+step follows from the seed, the epoch and the step alone.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from caco_jax.data.view_kinds import PhotoView, View, Views
 from caco_jax.data.workers import fitting_workers, stream, worker_count
 from caco_jax.schema import UserError
 
-# A crop's share of the image's area: torchvision's, which the protocols use.
+# Range of a crop's share of the image's area, as in torchvision and the protocols.
 CROP_SCALE = (0.08, 1.0)
 _CENTER_ROWS = 128
 
-# Pixels as views take them: images, or a crop for each view.
+# Inputs of views: images, or a crop for each view.
 Pixels = UInt8[np.ndarray, "n h w c"] | tuple[UInt8[np.ndarray, "n h w c"], ...]
 Labels = Int[np.ndarray, " n"]
 
@@ -37,10 +37,10 @@ class Part(Protocol):
 
     @property
     def labels(self) -> Labels | None:
-        """All labels; None where images would have to be read for them."""
+        """All labels; None if images would have to be read for them."""
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
 
     def batches(
         self,
@@ -50,24 +50,24 @@ class Part(Protocol):
         batch_size: int,
         epochs: int,
     ) -> AbstractContextManager[Iterator[tuple[Pixels, Labels]]]:
-        """Batches of these rows in a random order, the last of an epoch left out.
+        """Batches of some rows in random order; the incomplete last one is dropped.
 
         Args:
-            rows: what is trained on.
-            seed: of the order, and of the crops that the host makes.
+            rows: numbers of the rows to train on.
+            seed: seed of the order and of the crops that the host makes.
             batch_size: at most as many as there are rows.
-            epochs: how many.
+            epochs: number of epochs.
         """
 
     def centers(
         self, rows: Int[np.ndarray, " m"]
     ) -> Iterator[tuple[UInt8[np.ndarray, "n h w c"], Labels]]:
-        """These rows as evaluation sees them, in order, in pieces."""
+        """Central crops of some rows for evaluation, in order, in pieces."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayPart:
-    """Examples in memory; crops are made on the device; labels are -1 without any."""
+    """Examples in memory; crops are made on the device; missing labels are -1."""
 
     images: Shaped[np.ndarray, "m *example"] = dataclasses.field(repr=False)
     labels: Labels | None = dataclasses.field(repr=False)
@@ -107,14 +107,14 @@ class ArrayPart:
 
 @dataclasses.dataclass(frozen=True)
 class RecordPart:
-    """Images that are read and cropped by the host when they are wanted.
+    """Images that the host reads and crops on access.
 
     Attributes:
         records: the images.
-        size_pixels: height and width of what the network gets.
-        bad: counts those that are no images.
-        workers: processes; 0: threads; None: one a core.
-        fit: what evaluation makes of a record; None: the middle, at that size.
+        size_pixels: height and width of the network's input.
+        bad: counter of unreadable images.
+        workers: worker processes; 0: threads; None: one for each core.
+        fit: function from a record to an example of evaluation; None: central crop.
     """
 
     records: Records = dataclasses.field(repr=False)
@@ -187,12 +187,12 @@ class RecordPart:
                     yield part.images, part.labels
         if len(rows) and not read:
             raise UserError(
-                "config.data.source: want images to evaluate with, none can be read"
+                "config.data.source: expected images to evaluate with, none can be read"
             )
 
 
 class LabelledCrops(pipeline.CropSource):
-    """Crops, of which a substitute's are drawn on with its place's one generator."""
+    """Crops of labelled images; a substitute continues its position's generator."""
 
     def _generators(self, epoch: int, place: int) -> Iterator[np.random.Generator]:
         return itertools.repeat(np.random.default_rng((*self._seed, epoch, place)))
@@ -205,13 +205,14 @@ def open_part(
     size_pixels: int = 0,
     bad: pipeline.BadImages | None = None,
 ) -> Part | None:
-    """A part of a set, or None where there is none.
+    """Opens a part of a data set; None if it has no such part.
 
     Args:
         dataset: the set.
-        name: what is pretrained on, what evaluation learns from, or what is held out.
-        size_pixels: of what the network gets, where the host crops.
-        bad: counts what cannot be read; None: anew.
+        name: the pretraining part, the part that evaluation learns from, or the
+            held-out part.
+        size_pixels: size of the network's input if the host crops.
+        bad: counter of unreadable images; None makes a new one.
     """
     if isinstance(dataset, ArrayDataset):
         split = "test" if name == "test" else "train"
@@ -232,13 +233,13 @@ def open_part(
 def labelled_parts(
     dataset: Dataset, *, size_pixels: int = 0, bad: pipeline.BadImages | None = None
 ) -> tuple[Part, Part]:
-    """What is learned from, and what is held out.
+    """The labelled training part and the held-out part.
 
     Args:
         dataset: the set.
-        size_pixels: of what the network gets, where the host crops.
-        bad: counts what cannot be read of what is pretrained on, together with whoever
-            else reads it; None: anew.
+        size_pixels: size of the network's input if the host crops.
+        bad: counter of unreadable pretraining images, which may be shared; None makes a
+            new one.
 
     Raises:
         ValueError: the set has no labels.
@@ -246,7 +247,7 @@ def labelled_parts(
     if not dataset.has_labels:
         raise ValueError(f"{dataset.name} has no labels: there is nothing to evaluate")
     if getattr(dataset, "labelled", None) is not None:
-        bad = None  # it counts other images
+        bad = None  # it is the counter of other images
     train = open_part(dataset, "evaluation_train", size_pixels=size_pixels, bad=bad)
     test = open_part(dataset, "test", size_pixels=size_pixels)
     assert train is not None
@@ -256,16 +257,16 @@ def labelled_parts(
 
 
 def spread_rows(count: int, at_most: int | None) -> Int[np.ndarray, " m"]:
-    """So many of `count` rows, evenly spread; all of them if they are no more."""
+    """Takes evenly at most so many of `count` rows."""
     wanted = count if at_most is None else min(count, at_most)
     return np.linspace(0, count - 1, wanted).round().astype(int)
 
 
 def training_view(views: Views) -> View:
-    """What a classifier's training images go through.
+    """The augmentation of a classifier's training images.
 
-    Photographs: RandomResizedCrop and flip, as the published protocols have it. Others
-    keep the first view that they were pretrained on: a mirrored digit is no digit.
+    Photographs get RandomResizedCrop and flip, as in the published protocols. Other
+    images get the first view of pretraining, because a mirrored digit is no digit.
     """
     photos = [view for view in views.views if isinstance(view, PhotoView)]
     if len(photos) < len(views.views):
@@ -282,14 +283,14 @@ def training_view(views: Views) -> View:
 def choose_rows(part: Part, *, share: float, seed: int) -> Int[np.ndarray, " m"]:
     """A share of a part's rows, in order.
 
-    Where all labels are known it is that share of each class, but always one row of it;
-    where they are not, of all rows.
+    If all labels are known, it is that share of each class, at least one row; otherwise
+    it is a share of all rows.
 
     Raises:
         ValueError: the share is not in (0, 1].
     """
     if not 0 < share <= 1:
-        raise ValueError(f"share: want a number in (0, 1], got {share}")
+        raise ValueError(f"share: expected a number in (0, 1], got {share}")
     rng = np.random.default_rng(seed)
     labels = np.zeros(len(part), int) if part.labels is None else part.labels
     chosen = []

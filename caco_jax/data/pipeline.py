@@ -1,9 +1,9 @@
-"""Large sets on the host: records are read, decoded and cropped ahead of the step.
+"""Input pipeline of streamed data sets: reads, decodes and crops ahead of the step.
 
-What a step gets follows from the seed, the epoch and the step alone: the order of an
-epoch is one permutation of the whole set, and each example's crops are drawn from a
-generator of its own, seeded with its place in that order. So neither the number of
-workers nor that of hosts changes a pixel, and a stream can begin at any step.
+The batch of a step follows from the seed, the epoch and the step alone: the order of an
+epoch is one permutation of the whole set, and the crops of each example are drawn from
+its own generator, seeded by its position in that order. So neither the number of
+workers nor of hosts changes a pixel, and a stream can start at any step.
 """
 
 import functools
@@ -24,16 +24,16 @@ from caco_jax.schema import UserError
 
 logger = logging.getLogger("caco_jax")
 
-# What a worker makes at once. A whole batch at once would hold memory for one batch
-# or two in each worker.
+# Rows that a worker makes at once. Whole batches would need memory for one or two
+# batches in each worker.
 CHUNK_ROWS = 32
 MOST_SUBSTITUTES = 100
-_LISTED = 3  # bad images named in a message
+_LISTED = 3  # number of bad images named in a message
 _ALWAYS_ALLOWED = 10
 
 
 class Bad(NamedTuple):
-    """A record that is no image, by its number in the set."""
+    """An unreadable record, by its number in the set."""
 
     row: int
     reason: str
@@ -43,9 +43,9 @@ class Crops(NamedTuple):
     """A part of a batch.
 
     Attributes:
-        views: uint8 [n, size, size, 3] for each view; none if no record was readable.
-        bad: the records that others took the place of.
-        labels: int32 [n], of those that are shown; -1 without one.
+        views: uint8 [n, size, size, 3] for each view; empty if no record was readable.
+        bad: the unreadable records, which were substituted.
+        labels: int32 [n], of the records in `views`; -1 without one.
     """
 
     views: tuple[UInt8[np.ndarray, "n h w 3"], ...]
@@ -54,13 +54,13 @@ class Crops(NamedTuple):
 
 
 class Centers(NamedTuple):
-    """A part of a set as evaluation sees it.
+    """A part of a data set for evaluation.
 
     Attributes:
         images: [n, ...], of readable records only.
-        labels: int32 [n], theirs; -1 without one.
-        names: theirs.
-        bad: the records left out.
+        labels: int32 [n], their labels; -1 without one.
+        names: their names.
+        bad: the unreadable records, which are left out.
     """
 
     images: Shaped[np.ndarray, "n *example"]
@@ -70,7 +70,7 @@ class Centers(NamedTuple):
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a record, behind its name."""
+    """The name of a record and the reason why it is unreadable."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error)
@@ -85,20 +85,20 @@ def epoch_order(
 
 
 class CropSource:
-    """The crops of all steps of epoch after epoch, in parts of a batch.
+    """The crops of all steps of all epochs, in parts of a batch.
 
     Args:
         records: the whole set.
-        specs: what is cropped for each view.
-        seed: non-negative integers, of orders and crops.
-        batch_size: examples a step, of all hosts together.
-        steps: in an epoch.
-        rows: of the batch that this host reads; None: all.
-        chosen: the records that epochs go through; None: all.
-        epochs: how many; None: there is no end. Of a stream that ends, Grain does not
-            give back the last part's memory; what workers make beyond the last step is
-            thrown away.
-        part_rows: of a part, at most.
+        specs: the crop of each view.
+        seed: non-negative integers, the seed of orders and crops.
+        batch_size: examples in one step, over all hosts together.
+        steps: steps in an epoch.
+        rows: rows of the batch that this host reads; None: all.
+        chosen: the records of an epoch; None: all.
+        epochs: number of epochs; None: endless. Grain does not return the memory of the
+            last part of a finite stream; parts that workers make beyond the last step
+            are discarded.
+        part_rows: largest number of rows in a part.
     """
 
     def __init__(
@@ -129,12 +129,12 @@ class CropSource:
 
     @property
     def parts_per_step(self) -> int:
-        """How many parts make this host's rows of a batch."""
+        """Number of parts that make this host's rows of a batch."""
         return len(self._parts)
 
     def __len__(self) -> int:
         if self._epochs is None:
-            return sys.maxsize  # Grain's own word for it
+            return sys.maxsize  # the name that Grain expects
         return self._epochs * self._steps * len(self._parts)
 
     def __getitem__(self, index: Any) -> Crops:
@@ -155,14 +155,14 @@ class CropSource:
         return Crops(views, tuple(bad), np.array(labels, np.int32))
 
     def _generators(self, epoch: int, place: int) -> Iterator[np.random.Generator]:
-        """What a place is drawn with: for its record, then for each substitute."""
+        """Random generators of a position: for its record, then for each substitute."""
         for attempt in itertools.count():
             yield np.random.default_rng((*self._seed, epoch, place, attempt))
 
     def _example(
         self, generators: Iterator[np.random.Generator], index: int, bad: list[Bad]
     ) -> tuple[list[np.ndarray], Any] | None:
-        """The crops and label of a record, or of the next one that is an image."""
+        """The crops and label of a record, or of the next readable one."""
         attempts = range(min(self._count, MOST_SUBSTITUTES))
         for attempt, rng in zip(attempts, generators, strict=False):
             at = (index + attempt) % self._count
@@ -176,12 +176,12 @@ class CropSource:
 
 
 class CenterSource:
-    """Records of a set in order, as evaluation sees them, in parts.
+    """Records of a set in order, for evaluation, in parts.
 
     Args:
         records: the set.
-        rows: which of them.
-        fit: what becomes of a record; all have one shape.
+        rows: numbers of the records.
+        fit: function from a record to an example; all have one shape.
         part_rows: records in a part.
     """
 
@@ -224,17 +224,19 @@ class BadImagesError(UserError):
 
 
 class BadImages:
-    """Counts records that are no images, and stops where there are too many.
+    """Counts unreadable records, and stops if there are too many.
 
-    At most `share` of the set may be bad; of a small set always a tenth, up to ten: a
-    person's folder has its odd files. Each record counts once, in however many epochs
-    it is met: so it does not matter in which order they come, and a set that is good
-    enough at the end does not stop a run at its beginning.
+    At most `share` of the set may be bad; in a small set a tenth of it, up to ten
+    images, is always allowed. Each record counts once, in however many epochs it is
+    read: so the
+        order
+    does not matter, and a set that is good enough at the end does not stop a run at its
+    start.
 
     Args:
-        name: of the set, for messages.
-        count: records in the set.
-        share: of them that may be bad.
+        name: name of the set, for messages.
+        count: number of records in the set.
+        share: largest share of bad records.
     """
 
     def __init__(self, name: str, *, count: int, share: float) -> None:
@@ -242,13 +244,13 @@ class BadImages:
         small = max(1, min(_ALWAYS_ALLOWED, count // 10))
         self.allowed = max(small, int(share * count + 1e-9))  # 0.29 * 100 is below 29
         self.reasons: dict[int, str] = {}
-        self._lock = threading.Lock()  # training reads ahead while evaluation reads
+        self._lock = threading.Lock()  # training prefetches while evaluation reads
 
     def __len__(self) -> int:
         return len(self.reasons)
 
     def add(self, bad: Iterable[Bad]) -> None:
-        """Counts records, and logs each the first time.
+        """Counts records, and logs each one once.
 
         Raises:
             BadImagesError: there are now more than allowed.
@@ -256,14 +258,16 @@ class BadImages:
         with self._lock:
             for row, reason in bad:
                 if row not in self.reasons:
-                    line = "\\n".join(reason.splitlines())  # a name may have two
+                    line = "\\n".join(
+                        reason.splitlines()
+                    )  # a name may contain line breaks
                     self.reasons[row] = line
                     logger.warning("skipped: %s", line)
         if len(self) > self.allowed:
             self.stop()
 
     def stop(self) -> None:
-        """Ends a run that cannot go on with these images.
+        """Ends a run that has too many unreadable images.
 
         Raises:
             BadImagesError: always.
@@ -271,7 +275,7 @@ class BadImages:
         listed = "; ".join(self.listing()[:_LISTED])
         more = len(self) - _LISTED
         raise BadImagesError(
-            f"config.data.bad_image_share: want at most {self.allowed} of the "
+            f"config.data.bad_image_share: expected at most {self.allowed} of the "
             f"{self._count} images of {self._name} unreadable (a share of "
             f"{self._share:g}), got {len(self)} so far: {listed}"
             f"{f'; and {more} more' if more > 0 else ''}; mend or remove them, or "
@@ -279,20 +283,20 @@ class BadImages:
         )
 
     def listing(self) -> list[str]:
-        """Why each was skipped, in the set's order."""
+        """The reason why each was skipped, in the set's order."""
         return [self.reasons[row] for row in sorted(self.reasons)]
 
 
 def join_steps(
     parts: Iterator[Crops], count: int, *, steps: int, bad: BadImages
 ) -> tuple[UInt8[np.ndarray, "s n h w 3"], ...]:
-    """The next parts as the batches of some steps.
+    """Joins the next parts to the batches of some steps.
 
     Args:
-        parts: of a `CropSource`.
-        count: how many parts.
-        steps: that they are for.
-        bad: counts what was skipped.
+        parts: parts of a `CropSource`.
+        count: number of parts.
+        steps: number of steps.
+        bad: counter of skipped records.
 
     Returns:
         For each view, uint8 [S, n, size, size, 3].
@@ -306,7 +310,7 @@ def join_steps(
     if all(chunk.views for chunk in chunks):
         views = range(len(chunks[0].views))
         joined = [np.concatenate([c.views[view] for c in chunks]) for view in views]
-    # They are memory shared with a worker, which a traceback would hold on to.
+    # They are memory shared with a worker, which a traceback would keep alive.
     del chunks
     bad.add(unreadable)
     if not joined:

@@ -1,6 +1,6 @@
 """Downloads a TFDS image set and writes it as ArrayRecord.
 
-TensorFlow is used here and nowhere else: TFDS needs it to build a set, not to read one.
+Only this module needs TensorFlow: TFDS uses it to build a set, not to read one.
 """
 
 import errno
@@ -29,28 +29,30 @@ from caco_jax.schema import UserError
 
 logger = logging.getLogger("caco_jax")
 SUMMARY_FILE = "summary.json"
-_LOOKED_AT = 256  # images of each split whose size is read
+_LOOKED_AT = 256  # number of images of each split whose size is read
 
 
 def prepare(
     dataset: str, data_dir: Path, *, manual_dir: Path | None = None
 ) -> dict[str, Any]:
-    """Downloads a set and builds it, unless it is there; then describes it.
+    """Downloads and builds a data set, unless that is done, and describes it.
 
     Args:
-        dataset: "tfds:NAME", "tfds:NAME/CONFIG", either with ":1.2.3" behind it.
-        data_dir: where prepared sets lie; the set gets a directory of its own there.
-        manual_dir: where the files are that a person has to get; ImageNet's tar files.
+        dataset: "tfds:NAME" or "tfds:NAME/CONFIG", optionally followed by ":1.2.3".
+        data_dir: directory of prepared sets; the set gets a sub-directory.
+        manual_dir: directory of files downloaded by hand, such as ImageNet's tar files.
 
     Returns:
         The summary, which is also saved as `SUMMARY_FILE` beside the data.
 
     Raises:
-        UserError: no such set, no TensorFlow, no network, no room, no files.
+        UserError: no such set, no TensorFlow, no network, no disk space, no files.
     """
     kind, _, name = dataset.partition(":")
     if kind != "tfds" or not name:
-        raise UserError(f"--dataset: want tfds:NAME as in tfds:cifar10, got {dataset}")
+        raise UserError(
+            f"--dataset: expected tfds:NAME as in tfds:cifar10, got {dataset}"
+        )
     with _explained(name, data_dir):
         if not is_prepared(name, data_dir):
             _require_tensorflow()
@@ -62,14 +64,14 @@ def prepare(
 
 
 def _require_tensorflow() -> None:
-    # Before TensorFlow is imported; it would speak of its optimisations.
+    # Before TensorFlow is imported, to silence its notes on optimisations.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     require_package("tensorflow", purpose="preparing a set")
 
 
 def _build(name: str, data_dir: Path, manual_dir: Path | None) -> None:
-    """Lets TFDS build a set."""
+    """Builds a set by TFDS."""
     import tensorflow_datasets as tfds
 
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,7 @@ def _build(name: str, data_dir: Path, manual_dir: Path | None) -> None:
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(
             manual_dir=None if manual_dir is None else str(manual_dir),
-            try_download_gcs=False,  # has TFRecord only
+            try_download_gcs=False,  # available in TFRecord only
         )
     )
     usual = filter(None, KNOWN_SPLITS.get(base_name(name), ()))
@@ -88,7 +90,7 @@ def _build(name: str, data_dir: Path, manual_dir: Path | None) -> None:
 
 @contextmanager
 def _explained(name: str, data_dir: Path) -> Iterator[None]:
-    """One line for each way in which a download or a build fails."""
+    """Converts errors of a download or a build to one-line messages."""
     import requests
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import download_manager, extractor, util
@@ -109,11 +111,11 @@ def _explained(name: str, data_dir: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         if error.errno == errno.ENOSPC or "disk space" in str(error):
-            what = f"want more room on the disk of {data_dir}"
+            what = f"expected more room on the disk of {data_dir}"
         else:
             what = f"cannot write to {data_dir}"
         raise UserError(f"--data_dir: {what}: {_line(error)}") from None
-    except AssertionError as error:  # how TFDS says that files are missing
+    except AssertionError as error:  # TFDS's error for missing files
         flag = "--manual_dir" if "manual" in str(error).lower() else "--dataset"
         raise UserError(f"{flag}: {_line(error)}") from None
     except ValueError as error:
@@ -125,11 +127,11 @@ def _line(error: Exception) -> str:
 
 
 def summarize(name: str, data_dir: Path) -> dict[str, Any]:
-    """What a prepared set holds: splits, classes, image sizes, bytes.
+    """The summary of a prepared set: splits, classes, image sizes, bytes.
 
     Args:
-        name: of the set.
-        data_dir: where prepared sets lie.
+        name: name of the set.
+        data_dir: directory of prepared sets.
 
     Returns:
         For JSON. Heights and widths are (smallest, median, largest) of at most
@@ -160,7 +162,7 @@ def summarize(name: str, data_dir: Path) -> dict[str, Any]:
 
 
 def _sizes(records: TfdsRecords) -> dict[str, Any]:
-    """Heights and widths of images that are spread evenly over a split."""
+    """Heights and widths of images that are taken evenly from a split."""
     count = min(len(records), _LOOKED_AT)
     rows = np.linspace(0, len(records) - 1, count).astype(int)
     sizes, unreadable = [], 0
@@ -184,7 +186,7 @@ def _spread(values: np.ndarray) -> list[int]:
 
 
 def summary_text(summary: dict[str, Any]) -> str:
-    """The summary for people."""
+    """The summary as text."""
     lines = [
         f"{summary['dataset']} {summary['version']} in {summary['directory']}: "
         f"{summary['classes']} classes, {summary['bytes'] / 1e6:,.1f} MB"

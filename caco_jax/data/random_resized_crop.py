@@ -1,4 +1,4 @@
-"""The box of a random resized crop, drawn on the host."""
+"""Drawing the box of a random resized crop on the host."""
 
 import math
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 Range = tuple[float, float]
-ATTEMPTS = 10  # torchvision's
+ATTEMPTS = 10  # as in torchvision
 
 
 class Box(NamedTuple):
@@ -31,7 +31,7 @@ def draw_box(
     The definition is that of `augment.draw_crop`, which draws it on the device.
 
     Args:
-        rng: of this image.
+        rng: random generator of this image.
         height: pixels of the image.
         width: pixels of the image.
         scale_range: smallest and largest share of the area, in (0, 1].
@@ -51,7 +51,7 @@ def draw_box(
 
 
 def central_box(height: int, width: int, aspect_range: Range) -> Box:
-    """The largest central box whose aspect is allowed."""
+    """The largest central box with an allowed aspect ratio."""
     low, high = aspect_range
     box_height, box_width = height, width
     if width / height < low:

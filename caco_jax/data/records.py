@@ -1,8 +1,8 @@
-"""Sets of images that stay where they are: a record at a time, by number.
+"""Records: image files on disk, in tar shards or in TFDS sets, read by number.
 
-What is read here is bytes; `decode` makes pixels of them. All of it pickles, opens its
-files when the first record is asked for, and imports no accelerator library: a worker
-process gets a copy and starts in a moment.
+This module reads bytes; `decode` decodes them to pixels. Its classes can be pickled,
+open their files at the first access, and import no accelerator library, so that a
+worker process gets a copy and starts fast.
 """
 
 import logging
@@ -20,38 +20,38 @@ from caco_jax.schema import UserError
 
 logger = logging.getLogger("caco_jax")
 
-# How long a drive that went away is waited for, and how often it is looked for.
+# Time to wait for an unreachable drive, and interval of retries.
 WAIT_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
-_PROBES = 8  # files that are tried, spread over the set
+_PROBES = 8  # number of files that are tried, taken evenly from the set
 
 
 class BadImageError(ValueError):
-    """A record that is no image, or a damaged one; the message begins with its name."""
+    """A record is no image or damaged; the message starts with its name."""
 
 
-# What one record may raise that cannot be opened or decoded: it alone is then skipped.
+# Errors of a single unreadable record, which is then skipped.
 UNREADABLE = (BadImageError, OSError)
 
 
 class StreamError(UserError):
-    """A stream of examples ended before its time; what was trained can be saved."""
+    """A stream of examples ended too early; the trained state can be saved."""
 
 
 class SourceGoneError(StreamError):
-    """None of a set's records can be opened any more: no fault of a single one."""
+    """No record of a set can be opened any more, for example on an unmounted drive."""
 
 
 class Record(NamedTuple):
-    """An image as it is stored.
+    """A stored image.
 
     Attributes:
         encoded: the content of an image file, or pixels, uint8 [H, W, 1 or 3].
-        label: its class; -1 without one. Where an image shows several, int32 [C], 1
+        label: its class; -1 without one. For an image of several classes int32 [C], 1
             for each of them.
-        name: a path, or "set/split[index]": how messages call it.
-        value_range: which values become 0 and 255, of a file of more than 8 bits;
-            None: as its type says.
+        name: a path, or "set/split[index]", for messages.
+        value_range: pixel values that become 0 and 255, for a file of more than 8 bits;
+            None: by its dtype.
     """
 
     encoded: bytes | UInt8[np.ndarray, "h w c"]
@@ -64,33 +64,33 @@ class Records(Protocol):
     """A picklable sequence of records."""
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of records."""
 
     def __getitem__(self, index: int) -> Record:
-        """One of them, 0 <= index < len.
+        """A record, 0 <= index < len.
 
         Raises:
-            OSError: its file cannot be read; the message names it.
-            SourceGoneError: none can, and waiting did not help.
+            OSError: the file cannot be read; the message names it.
+            SourceGoneError: no record can be read, also after waiting.
         """
 
 
 class _Drive:
-    """Tells a record that cannot be opened from a drive that went away.
+    """Distinguishes an unreadable record from an unreachable drive.
 
     Args:
-        name: of the place, for messages.
-        reachable: whether anything there can be read.
+        name: name of the place, for messages.
+        reachable: returns whether any record can be read.
     """
 
     def __init__(self, name: str, reachable: Callable[[], bool]) -> None:
         self._name, self._reachable, self._gone = name, reachable, False
 
     def wait(self) -> None:
-        """Returns once something can be read.
+        """Waits until some record can be read.
 
         Raises:
-            SourceGoneError: nothing could for `WAIT_SECONDS`, now or before.
+            SourceGoneError: none could be read for `WAIT_SECONDS`, now or before.
         """
         if self._reachable():
             return
@@ -122,11 +122,11 @@ def _can_read(path: str) -> bool:
 
 
 class ArrayRecords:
-    """Pixels that are in memory.
+    """Images in memory as records.
 
     Args:
-        name: of the split, such as "fake:8x8x3/train".
-        images: uint8 [M, H, W, C]; examples that are none are handed out alike.
+        name: name of the split, such as "fake:8x8x3/train".
+        images: uint8 [M, H, W, C]; other examples are returned in the same way.
         labels: int32 [M], or None.
     """
 
@@ -147,7 +147,7 @@ class ArrayRecords:
 
 
 class EncodedRecords:
-    """Records whose images are files' contents.
+    """Records whose images are encoded files.
 
     Attributes:
         value_range: of all records, see `Record`.
@@ -161,7 +161,7 @@ class FolderRecords(EncodedRecords):
 
     Args:
         root: the directory.
-        paths: of the files, relative to it.
+        paths: paths of the files, relative to it.
         labels: int32 [M], or None.
     """
 
@@ -172,7 +172,7 @@ class FolderRecords(EncodedRecords):
         labels: Int32[np.ndarray, " m"] | None = None,
     ) -> None:
         self._root, self._labels = str(root), labels
-        # One array of bytes: a million strings would take long to pickle.
+        # One array of bytes, because pickling a million strings is slow.
         self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)
         self._drive = _Drive(self._root, self.reachable)
 
@@ -180,7 +180,7 @@ class FolderRecords(EncodedRecords):
         return len(self._paths)
 
     def path(self, index: int) -> str:
-        """Where a record's file is."""
+        """Path of a record's file."""
         return os.path.join(self._root, os.fsdecode(self._paths[index]))
 
     def __getitem__(self, index: int) -> Record:
@@ -194,7 +194,7 @@ class FolderRecords(EncodedRecords):
         return Record(encoded, label, path, self.value_range)
 
     def reachable(self) -> bool:
-        """Whether any of some files can be read; of one alone nothing is known."""
+        """Whether any of some files can be read; True for a set of a single file."""
         if len(self) < 2:
             return True
         rows = np.linspace(0, len(self) - 1, min(len(self), _PROBES)).astype(int)
@@ -208,13 +208,13 @@ def _read(path: str, offset: int = 0, size: int = -1) -> bytes:
 
 
 class Place(NamedTuple):
-    """Where an image lies in a set of shards.
+    """Position of an image in a set of shards.
 
     Attributes:
-        shard: the number of its shard.
-        offset: its first byte there.
-        size: bytes.
-        name: in the shard.
+        shard: number of its shard.
+        offset: offset of its first byte.
+        size: number of bytes.
+        name: name in the shard.
     """
 
     shard: int
@@ -224,11 +224,11 @@ class Place(NamedTuple):
 
 
 class ShardRecords(EncodedRecords):
-    """Image files within larger files, such as tar archives.
+    """Image files in shards, such as tar archives.
 
     Args:
-        shards: the larger files.
-        places: of the images in them.
+        shards: the files.
+        places: positions of the images in them.
         labels: int32 [M], or None.
     """
 
@@ -239,7 +239,7 @@ class ShardRecords(EncodedRecords):
         labels: Int32[np.ndarray, " m"] | None = None,
     ) -> None:
         self._shards, self._labels = [str(shard) for shard in shards], labels
-        # Arrays, as of `FolderRecords`.
+        # Arrays, as in `FolderRecords`.
         numbers = [(shard, offset, size) for shard, offset, size, _ in places]
         self._places = np.array(numbers, np.int64).reshape(-1, 3)
         names = [os.fsencode(place.name) for place in places]
@@ -273,7 +273,7 @@ class TfdsRecords(EncodedRecords):
     """A split of a prepared TFDS set, as ArrayRecord; TensorFlow is not used.
 
     Args:
-        directory: of one version of one config of the set, with its
+        directory: directory of one version of one config of the set, with its
             dataset_info.json.
         split: as TFDS writes it, such as "train" or "train[:90%]".
         image_key: the feature that is the image.
@@ -308,7 +308,7 @@ class TfdsRecords(EncodedRecords):
     def _example(self, index: int, name: str) -> Any:
         try:
             return self._open()[index]
-        except Exception:  # the readers raise whatever they stumble on
+        except Exception:  # the readers may raise anything
             self._drive.wait()
             self._source = None
         try:

@@ -1,7 +1,7 @@
-"""Tar shards as WebDataset writes them: KEY.jpg beside KEY.cls or KEY.json.
+"""Reader of WebDataset tar shards: KEY.jpg beside KEY.cls or KEY.json.
 
-Their headers are read once, when the set is opened; an image is then read by its place
-in its shard, in any order and by any process.
+Headers are read once, when the set is opened; images are then read by their offset, in
+any order and by any process.
 """
 
 import json
@@ -28,7 +28,7 @@ logger = logging.getLogger("caco_jax")
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*)\}")
 _GZIP = b"\x1f\x8b"
-_MANY_SHARDS = 50  # to read their headers may take a while
+_MANY_SHARDS = 50  # reading the headers may take a while
 _THREADS = 4
 
 
@@ -37,9 +37,9 @@ class Listing(NamedTuple):
 
     Attributes:
         shards: files, in natural order.
-        places: of the images in them.
-        labels: of each, as written; empty where no image has one.
-        ignored: how many other files there are, by their endings.
+        places: positions of the images in them.
+        labels: label of each image, as written; empty if no image has one.
+        ignored: numbers of other files, by suffix.
     """
 
     shards: tuple[Path, ...]
@@ -50,13 +50,13 @@ class Listing(NamedTuple):
     def records(
         self, class_names: Sequence[str], rows: Int[np.ndarray, " m"] | None = None
     ) -> ShardRecords:
-        """The images as records, labelled by the place of their class in the names."""
+        """The images as records, labelled by the index of their class."""
         rows = np.arange(len(self.places)) if rows is None else rows
         labels = self.numbers(class_names)[rows] if class_names else None
         return ShardRecords(self.shards, [self.places[row] for row in rows], labels)
 
     def numbers(self, class_names: Sequence[str]) -> Int32[np.ndarray, " m"]:
-        """The place of each image's class in the names."""
+        """The index of each image's class."""
         return class_numbers(self.labels, class_names)
 
 
@@ -67,20 +67,19 @@ def open_shards(
     train_split: str | None = None,
     test_split: str | None = None,
 ) -> ImageSplits:
-    """Finds the images in tar files, and what their names say of splits.
+    """Finds the images in tar files, with the splits that file names state.
 
     Files whose name or folder has a word for the training split, as in
-    ``imagenet-train-000017.tar``, are trained on, those of the test or the validation
-    split are held out. Without such words, and where no held-out ones are there, a
-    tenth of each class is held out.
+    ``imagenet-train-000017.tar``, are the training split; those with a word for the
+    test or validation split are held out. Without such words, or without held-out
+    files, a tenth of each class is held out.
 
     Args:
         path: a tar file, a folder of them, or several with braces:
             ``PATH/train-{000000..000009}.tar``.
-        seed: draws the tenth.
-        train_split: what to train on, below the folder, as a path may be; None: as
-            said.
-        test_split: likewise, what to hold out.
+        seed: seed that draws the held-out tenth.
+        train_split: training shards, a path below the folder; None: inferred.
+        test_split: held-out shards, a path below the folder; None: inferred.
 
     Raises:
         ValueError: there are no such files, one is no tar file or cut short, labels are
@@ -90,7 +89,7 @@ def open_shards(
     train = list_images(train_files)
     if not train.places:
         raise ValueError(
-            f"data.source: want images in {path}, got none"
+            f"data.source: expected images in {path}, got none"
             f"{_ignored(train.ignored, '; ignored: ')}"
         )
     class_names = tuple(sorted(set(train.labels), key=natural_key))
@@ -104,7 +103,7 @@ def open_shards(
 def _split(
     path: Path, train_split: str | None, test_split: str | None
 ) -> tuple[list[Path], list[Path], list[Path]]:
-    """The files to train on, those to hold out, and those of neither."""
+    """The training files, the held-out files, and the ignored ones."""
     if train_split is not None:
         train = find_shards(path / train_split, "train_split")
         test = (
@@ -113,7 +112,7 @@ def _split(
         return train, test, []
     if test_split is not None:
         raise ValueError(
-            "data.train_split: want the shards to train on beside data.test_split "
+            "data.train_split: expected the shards to train on beside data.test_split "
             f"{test_split!r}, got None"
         )
     files = find_shards(path, "source")
@@ -122,7 +121,7 @@ def _split(
     if TRAIN not in roles:
         if held_out and None in roles:
             raise ValueError(
-                f"data.train_split: want to know what to train on in {path}: "
+                f"data.train_split: expected the shards to train on, {path} has "
                 f"{held_out} shards without training shards; name them here and as "
                 "data.test_split"
             )
@@ -136,7 +135,7 @@ def _split(
 
 
 def _role(file: Path, path: Path) -> str | None:
-    """The split that a word of a file's name or of a folder's says."""
+    """The split that a word of a file's or folder's name states."""
     below = file.relative_to(path) if path in file.parents else Path(file.name)
     words = re.split(r"[-_.]", below.stem)
     roles = (role_of(name) for name in (*reversed(words), *below.parts[:-1]))
@@ -144,14 +143,14 @@ def _role(file: Path, path: Path) -> str | None:
 
 
 def find_shards(path: Path, key: str) -> list[Path]:
-    """The tar files that a path stands for, in natural order.
+    """The tar files of a path, in natural order.
 
     Args:
         path: a file, a folder, or either with braces in it.
-        key: of the section ``data``, for messages.
+        key: key of the section ``data``, for messages.
 
     Raises:
-        ValueError: there are none, or one is not there.
+        ValueError: there are none, or one does not exist.
     """
     found: list[Path] = []
     for name in expand_braces(str(path)):
@@ -164,7 +163,7 @@ def find_shards(path: Path, key: str) -> list[Path]:
                 "no .tar files in it" if place.is_dir() else "there is no such file"
             )
             raise ValueError(
-                f"data.{key}: want tar files, a folder of them, or several as in "
+                f"data.{key}: expected tar files, a folder of them, or several as in "
                 f"shard-{{000..009}}.tar, got {missing or place}: {reason}"
             )
         found += [file for file in files if not file.name.startswith(".")]
@@ -172,7 +171,7 @@ def find_shards(path: Path, key: str) -> list[Path]:
 
 
 def expand_braces(text: str) -> Iterator[str]:
-    """Names as a shell makes them: ``a-{08..10}`` and ``{a,b}``."""
+    """Expands braces as a shell does: ``a-{08..10}`` and ``{a,b}``."""
     found = _RANGE.search(text)
     if found is None:
         yield text
@@ -198,7 +197,8 @@ def list_images(shards: Sequence[Path]) -> Listing:
     """
     if len(shards) >= _MANY_SHARDS:
         logger.info("reading the headers of %d shards", len(shards))
-    # Some, to wait for a slow disk at once; Python would have more wait for each other.
+    # Some threads, to wait for a slow disk in parallel; more would wait for Python's
+    # lock.
     with ThreadPoolExecutor(_THREADS) as threads:
         read = list(threads.map(_read_headers, shards))
     places: list[Place] = []
@@ -212,7 +212,7 @@ def list_images(shards: Sequence[Path]) -> Listing:
     if named and len(named) < len(labels):
         first = places[labels.index(None)]
         raise ValueError(
-            f"data.source: want a .cls or .json with a label beside each image, got "
+            "data.source: expected a .cls or .json with a label beside each image, got "
             f"{len(labels) - len(named):,} images without, such as {first.name} of "
             f"{shards[first.shard]}"
         )
@@ -225,7 +225,7 @@ _Image = tuple[int, int, str]  # offset, bytes, name
 def _read_headers(
     shard: Path,
 ) -> tuple[dict[str, _Image], dict[str, str], Counter[str]]:
-    """By key its images and labels, and what is ignored."""
+    """Images and labels by key, and ignored files."""
     images: dict[str, _Image] = {}
     labels: dict[str, str] = {}
     ignored: Counter[str] = Counter()
@@ -249,7 +249,7 @@ def _read_headers(
 
 
 def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """The files of a shard; ValueError where it cannot be read to its end."""
+    """The files of a shard; ValueError if it cannot be read to its end."""
     try:
         with tarfile.open(shard, "r:") as archive:
             while (member := archive.next()) is not None:
@@ -261,8 +261,8 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         if isinstance(error, tarfile.ReadError) and _begins_with(shard, _GZIP):
             reason = "it is compressed: gunzip it, its images are read by their places"
         raise ValueError(
-            f"data.source: want a tar file that can be read to its end, got {shard}: "
-            f"{reason}"
+            "data.source: expected a tar file that can be read to its end, got "
+            f"{shard}: {reason}"
         ) from None
 
 
@@ -272,7 +272,7 @@ def _begins_with(path: Path, magic: bytes) -> bool:
 
 
 def _label(ending: str, content: bytes) -> str | None:
-    """What a file says of its image's class; None where that is nothing."""
+    """The class in a label file; None if it has none."""
     text = content.decode(errors="replace").strip()
     if ending == ".cls":
         return text or None
@@ -316,6 +316,6 @@ def _check_classes(train: Listing, test: Listing) -> None:
     if unknown or not test.labels:
         got = f"{some_names(unknown)} held out only" if unknown else "none held out"
         raise ValueError(
-            f"data.source: want the classes of {_files(train.shards)} in "
+            f"data.source: expected the classes of {_files(train.shards)} in "
             f"{_files(test.shards)} too, got {got}"
         )

@@ -1,8 +1,7 @@
-"""Where images come from: a source's name in, a set of images on the host out.
+"""Loads data sets by the name of their source.
 
-A small set is NumPy arrays of bytes, a large one stays where it is and is read by the
-record. Nothing here touches an accelerator: the training loop decides where images
-live.
+A small set becomes NumPy arrays of bytes; a large one is read from disk by record.
+Nothing here uses an accelerator: the training loop places the images.
 """
 
 import logging
@@ -38,7 +37,7 @@ from caco_jax.data.value_range import find_range
 from caco_jax.schema import ConfigError, did_you_mean
 
 logger = logging.getLogger("caco_jax")
-# Larger images are cheaper to decode small, on the host, than to keep whole.
+# Larger images are cheaper to decode at a small size on the host than to keep whole.
 RESIDENT_SIDE_PIXELS = 256
 RESIDENT_BYTES = 2 * 2**30
 
@@ -46,12 +45,14 @@ RESIDENT_BYTES = 2 * 2**30
 def load_digits_set(*, seed: int = 0, size_pixels: int = 16) -> ArrayDataset:
     """Scikit-learn's 1,797 handwritten digits, which need no download.
 
-    A stratified quarter is held out. Grey levels 0 to 16 become 0 to 255, and the
-    8×8 images are enlarged bilinearly: at 8×8 a shift by one pixel is too much of an
-    augmentation, and a stride-2 network has nothing left to look at.
+    A stratified quarter is held out. Grey levels 0 to 16 become 0 to 255, and the 8×8
+    images are enlarged bilinearly: at 8×8 a shift by one pixel is too strong an
+    augmentation,
+        and the
+    feature maps of a stride-2 network vanish.
 
     Args:
-        seed: which quarter is held out.
+        seed: seed that draws the held-out quarter.
         size_pixels: height and width of the images returned.
 
     References:
@@ -92,16 +93,16 @@ def make_fake_set(shape: str, *, seed: int = 0) -> ArrayDataset:
     """Random bytes with random labels, for benchmarks and smoke runs.
 
     Args:
-        shape: "HxWxC" or "HxWxCxCOUNT"; the count is 512 where it is not given. A
-            quarter of the count, at least one image, is made for the test split.
-        seed: of the bytes and labels.
+        shape: "HxWxC" or "HxWxCxCOUNT"; the default count is 512. The test split has a
+            quarter of the count, at least one image.
+        seed: seed of the bytes and labels.
 
     Raises:
         ValueError: the shape is not such a string, or has a 0 in it.
     """
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2,3}", shape):
         raise ValueError(
-            "data.source: after fake: want a shape HxWxC or HxWxCxCOUNT of numbers "
+            "data.source: after fake: expected a shape HxWxC or HxWxCxCOUNT of numbers "
             f">= 1, such as 32x32x3x1024, got {shape!r}"
         )
     height, width, channels, count = [*map(int, shape.split("x")), FAKE_COUNT][:4]
@@ -127,7 +128,7 @@ def make_fake_set(shape: str, *, seed: int = 0) -> ArrayDataset:
 
 @dataclass(frozen=True)
 class _Request:
-    """What was asked for, beside the source's name."""
+    """The settings of a data set beside the name of its source."""
 
     data_dir: Path | None
     seed: int
@@ -137,14 +138,14 @@ class _Request:
     value_range: Range | str | None
 
     def path(self, kind: str, rest: str) -> Path:
-        """Where the files of a source are, relative to the data directory.
+        """Path of a source, relative to the data directory.
 
         Raises:
             ValueError: no path is given, or one of another machine.
         """
         if not rest:
             raise ValueError(
-                f"data.source: after {kind}: want a directory, got nothing"
+                f"data.source: after {kind}: expected a directory, got nothing"
             )
         base = Path() if self.data_dir is None else self.data_dir
         path = base / _local(rest, "data.source")
@@ -158,11 +159,12 @@ class _Request:
         return path
 
     def refuse_splits(self, source: str) -> None:
-        """Raises ValueError where a split is named of a source that has only two."""
+        """Raises ValueError if a split is named for a source with fixed splits."""
         for key in ("train_split", "test_split"):
             if getattr(self, key) is not None:
                 raise ValueError(
-                    f"data.{key}: want None for {source}, got {getattr(self, key)!r}"
+                    f"data.{key}: expected None for {source}, got "
+                    f"{getattr(self, key)!r}"
                 )
 
 
@@ -205,7 +207,7 @@ def _tfds(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
         class_names=splits.class_names,
         labelled=splits.labelled,
     )
-    if request.value_range is not None:  # their images seldom have more than 8 bits
+    if request.value_range is not None:  # few of their images have more than 8 bits
         records = _with_range(records, request)
     if splits.shape is None:
         return records
@@ -223,7 +225,7 @@ def _wds(rest: str, request: _Request) -> ArrayDataset | RecordDataset:
 def _files(
     open_files: Callable[..., Any], kind: str, rest: str, request: _Request
 ) -> ArrayDataset | RecordDataset:
-    """Image files whose number, labels and splits are known before one is read."""
+    """A set of image files with known labels and splits."""
     path = request.path(kind, rest)
     opencv()  # missed now and not by a worker
     splits = open_files(
@@ -234,7 +236,7 @@ def _files(
     )
     if not splits.train.reachable():
         raise ValueError(
-            f"data.source: want images that can be read in {path}, got "
+            f"data.source: expected images that can be read in {path}, got "
             f"{len(splits.train)} of which none of those tried can; is the drive there?"
         )
     records = RecordDataset(
@@ -248,12 +250,12 @@ def _files(
     try:
         size = image_size(splits.train[0])
     except UNREADABLE:
-        return records  # who reads the records counts the bad ones
+        return records  # unreadable images are counted in training
     return _in_memory(records, size, request.max_resident_bytes)
 
 
 def _with_range(records: RecordDataset, request: _Request) -> RecordDataset:
-    """The set with the values that become black and white, of more than 8 bits."""
+    """Adds the value range of images of more than 8 bits to a set."""
     found = find_range(records.name, records.train, request.value_range)
     for part in (records.train, records.test, records.labelled):
         if isinstance(part, EncodedRecords):
@@ -265,7 +267,7 @@ def _with_range(records: RecordDataset, request: _Request) -> RecordDataset:
 def _in_memory(
     records: RecordDataset, size: tuple[int, int], max_resident_bytes: int
 ) -> ArrayDataset | RecordDataset:
-    """The set as arrays if all images have this size and there is room, or as it is."""
+    """The set as arrays if its images have this size and fit in memory, or as it is."""
     test = () if records.test is None else records.test
     count = len(records.train) + len(test)
     if (
@@ -313,7 +315,7 @@ def _decode_all(
         images[index], labels[index] = image, record.label
 
     with ThreadPoolExecutor() as threads:
-        # By parts, so that a stranger is found before all are decoded.
+        # By parts, so that an image of another size is found before all are decoded.
         for first in range(0, len(records), 256):
             list(threads.map(decode, range(first, min(first + 256, len(records)))))
     return images, labels
@@ -327,8 +329,9 @@ def _check_labels(
     unknown = [records.class_names[label] for label in np.setdiff1d(test, train)]
     if unknown:
         raise ValueError(
-            f"data.source: want every class of the test split of {records.name} in the "
-            f"training split too, got {', '.join(unknown[:3])} in the test split only"
+            f"data.source: expected every class of the test split of {records.name} in "
+            f"the training split too, got {', '.join(unknown[:3])} in the test split "
+            "only"
         )
 
 
@@ -361,7 +364,7 @@ def load(
     max_resident_bytes: int = RESIDENT_BYTES,
     value_range: Range | str | None = None,
 ) -> ArrayDataset | RecordDataset:
-    """Loads or opens the image set that a config names.
+    """Loads or opens the data set of a configuration.
 
     Args:
         source: "digits" (embedded), "fake:HxWxC[xCOUNT]" (random bytes),
@@ -370,27 +373,27 @@ def load(
             `shards.open_shards`), "idx:PATH" (MNIST's files, see
             `idx.open_idx`), "cifar10:PATH" or "cifar100:PATH" (CIFAR's own files, see
             `cifar.open_cifar`).
-        data_dir: where prepared sets lie, and what a path is relative to;
-            embedded and fake ones need none.
-        seed: of whatever the source draws: the held-out part, the fake bytes.
-        train_split: of TFDS, a split as TFDS writes it; of a folder, a sub-folder;
-            None: the usual one. "tfds:stl10" has its unlabelled images there, and
-            evaluation learns from the labelled ones.
-        test_split: likewise.
+        data_dir: directory of prepared sets and of relative paths; digits and fake sets
+            need none.
+        seed: seed of the source: of the held-out part, or of fake images.
+        train_split: a split in TFDS's notation, or a sub-folder; None: inferred. The
+            default of "tfds:stl10" is its unlabelled images, and evaluation learns from
+            the labelled ones.
+        test_split: the held-out split or sub-folder; None: inferred.
         max_resident_bytes: TFDS sets and folders of images of one size, at most
             `RESIDENT_SIDE_PIXELS` a side, become an `ArrayDataset` if they fit in this.
-        value_range: of a folder's or TFDS's pictures of more than 8 bits, the values
-            that become 0 and 255; "auto": found in some of them; None: by their type.
+        value_range: for images of more than 8 bits the values that become 0 and 255;
+            "auto": estimated from a sample; None: by their dtype.
 
     Raises:
-        ValueError: one line that begins with the config's key.
+        ValueError: one line that starts with the configuration key.
     """
     kind, _, rest = source.partition(":")
     if kind not in SOURCES:
         is_path = "/" in source or os.path.isdir(source)
         hint = f"; a folder of pictures is folder:{source}" if is_path else ""
         raise ValueError(
-            f"data.source: want one of {', '.join(sorted(SOURCES))}, got {source!r}"
+            f"data.source: expected one of {', '.join(sorted(SOURCES))}, got {source!r}"
             f"{hint or did_you_mean(kind, SOURCES)}"
         )
     directory = None if data_dir is None else _local(data_dir, "data.data_dir")

@@ -1,4 +1,4 @@
-"""What the names of folders say of splits: Training, test_set, valid, Val2017, dev."""
+"""Names of splits in folder names: Training, test_set, valid, Val2017, dev."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 Role: TypeAlias = Literal["train", "test", "val"]
 TRAIN: Role = "train"
-HELD_OUT: tuple[Role, ...] = ("test", "val")  # in the order in which they are taken
+HELD_OUT: tuple[Role, ...] = ("test", "val")  # in order of preference
 
 _WORDS: dict[str, Role] = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), TRAIN),
@@ -17,7 +17,7 @@ _WORDS: dict[str, Role] = {
     ),
     **dict.fromkeys(("eval", "evaluation", "holdout", "heldout"), "val"),
 }
-# What such names have beside that word, and what else splits are called.
+# Filler words in such names, and other words for splits.
 _FILLING = {
     *("set", "sets", "data", "dataset", "split", "image", "images", "img", "imgs"),
     *("pictures", "photos", "samples", "folder", "dir", "the"),
@@ -26,7 +26,7 @@ _OTHERS = ("split", "fold", "kfold", "query", "gallery", "unlabeled", "unlabelle
 
 
 def role_of(name: str) -> Role | None:
-    """The split that a folder's name says, in any case, or None.
+    """The split that a folder's name states, in upper or lower case, or None.
 
     ``Training``, ``test_set``, ``val2017``, ``train-images`` and ``TrainSet`` are
     understood; ``train_station`` and ``test_tube`` are not.
@@ -36,7 +36,7 @@ def role_of(name: str) -> Role | None:
 
 
 def looks_like_split(name: str) -> bool:
-    """Whether a word of a folder's name speaks of splits."""
+    """Whether a folder's name has a word for a split."""
     return any(word in _WORDS or word in _OTHERS for word in _words(name))
 
 
@@ -44,7 +44,7 @@ def mixes_splits(paths: Iterable[str]) -> bool:
     """Whether files of training and of held-out splits lie below folders of others.
 
     Args:
-        paths: of files, relative.
+        paths: relative paths of files.
     """
     folders = {os.path.dirname(path) for path in paths}
     roles = {role_of(name) for folder in folders for name in folder.split(os.sep)}

@@ -1,4 +1,4 @@
-"""Image files that were found, as records to train on and records held out."""
+"""Splits of image files: training records and held-out records."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -14,10 +14,10 @@ class ImageSplits(NamedTuple):
     """The records of a source of image files.
 
     Attributes:
-        train: to learn from.
-        test: held out; None where there are no classes.
-        class_names: in natural order; empty where there are no classes.
-        notes: for people: how the layout was understood, and what was ignored.
+        train: training records.
+        test: held-out records; None if there are no classes.
+        class_names: in natural order; empty without classes.
+        notes: lines on how the layout was interpreted and what was ignored.
     """
 
     train: Records
@@ -27,21 +27,21 @@ class ImageSplits(NamedTuple):
 
 
 class ImageListing(Protocol):
-    """Images that were found, with what their classes are called."""
+    """A list of images with the names of their classes."""
 
     def records(
         self, class_names: Sequence[str], rows: Int[np.ndarray, " m"] | None = None
     ) -> Records:
-        """The images as records, labelled by the place of their class in the names."""
+        """The images as records, labelled by the index of their class."""
 
     def numbers(self, class_names: Sequence[str]) -> Int32[np.ndarray, " m"]:
-        """The place of each image's class in the names."""
+        """The index of each image's class."""
 
 
 def class_numbers(
     classes: Sequence[str], class_names: Sequence[str]
 ) -> Int32[np.ndarray, " m"]:
-    """The place of each class in the names."""
+    """The index of each class."""
     place = {name: index for index, name in enumerate(class_names)}
     return np.array([place[name] for name in classes], np.int32)
 
@@ -54,13 +54,13 @@ def split_images(
     seed: int,
     notes: tuple[str, ...],
 ) -> ImageSplits:
-    """Listings as splits; without a test one a share of each class is held out.
+    """Makes splits; without a test listing a share of each class is held out.
 
     Args:
-        train: what is trained on.
-        test: what is held out; None where the source names nothing.
-        class_names: of both; empty where there are none, and nothing to evaluate.
-        seed: draws the share.
+        train: the training images.
+        test: the held-out images; None if the source has none.
+        class_names: names of the classes; empty without classes.
+        seed: seed that draws the held-out share.
         notes: see `ImageSplits`.
     """
     if test is not None:

@@ -1,4 +1,4 @@
-"""Prepared TFDS image sets, found and described without TensorFlow."""
+"""Opens prepared TFDS image sets without TensorFlow."""
 
 import re
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ class Splits(NamedTuple):
     """Names of a set's splits, as TFDS writes them.
 
     Attributes:
-        train: pretrained on.
-        test: held out for evaluation.
-        labelled: what evaluation learns from, where `train` has no labels.
+        train: pretraining split.
+        test: held-out split for evaluation.
+        labelled: split that evaluation learns from if `train` has no labels.
     """
 
     train: str
@@ -22,7 +22,7 @@ class Splits(NamedTuple):
     labelled: str | None = None
 
 
-# Others: train, and the first of test and validation.
+# For other sets: train, and the first of test and validation.
 KNOWN_SPLITS = {
     "imagenet2012": Splits("train", "validation"),  # the test split has no labels
     "stl10": Splits("unlabelled", "test", "train"),
@@ -36,11 +36,11 @@ class TfdsSplits(NamedTuple):
     """The records of a set.
 
     Attributes:
-        train: pretrained on.
-        test: held out, or None.
-        labelled: what evaluation learns from, where `train` has no labels.
-        class_names: empty where the set has no single label for an image.
-        shape: [H, W, C] where all images have the same, else None.
+        train: pretraining split.
+        test: held-out split, or None.
+        labelled: split that evaluation learns from if `train` has no labels.
+        class_names: empty if images have no single label.
+        shape: [H, W, C] if it is the same for all images, else None.
     """
 
     train: TfdsRecords
@@ -51,7 +51,7 @@ class TfdsSplits(NamedTuple):
 
 
 def prepare_command(name: str, data_dir: Path | None) -> str:
-    """What a person types to get a set."""
+    """The command that prepares a set."""
     directory = "DIR" if data_dir is None else data_dir
     return f"caco prepare --dataset=tfds:{name} --data_dir={directory}"
 
@@ -67,12 +67,12 @@ def open_tfds(
 
     Args:
         name: "set", "set/config", "set:1.2.3" or "set/config:1.2.3".
-        data_dir: where it was prepared.
-        train_split: None: the set's usual one; of STL-10 the unlabelled.
+        data_dir: directory that it was prepared in.
+        train_split: None: the set's usual one; for STL-10 the unlabelled split.
         test_split: None: the set's usual one, if it has one.
 
     Raises:
-        ValueError: it is not there, not readable, not in ArrayRecord, or has no images.
+        ValueError: it is missing, unreadable, not in ArrayRecord, or has no images.
     """
     directory = find_directory(name, data_dir)
     builder = read_builder(directory, name, data_dir)
@@ -110,15 +110,15 @@ def base_name(name: str) -> str:
 
 
 def find_directory(name: str, data_dir: Path | None) -> Path:
-    """Where a prepared set's files are; the newest version if none is named.
+    """The directory of a prepared set; of the newest version if none is named.
 
     Raises:
-        ValueError: it is not there, or has several configs and none is named.
+        ValueError: it is missing, or has several configs and none is named.
     """
     if data_dir is None:
         raise ValueError(
-            f"data.data_dir: want the directory where tfds:{name} was prepared, got "
-            f"None; to prepare it: {prepare_command(name, None)}"
+            f"data.data_dir: expected the directory where tfds:{name} was prepared, "
+            f"got None; to prepare it: {prepare_command(name, None)}"
         )
     fitting = _fitting(name, data_dir)
     if not fitting:
@@ -134,14 +134,14 @@ def find_directory(name: str, data_dir: Path | None) -> Path:
     configs = sorted({row.config for row in fitting if row.config is not None})
     if len(configs) > 1:
         raise ValueError(
-            f"data.source: want one config of tfds:{name}, as in "
+            f"data.source: expected one config of tfds:{name}, as in "
             f"tfds:{base_name(name)}/{configs[0]}; {data_dir} has {', '.join(configs)}"
         )
     return max(fitting, key=lambda row: [*map(int, row.version.split("."))]).path
 
 
 def is_prepared(name: str, data_dir: Path) -> bool:
-    """Whether a set, in the config and version that are named, is there."""
+    """Whether a set is prepared in the named config and version."""
     return bool(_fitting(name, data_dir))
 
 
@@ -152,11 +152,11 @@ class _Prepared(NamedTuple):
 
 
 def _fitting(name: str, data_dir: Path) -> list[_Prepared]:
-    """What is there of a set, in the config and version that are named."""
+    """The prepared versions of a set that match the named config and version."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise ValueError(
-            "data.source: after tfds: want NAME, NAME/CONFIG or either with :1.2.3 "
+            "data.source: after tfds: expected NAME, NAME/CONFIG or either with :1.2.3 "
             f"behind it, got {name!r}"
         )
     base, config, version = match.groups()
@@ -174,7 +174,7 @@ def _fitting(name: str, data_dir: Path) -> list[_Prepared]:
 
 
 def _prepared(root: Path) -> list[_Prepared]:
-    """The versions below a set's directory, of it or of its configs."""
+    """The prepared versions below a set's directory."""
 
     def versions(directory: Path, config: str | None) -> list[_Prepared]:
         return [
@@ -198,7 +198,7 @@ def _directories(root: Path) -> list[Path]:
 
 
 def read_builder(directory: Path, name: str, data_dir: Path | None) -> Any:
-    """What TFDS knows of a prepared set; its images are opened by who reads them.
+    """TFDS's description of a prepared set; its images are not opened.
 
     Raises:
         ValueError: it is in another format than ArrayRecord.
@@ -209,7 +209,7 @@ def read_builder(directory: Path, name: str, data_dir: Path | None) -> Any:
     formats = {form.value for form in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise ValueError(
-            f"data.source: want {directory} in array_record, got "
+            f"data.source: expected {directory} in array_record, got "
             f"{', '.join(sorted(formats))}; remove it and prepare it again: "
             f"{prepare_command(name, data_dir)}"
         )
@@ -245,6 +245,6 @@ def _count(sizes: Any, split: str, key: str, name: str) -> int:
         return int(sizes[split].num_examples)
     except (KeyError, ValueError):
         raise ValueError(
-            f"{key}: want a split of tfds:{name}, of {', '.join(sizes)}, or a part as "
-            f"in {next(iter(sizes))}[:90%], got {split!r}"
+            f"{key}: expected a split of tfds:{name}, of {', '.join(sizes)}, or a part "
+            f"as in {next(iter(sizes))}[:90%], got {split!r}"
         ) from None

@@ -1,7 +1,7 @@
-"""Pictures of more than 8 bits: which of their values become black and white.
+"""Value range of images of more than 8 bits: the values that become 0 and 255.
 
-A 16-bit file often holds 12 bits, and a float says nothing of its range. The range is
-given, or found in some pictures of the set; pictures of 8 bits are left as they are.
+A 16-bit file often holds 12 bits, and floats have no fixed range. The range is given,
+or estimated from some images of the set; images of 8 bits are not changed.
 """
 
 import logging
@@ -16,18 +16,18 @@ from caco_jax.data.records import UNREADABLE, Record, Records
 logger = logging.getLogger("caco_jax")
 
 AUTO = "auto"
-_SAMPLE = 32  # pictures that are looked at
-_SAMPLE_PIXELS = 2**16  # of each
+_SAMPLE = 32  # number of images in the sample
+_SAMPLE_PIXELS = 2**16  # values of each
 _PERCENTILES = (0.1, 99.9)
 _FEW_LEVELS = 64
 
 
 class Found(NamedTuple):
-    """What is known of the values of a set.
+    """The value range of a data set.
 
     Attributes:
-        value_range: what becomes 0 and 255; None: as the file's type says.
-        notes: for people; () where all sampled pictures have 8 bits.
+        value_range: values that become 0 and 255; None: by the file's dtype.
+        notes: lines for the user; () if all sampled images have 8 bits.
     """
 
     value_range: Range | None
@@ -35,17 +35,17 @@ class Found(NamedTuple):
 
 
 def find_range(name: str, records: Records, wanted: Range | str | None) -> Found:
-    """The range of a set's values, and a warning where it leaves few grey levels.
+    """Finds the range of a set's values, and warns if it leaves few grey levels.
 
-    The same pictures give the same range: they are spread over the set, not drawn.
+    The sample is taken evenly from the set, not drawn: the result is deterministic.
 
     Args:
-        name: of the set.
-        records: its pictures.
-        wanted: a range; "auto": percentiles of the values; None: by the file's type.
+        name: name of the set.
+        records: its images.
+        wanted: a range; "auto": percentiles of the values; None: by the file's dtype.
 
     Raises:
-        ValueError: most pictures have a type without a range, and none was wanted.
+        ValueError: most images have a dtype without a range, and none is given.
     """
     sampled, stored = _sample(records)
     if not stored:
@@ -56,7 +56,7 @@ def find_range(name: str, records: Records, wanted: Range | str | None) -> Found
     unknown = [values for values in stored if not has_range(values)]
     if wanted is None and 2 * len(unknown) > sampled:
         raise ValueError(
-            f"data.value_range: want auto or (low, high) for {name}, whose "
+            f"data.value_range: expected auto or (low, high) for {name}, whose "
             f"{unknown[0].dtype} pictures have no known range; {seen} were seen"
         )
     value_range: Any = _percentiles(stored) if wanted == AUTO else wanted
@@ -69,7 +69,7 @@ def find_range(name: str, records: Records, wanted: Range | str | None) -> Found
 
 
 def _sample(records: Records) -> tuple[int, list[np.ndarray]]:
-    """How many pictures were looked at, and some values of those of more bits."""
+    """The size of the sample, and some values of images of more than 8 bits."""
     found, stored = 0, []
     rows = np.linspace(0, len(records) - 1, min(len(records), _SAMPLE)).astype(int)
     for row in rows:
@@ -77,7 +77,7 @@ def _sample(records: Records) -> tuple[int, list[np.ndarray]]:
             record: Record = records[row]
             values = stored_values(record)
         except UNREADABLE:
-            continue  # who reads them all counts the bad ones
+            continue  # unreadable images are counted in training
         found += 1
         if values is not None:
             flat = values.ravel()
@@ -86,7 +86,7 @@ def _sample(records: Records) -> tuple[int, list[np.ndarray]]:
 
 
 def _percentiles(stored: list[np.ndarray]) -> Range:
-    """Between which nearly all values lie."""
+    """The percentiles that nearly all values are between."""
     low, high = np.percentile(np.concatenate(stored), _PERCENTILES)
     if all(values.dtype.kind in "iu" for values in stored):
         low, high = np.floor(low), np.ceil(high)

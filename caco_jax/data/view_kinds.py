@@ -1,7 +1,7 @@
-"""What a view is made of: frozen dataclasses that are callable on (key, image).
+"""Views of an example: frozen dataclasses that are callable on (key, image).
 
-A `View` is data, what is drawn and how far. `Views` lists them in the order in which
-the method gets them.
+A `View` holds the settings of one random augmentation. `Views` lists them in the order
+in which the method gets them.
 """
 
 import dataclasses
@@ -31,24 +31,24 @@ SHARE = Range(low=0, high=1, low_open=True)
 class View(Protocol):
     """One view: a pure, traceable function of a key and an example.
 
-    Images are [H, W, C] in [0, 1]; what else was of bytes is in [0, 1] too, and all
-    other examples come as they are in the set.
+    Images are [H, W, C] in [0, 1]. Other examples of type uint8 are scaled to [0, 1]
+    too; examples of all other types are not changed.
     """
 
     def __call__(self, key: PRNGKeyArray, example: Array, /) -> Array:
-        """The example's view for this key; of one shape for all examples."""
+        """The view of the example for this key; all views have one shape."""
 
 
 def _require_ordered(view: Any, *names: str) -> None:
     """Checks that each named pair is (smallest, largest)."""
     for name in names:
         low, high = getattr(view, name)
-        require(low <= high, f"{name}: want (smallest, largest), got {(low, high)}")
+        require(low <= high, f"{name}: expected (smallest, largest), got {(low, high)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class PlainView:
-    """The image as it is: for evaluation, and to see what a method does without."""
+    """The image without augmentation: for evaluation and for ablations."""
 
     def __call__(
         self, key: PRNGKeyArray, image: Float[Array, "h w c"]
@@ -60,25 +60,36 @@ class PlainView:
 
 @dataclasses.dataclass(frozen=True)
 class DigitView:
-    """A handwritten digit moved, slanted in grey level and made noisy.
+    """A view of a handwritten digit: shift, rotation, scale, gamma, Gaussian noise.
 
     No flips and no large rotations: they would make another digit.
     """
 
     max_shift_pixels: float = setting(
-        2.0, allowed=NON_NEGATIVE, doc="each axis moves by up to this; of 16 pixels"
+        2.0,
+        allowed=NON_NEGATIVE,
+        doc="Largest random shift along each axis in pixels.",
     )
     max_rotation_degrees: float = setting(
-        15.0, allowed=Range(low=0, high=180), doc="to either side"
+        15.0,
+        allowed=Range(low=0, high=180),
+        doc="Largest random rotation in degrees, to either side.",
     )
     scale_range: tuple[float, float] = setting(
-        (0.8, 1.2), allowed=POSITIVE, doc="multiplies the content's size; uniform"
+        (0.8, 1.2),
+        allowed=POSITIVE,
+        doc="Smallest and largest factor of the content's size, drawn uniformly.",
     )
     gamma_range: tuple[float, float] = setting(
-        (0.6, 1.6), allowed=POSITIVE, doc="power of the values; log-uniform"
+        (0.6, 1.6),
+        allowed=POSITIVE,
+        doc="Smallest and largest gamma, the power of the grey values, drawn "
+        "log-uniformly.",
     )
     noise_std: float = setting(
-        0.1, allowed=FRACTION, doc="Gaussian noise added, on the scale of [0, 1]"
+        0.1,
+        allowed=FRACTION,
+        doc="Standard deviation of added Gaussian noise, for values in [0, 1].",
     )
 
     def __post_init__(self) -> None:
@@ -103,45 +114,76 @@ class DigitView:
 
 @dataclasses.dataclass(frozen=True)
 class PhotoView:
-    """A photograph's view: crop, flip, colour jitter, grey, blur, solarise.
+    """A view of a photograph: crop, flip, colour jitter, grayscale, blur, solarise.
 
-    The meaning of each number is torchvision's; the defaults are MoCo v2's. Of grey
-    images, of one channel, brightness and contrast can be jittered.
+    Each number means the same as in torchvision; the defaults are those of MoCo v2. In
+    grey images (one channel) only brightness and contrast can be jittered.
     """
 
-    size_pixels: int = setting(224, allowed=COUNT, doc="height and width of the view")
+    size_pixels: int = setting(
+        224, allowed=COUNT, doc="Height and width of the view in pixels."
+    )
     crop_scale: tuple[float, float] = setting(
-        (0.2, 1.0), allowed=SHARE, doc="the crop's share of the image's area; uniform"
+        (0.2, 1.0),
+        allowed=SHARE,
+        doc="Smallest and largest share of the image's area that a random crop covers, "
+        "drawn uniformly.",
     )
     crop_aspect: tuple[float, float] = setting(
-        (3 / 4, 4 / 3), allowed=POSITIVE, doc="the crop's width/height; log-uniform"
+        (3 / 4, 4 / 3),
+        allowed=POSITIVE,
+        doc="Smallest and largest width / height of a random crop, drawn "
+        "log-uniformly.",
     )
     flip_probability: float = setting(
-        0.5, allowed=FRACTION, doc="of mirroring left and right"
+        0.5, allowed=FRACTION, doc="Probability of a horizontal flip."
     )
     jitter_probability: float = setting(
-        0.8, allowed=FRACTION, doc="of changing the colours at all"
+        0.8, allowed=FRACTION, doc="Probability of colour jitter."
     )
     brightness: float = setting(
-        0.4, allowed=NON_NEGATIVE, doc="factor in 1 plus or minus this, at least 0"
+        0.4,
+        allowed=NON_NEGATIVE,
+        doc="Strength b of brightness jitter: the factor is drawn from [max(0, 1 - b), "
+        "1 + b].",
     )
-    contrast: float = setting(0.4, allowed=NON_NEGATIVE, doc="likewise")
-    saturation: float = setting(0.4, allowed=NON_NEGATIVE, doc="likewise")
+    contrast: float = setting(
+        0.4,
+        allowed=NON_NEGATIVE,
+        doc="Strength c of contrast jitter: the factor is drawn from [max(0, 1 - c), "
+        "1 + c].",
+    )
+    saturation: float = setting(
+        0.4,
+        allowed=NON_NEGATIVE,
+        doc="Strength s of saturation jitter: the factor is drawn from [max(0, 1 - s), "
+        "1 + s].",
+    )
     hue_turns: float = setting(
-        0.1, allowed=Range(low=0, high=0.5), doc="largest turn of the colour circle"
+        0.1,
+        allowed=Range(low=0, high=0.5),
+        doc="Strength h of hue jitter: the shift is drawn from [-h, h] turns of the "
+        "colour circle.",
     )
     gray_probability: float = setting(
-        0.2, allowed=FRACTION, doc="of dropping the colours"
+        0.2, allowed=FRACTION, doc="Probability of conversion to grayscale."
     )
-    blur_probability: float = setting(0.5, allowed=FRACTION, doc="of a Gaussian blur")
+    blur_probability: float = setting(
+        0.5, allowed=FRACTION, doc="Probability of a Gaussian blur."
+    )
     blur_sigma_pixels: tuple[float, float] = setting(
-        (0.1, 2.0), allowed=POSITIVE, doc="the blur's standard deviation; uniform"
+        (0.1, 2.0),
+        allowed=POSITIVE,
+        doc="Smallest and largest standard deviation of the Gaussian blur in pixels, "
+        "drawn uniformly.",
     )
     solarize_probability: float = setting(
-        0.0, allowed=FRACTION, doc="of inverting the bright values"
+        0.0, allowed=FRACTION, doc="Probability of solarisation."
     )
     solarize_threshold: float = setting(
-        0.5, allowed=FRACTION, doc="values from here up are inverted; in [0, 1]"
+        0.5,
+        allowed=FRACTION,
+        doc="Pixel value in [0, 1] from which solarisation inverts values.",
     )
 
     def __post_init__(self) -> None:
@@ -153,7 +195,7 @@ class PhotoView:
     ) -> Float[Array, "size_pixels size_pixels c"]:
         """One random view of the image, of the view's size."""
         crop_key, flip_key, color_key = jax.random.split(key, 3)
-        # Crops are as likely mirrored, and XLA compiles this order best.
+        # The distribution is that of flipping after the crop; XLA compiles this better.
         image = augment.random_flip(flip_key, image, probability=self.flip_probability)
         image = augment.random_resized_crop(
             crop_key,
@@ -167,7 +209,7 @@ class PhotoView:
     def finish(
         self, key: PRNGKeyArray, crop: Float[Array, "h w c"]
     ) -> Float[Array, "h w c"]:
-        """The view of a crop that was made elsewhere: all but cropping."""
+        """The view of a crop that the host has made: every operation but the crop."""
         _, flip_key, color_key = jax.random.split(key, 3)
         crop = augment.random_flip(flip_key, crop, probability=self.flip_probability)
         return self.recolor(color_key, crop)
@@ -175,7 +217,7 @@ class PhotoView:
     def recolor(
         self, key: PRNGKeyArray, image: Float[Array, "h w c"]
     ) -> Float[Array, "h w c"]:
-        """All that comes after crop and flip."""
+        """The operations after crop and flip: colours, blur, solarisation."""
         self._check_channels(image.shape[2])
         keys = jax.random.split(key, 4)
         image = augment.random_jitter(
@@ -202,47 +244,55 @@ class PhotoView:
         )
 
     def _check_channels(self, channels: int) -> None:
-        """Raises ConfigError where colours shall change that images do not have."""
+        """Raises ConfigError where colours are changed that the images do not have."""
         jitters = self.jitter_probability > 0
-        wanting = {
+        impossible = {
             "jitter_probability": jitters and channels not in (1, 3),
             "saturation": jitters and self.saturation > 0 and channels == 1,
             "hue_turns": jitters and self.hue_turns > 0 and channels == 1,
             "gray_probability": self.gray_probability > 0 and channels != 3,
         }
-        names = ", ".join(name for name, wanted in wanting.items() if wanted)
+        names = ", ".join(name for name, found in impossible.items() if found)
         require(
             not names,
-            f"{names}: want 0 for images of {channels} channels; colours need 3",
+            f"{names}: expected 0 for images of {channels} channels; colours need 3",
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """The views that a method trains on, and how their values are normalised.
+    """Views that a method trains on, and the normalisation of their values.
 
     Attributes:
-        views: in the method's order: the first is the query's or key's, as the method
-            says; in multi-crop the large views come before the small ones.
+        views: in the order of the method, which states which view is the query's; in
+            multi-crop the large views come before the small ones.
         mean: of each channel, on the scale of the views; one number serves all
             channels. Images are in [0, 1] there.
         std: what each channel is divided by, above 0; mean 0 and deviation 1 leave
             values as they are.
-        evaluation: the view that evaluation sees, which is not random.
+        evaluation: the view of evaluation, which is not random.
     """
 
     views: tuple[View, ...]
-    mean: tuple[float, ...] = setting((0.5,), allowed=Range(), doc="of each channel")
-    std: tuple[float, ...] = setting((0.5,), allowed=POSITIVE, doc="of each channel")
+    mean: tuple[float, ...] = setting(
+        (0.5,), allowed=Range(), doc="Mean of each channel, subtracted from its values."
+    )
+    std: tuple[float, ...] = setting(
+        (0.5,),
+        allowed=POSITIVE,
+        doc="Standard deviation of each channel, which its values are divided by.",
+    )
     evaluation: View = PlainView()
 
     def __post_init__(self) -> None:
         validate(self)
-        require(len(self.views) > 0, "views: want at least one, got none")
-        require(len(self.mean) > 0, "mean: want a number for each channel, got none")
+        require(len(self.views) > 0, "views: expected at least one, got none")
+        require(
+            len(self.mean) > 0, "mean: expected a number for each channel, got none"
+        )
         require(
             len(self.std) == len(self.mean),
-            f"std: want {len(self.mean)} numbers, as in mean, got {len(self.std)}",
+            f"std: expected {len(self.mean)} numbers, as in mean, got {len(self.std)}",
         )
 
     @property
@@ -252,28 +302,29 @@ class Views:
 
     @property
     def largest_photo_pixels(self) -> int:
-        """Height and width of the largest `PhotoView`; 0 where there is none."""
+        """Height and width of the largest `PhotoView`; 0 if there is none."""
         return max(self.photo_sizes, default=0)
 
     @property
     def are_photos(self) -> bool:
-        """Whether the host can make the crops: all are photographs' views."""
+        """Whether the host can make the crops: all views are `PhotoView`s."""
         return len(self.photo_sizes) == len(self.views)
 
     @property
     def is_identity(self) -> bool:
-        """Whether values stay as the views made them."""
+        """Whether normalisation changes nothing: mean 0 and deviation 1."""
         return set(self.mean) == {0.0} and set(self.std) == {1.0}
 
     def resized(self, size_pixels: int) -> "Views":
-        """The same with a largest view of this size, the others shrunk along.
+        """The views scaled so that the largest one has this size.
 
         Raises:
             ConfigError: the views have the size of the images.
         """
         require(
             self.are_photos,
-            f"want None, these views have the size of the images; got {size_pixels}",
+            "expected None, these views have the size of the images; got "
+            f"{size_pixels}",
         )
         shrink = size_pixels / max(self.photo_sizes)
         smaller = (
@@ -287,7 +338,7 @@ class Views:
 
 
 def as_views(views: Any) -> Views:
-    """Views in any form.
+    """Converts functions to `Views`.
 
     Args:
         views: `Views`, or several functions (key, example) -> example, whose values
@@ -309,7 +360,7 @@ def as_views(views: Any) -> Views:
 
 
 def without_key(view: Callable[[Array], Array]) -> View:
-    """A function of an example as a view, which takes a key, too."""
+    """Makes a view (key, example) of a function of an example."""
 
     @functools.wraps(view)
     def keyless(key: PRNGKeyArray, example: Array, /) -> Array:

@@ -1,7 +1,7 @@
-"""The views of each method's published settings by name, and how they are made.
+"""The augmentation of each method's published settings by name, and its computation.
 
-Each function takes what a person changes first; everything else of a
-`PhotoView` can be given as well, and is then the same for all views.
+Each function takes the settings that are changed most often; every other field of a
+`PhotoView` can be given as well, and then holds for all views.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
 from caco_jax.data.view_kinds import DigitView, PhotoView, PlainView, Views
 
-# Mean and deviation of a training set's values, on the scale of [0, 1]. CIFAR's
-# deviations are those that both CIFAR papers' code uses: means of each image's own.
+# Mean and standard deviation of a training set's values, on the scale of [0, 1].
+# CIFAR's deviations are those of the code of both CIFAR papers: means over the images.
 DIGITS_MEAN, DIGITS_STD = (0.305,), (0.319,)
 FASHION_MEAN, FASHION_STD = (0.286,), (0.353,)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -40,26 +40,26 @@ ViewsFn = Callable[[PRNGKeyArray, Examples], tuple[jax.Array, ...]]
 
 
 def make_views(views: Views, *, dtype: Any = jnp.float32) -> ViewsFn:
-    """A function of a key and a batch of examples [N, ...] that gives their views.
+    """Makes a function from a key and a batch of examples [N, ...] to their views.
 
-    Row n of view v depends on the key, on n and v and on example n alone. So the values
-    are the same on one device and on many, inside `jax.jit` and outside, and a batch's
-    first rows do not change when rows are added.
+    Row n of view v depends only on the key, on n and v, and on example n. So the values
+    are the same on one device and on many, inside `jax.jit` and outside, and adding
+    rows does not change the first rows.
 
-    Bytes become floats in [0, 1] before the views see them; other examples are handed
-    on as they are. Instead of examples there may be a sequence of crops, uint8
-    [N, h_v, w_v, C] for each view: the views are then what `finish` makes of them.
+    uint8 values are scaled to [0, 1] before the views get them; other examples are not
+    changed. Instead of examples there may be a sequence of crops, uint8 [N, h_v, w_v,
+    C] for each view: the views are then made by `finish`.
 
     Args:
         views: the views and their normalisation.
-        dtype: of the views of bytes, and of all that is normalised.
+        dtype: dtype of views of bytes, and of all normalised values.
 
     Returns:
         A pure function; view v of its tuple is [N, ...], normalised. It raises
-        ValueError on examples whose last axis is not what the mean is for, and on crops
-        that are not one for each view.
+        ValueError on examples with another number of channels than the mean, and on
+        crops that are not one for each view.
     """
-    # Views alike are compiled once, mapped over their keys.
+    # Equal views are compiled once and mapped over their keys.
     runs = [
         (view, [index for index, _ in run])
         for view, run in itertools.groupby(enumerate(views.views), lambda v: v[1])
@@ -67,7 +67,7 @@ def make_views(views: Views, *, dtype: Any = jnp.float32) -> ViewsFn:
 
     def of_batch(key: PRNGKeyArray, examples: Examples) -> tuple[jax.Array, ...]:
         cropped = isinstance(examples, Sequence)
-        # As copies, for a product of matrices is slow where one side has no V.
+        # As copies, because a matrix product is slow if one side has no axis V.
         each = list(examples) if cropped else [jnp.asarray(examples)] * len(views.views)
         _check_examples(each, views, cropped=cropped)
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
@@ -100,7 +100,7 @@ def _normalized(made: jax.Array, views: Views, dtype: Any) -> jax.Array:
 
 
 def make_evaluation_view(views: Views) -> Callable[[Array], Array]:
-    """A batch of examples -> the encoder's input at evaluation: nothing is random."""
+    """Makes a function from a batch of examples to the unaugmented encoder input."""
     alone = dataclasses.replace(views, views=(views.evaluation,))
     make = make_views(alone)
     return lambda examples: make(jax.random.key(0), examples)[0]
@@ -109,23 +109,23 @@ def make_evaluation_view(views: Views) -> Callable[[Array], Array]:
 def _check_examples(each: Sequence[jax.Array], views: Views, *, cropped: bool) -> None:
     if len(each) != len(views.views):
         raise ValueError(
-            f"images: want crops for {len(views.views)} views, got {len(each)}"
+            f"images: expected crops for {len(views.views)} views, got {len(each)}"
         )
     channels = len(views.mean)
     for examples in each:
         if cropped and (examples.dtype != jnp.uint8 or examples.ndim != 4):
             raise ValueError(
-                "images: want crops uint8 [N, H, W, C], got "
+                "images: expected crops uint8 [N, H, W, C], got "
                 f"{examples.dtype} {examples.shape}"
             )
         if channels not in (1, examples.shape[-1]):
             raise ValueError(
-                f"images: want {channels} channels, as in the views' mean, got "
+                f"images: expected {channels} channels, as in the views' mean, got "
                 f"{examples.shape[-1]}"
             )
 
 
-ADCO_CROPS = {  # size in pixels: shares of the image's area
+ADCO_CROPS = {  # size in pixels -> range of the crop's share of the area
     224: (0.2, 1.0),
     192: (0.172, 0.86),
     160: (0.143, 0.715),
@@ -137,12 +137,12 @@ ADCO_CROPS = {  # size in pixels: shares of the image's area
 def evaluation(
     *, mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.5,)
 ) -> Views:
-    """One view: the image normalised, nothing else."""
+    """One view without augmentation: the normalised image."""
     return Views(views=(PlainView(),), mean=mean, std=std)
 
 
 def digits(**changes: Any) -> Views:
-    """Two views alike of a handwritten digit; the arguments are `DigitView`'s."""
+    """Two equal views of a handwritten digit; the arguments are `DigitView`'s."""
     view = DigitView(**changes)
     return Views(views=(view, view), mean=DIGITS_MEAN, std=DIGITS_STD)
 
@@ -152,16 +152,16 @@ def _photos(*views: PhotoView) -> Views:
 
 
 def moco_v2(**changes: Any) -> Views:
-    """MoCo v2's two views alike, which AdCo uses too (arXiv:2003.04297)."""
+    """The two equal views of MoCo v2, which AdCo uses too (arXiv:2003.04297)."""
     view = PhotoView(**changes)
     return _photos(view, view)
 
 
 def simclr(*, strength: float = 1.0, **changes: Any) -> Views:
-    """SimCLR's two views alike for ImageNet (arXiv:2002.05709, appendix A).
+    """The two equal views of SimCLR for ImageNet (arXiv:2002.05709, appendix A).
 
     Args:
-        strength: multiplies the jitter of 0.8, 0.8, 0.8 and 0.2; at most 2.5.
+        strength: factor of the colour jitter of 0.8, 0.8, 0.8 and 0.2; at most 2.5.
         **changes: fields of `PhotoView`.
     """
     jitter = dict.fromkeys(("brightness", "contrast", "saturation"), 0.8 * strength)
@@ -171,7 +171,7 @@ def simclr(*, strength: float = 1.0, **changes: Any) -> Views:
 
 
 def cifar(**changes: Any) -> Views:
-    """SimCLR's two views alike for CIFAR: half the jitter, no blur (its appendix B.9).
+    """The two equal views of SimCLR for CIFAR: half the jitter, no blur (appendix B.9).
 
     α-CL's CIFAR runs use the same (arXiv:2201.12680).
     """
@@ -186,14 +186,14 @@ def small_gray(
     std: tuple[float, ...] = FASHION_STD,
     **changes: Any,
 ) -> Views:
-    """Two views alike of a small grey picture: crop, flip, grey levels, blur.
+    """Two equal views of a small grey picture: crop, flip, grey levels, blur.
 
-    The numbers are ours; those of normalisation are Fashion-MNIST's. Digits and letters
-    want flip_probability 0.
+    The strengths are our own; mean and std are those of Fashion-MNIST. For digits and
+    letters set flip_probability to 0: mirrored, they are other characters.
 
     Args:
-        mean: of the pixels, on the scale of [0, 1].
-        std: what they are divided by.
+        mean: mean of the pixels, on the scale of [0, 1].
+        std: standard deviation of the pixels.
         **changes: fields of `PhotoView`.
     """
     defaults = {
@@ -209,7 +209,7 @@ def small_gray(
 
 
 def caco(**changes: Any) -> Views:
-    """CaCo's two unlike views (arXiv:2203.14370): blur always, or solarise at times."""
+    """The two different views of CaCo (arXiv:2203.14370): always blur, or solarise."""
     blurred = PhotoView(**{"saturation": 0.2, "blur_probability": 1.0, **changes})
     solarized = dataclasses.replace(
         blurred,
@@ -225,15 +225,16 @@ def caco_multicrop(
     small_crops: int = 6,
     **changes: Any,
 ) -> Views:
-    """CaCo's multi-crop: the key's view, one more large view, small ones.
+    """The multi-crop of CaCo: the key's view, a second large view, small views.
 
-    The views are alike but for their size and crop, and as MoCo v2's otherwise: the
-    released code leaves the asymmetry out here.
+    The views differ in size and crop only and are otherwise those of MoCo v2: the
+        released
+    code has no asymmetry here.
 
     Args:
-        size_pixels: of the two large views.
-        small_size_pixels: of the small views.
-        small_crops: how many small views.
+        size_pixels: size of the two large views.
+        small_size_pixels: size of the small views.
+        small_crops: number of small views.
         **changes: fields of `PhotoView`.
     """
     large = PhotoView(size_pixels=size_pixels, **{"crop_scale": (0.14, 1.0), **changes})
@@ -249,11 +250,11 @@ def adco_multicrop(
     crops: Mapping[int, tuple[float, float]] = ADCO_CROPS,
     **changes: Any,
 ) -> Views:
-    """AdCo's multi-crop: the key's view, then query views of falling size.
+    """The multi-crop of AdCo: the key's view, then query views of decreasing size.
 
     Args:
-        size_pixels: of the key's view.
-        crops: for each query view, its size in pixels and its shares of the area.
+        size_pixels: size of the key's view.
+        crops: for each query view its size in pixels and its range of the area.
         **changes: fields of `PhotoView`.
     """
     key_view = PhotoView(size_pixels=size_pixels, **changes)

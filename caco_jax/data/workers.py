@@ -1,7 +1,7 @@
-"""Streams: parts of large sets made ahead of the step, by threads or by processes.
+"""Prefetching streams: parts of large sets, made by threads or worker processes.
 
-Workers are new interpreters (Grain spawns them), never forks of a process in which an
-accelerator is in use. What they import here knows nothing of devices.
+Workers are new interpreters that Grain spawns, never forks of a process that uses an
+accelerator. The modules that they import use no devices.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from caco_jax.data.resize import opencv
 logger = logging.getLogger("caco_jax")
 
 MOST_WORKERS = 16
-_WORKER_BUFFER = 2  # parts that each has ready
+_WORKER_BUFFER = 2  # number of parts that each worker keeps ready
 _SHARED_MEMORY = "/dev/shm"
 
 T = TypeVar("T", covariant=True)
@@ -38,44 +38,45 @@ class Source(Protocol[T]):
     """Parts in order, each a pure function of its number; picklable."""
 
     def __len__(self) -> int:
-        """How many parts."""
+        """Number of parts."""
 
     def __getitem__(self, index: Any) -> T:
         """A part."""
 
 
 class WorkerError(StreamError):
-    """A worker process ended, or could not hand over what it made."""
+    """A worker process died, or could not pass on its result."""
 
 
 def worker_count(workers: int | None) -> int:
-    """The number of worker processes; None: one a core, at most 16."""
+    """The number of worker processes; None: one for each core, at most 16."""
     return min(usable_cores(), MOST_WORKERS) if workers is None else workers
 
 
 def fitting_workers(workers: int, part_bytes: int, *, held: int) -> int:
-    """As many workers as the shared memory has room for, with a word if that is fewer.
+    """Limits the workers to the free shared memory, with a warning if it does.
 
-    Containers often have 64 MB of it, which workers hand their parts over in.
+    Workers pass their parts in shared memory, of which containers often have only 64
+    MB.
 
     Args:
-        workers: that are wanted.
-        part_bytes: of a part.
-        held: parts that the receiver holds at once.
+        workers: requested number of workers.
+        part_bytes: size of a part.
+        held: number of parts that the receiver holds at once.
 
     Returns:
-        At most as many; 0, threads instead, if there is no room for one.
+        At most as many; 0, for threads instead, if there is no space for one.
     """
     free = _shared_bytes()
     if free is None or not workers:
         return workers
-    # Of each: those that wait, one that is made, one that is handed over.
+    # For each worker: the ready parts, one in work, one being passed on.
     each = part_bytes * (_WORKER_BUFFER + 2)
     fitting = max(min(workers, (free - part_bytes * held) // max(each, 1)), 0)
     if fitting < workers:
         needed = each * workers + part_bytes * held
         logger.warning(
-            "data.workers: %d worker processes want %.0f MB of shared memory, %s has "
+            "data.workers: %d worker processes need %.0f MB of shared memory, %s has "
             "%.0f MB free: using %s; a larger one (docker run --shm-size=8g) is faster",
             workers,
             needed / 1e6,
@@ -87,7 +88,7 @@ def fitting_workers(workers: int, part_bytes: int, *, held: int) -> int:
 
 
 def _shared_bytes() -> int | None:
-    """Free shared memory; None where the system does not keep it in a directory."""
+    """Free shared memory; None if the system has no directory for it."""
     if sys.platform != "linux":
         return None
     try:
@@ -100,33 +101,35 @@ def _shared_bytes() -> int | None:
 def stream(
     source: Source[T], *, workers: int = 0, first: int = 0
 ) -> Iterator[Iterator[T]]:
-    """The parts of a source from the first on, in order, made ahead.
+    """Prefetches the parts of a source in order, as a context manager.
 
     Args:
-        source: what is made; workers get a copy of it.
-        workers: processes; 0: threads of this one.
-        first: the number of the first part.
+        source: the source; each worker gets a copy.
+        workers: number of worker processes; 0: threads of this one.
+        first: number of the first part.
 
     Yields:
-        An iterator over parts. The workers begin at once, and end with the block.
+        An iterator over parts. The workers start at once, and end with the block.
 
     Raises:
         UserError: Grain is not installed.
-        WorkerError: by the iterator, where a worker ended.
+        WorkerError: (raised by the iterator) a worker died.
     """
     grain = require_package("grain", purpose="reading images ahead")
     threads = min(usable_cores(), MOST_WORKERS) if workers == 0 else 0
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     parts = grain.MapDataset.source(source)[first:].to_iter_dataset(read)
     if workers:
-        if not flags.FLAGS.is_parsed():  # Grain asks for its own, and fails without
+        if (
+            not flags.FLAGS.is_parsed()
+        ):  # Grain reads its own flags, and fails without them
             flags.FLAGS.mark_as_parsed()
         _start_tracker()
         options = grain.MultiprocessingOptions(workers, _WORKER_BUFFER)
         parts = parts.mp_prefetch(options, worker_init_fn=_start_worker)
     iterator = iter(parts)
     iterator.start_prefetch()
-    # Not Grain's own: one that is still held when Python ends complains.
+    # Not Grain's own iterator, which warns if it still exists when Python exits.
     handed_out = _explained(iterator)
     try:
         yield handed_out
@@ -136,13 +139,13 @@ def stream(
 
 
 def _start_tracker() -> None:
-    """Starts Python's process that frees shared memory after this one, to be silent.
+    """Starts Python's resource tracker for shared memory, with its warnings silenced.
 
-    A signal or the end of a run ends workers in the middle of handing over: what lies
-    there is freed, and a warning of it would read as a fault of the run.
+    A signal or the end of a run ends workers while they pass on a part. The tracker
+    frees that memory; its warning would look like a fault of the run.
     """
     option = "ignore:resource_tracker"
-    sys.warnoptions.append(option)  # of the new process, not of this one
+    sys.warnoptions.append(option)  # in the new process, not in this one
     try:
         resource_tracker.ensure_running()
     finally:
@@ -150,7 +153,7 @@ def _start_tracker() -> None:
 
 
 def _explained(parts: Iterator[T]) -> Generator[T]:
-    """The parts; where a worker ended, one line says how."""
+    """The parts; a worker's death is raised as a one-line message."""
     try:
         yield from parts
     except RuntimeError as error:
@@ -167,7 +170,7 @@ def _explained(parts: Iterator[T]) -> Generator[T]:
 
 
 def _cause_of_death(status: int) -> str:
-    """Why a worker may have ended, and what to do."""
+    """The reason why a worker may have died, and what to do."""
     fewer = "use fewer data.workers, or threads with data.workers=0"
     if status == -signal.SIGBUS:
         why = f"{_SHARED_MEMORY} is full; make it larger (docker run --shm-size=8g), "
@@ -183,14 +186,15 @@ def _cause_of_death(status: int) -> str:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Leaves the other cores to the other workers, and ends when the parent does."""
+    """Starts a worker: OpenCV on one thread, and an exit when the parent exits."""
     del index, count
     opencv().setNumThreads(1)
     # A terminal's Ctrl-C and a scheduler's SIGTERM reach the parent as well, which
-    # ends its workers itself, and may want some more batches before.
+    # ends its workers itself, and may need some more batches before.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Where it is killed it cannot: workers would wait for ever to hand over images.
+    # A killed parent cannot end its workers, which would wait for ever to pass on
+    # images.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

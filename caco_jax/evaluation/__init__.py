@@ -1,8 +1,8 @@
 """Evaluation of frozen features.
 
-`make_features` and `extract_features` take them from a network; `knn_accuracy`,
-`fit_logistic_regression` and `few_shot_accuracy` judge them, one protocol a file;
-`evaluate_features` puts the three into one table.
+`make_features` and `extract_features` compute features; `knn_accuracy`,
+`fit_logistic_regression` and `few_shot_accuracy` evaluate them, one protocol a file;
+`evaluate_features` makes one table of the three.
 """
 
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ _HOMES = {
     "summary": ("evaluate_features",),
 }
 
-# The flags of a command need no JAX.
+# Imported on first use: the flags of a command need no JAX.
 __getattr__ = attach(__name__, _HOMES)
 
 

@@ -1,7 +1,7 @@
-"""Whether a bank plays: how far its rows turn, whom they follow, who does the work.
+"""Diagnostics of a bank: rotation of its rows, distance to queries, dead entries.
 
-Pure functions of arrays, for the caller's jit; a bank's rows may be spread over a mesh.
-None is larger than a few queries times the bank.
+Pure functions of arrays, to be jitted by the caller; the rows of a bank may be sharded
+over a mesh. No array is larger than a few queries times the bank.
 """
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from caco_jax.evaluation.checks import as_floats
 from caco_jax.losses.contrast import l2_normalize, similarities
 
-# An entry is dead that gets less than this share of what an even split would give it.
+# An entry is dead if its share is below this fraction of the uniform share.
 DEAD_SHARE = 0.01
 
 
@@ -21,12 +21,12 @@ def bank_figures(
     *,
     temperature: float | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    """A bank in numbers, beside some queries.
+    """Diagnostics of a bank, given some queries.
 
     Args:
         queries: [N, D] floats; only their directions matter.
         bank: [K, D] floats, raw rows.
-        temperature: of the bank's own softmax, above 0; None where it has none.
+        temperature: temperature of the bank's softmax, above 0; None if it has none.
 
     Returns:
         "bank_row_length": median Euclidean length of the raw rows; a key has 1.
@@ -34,10 +34,11 @@ def bank_figures(
         "bank_cosine": cosine of a query with its nearest entry, mean over queries.
         With a temperature also
         "bank_effective_rows": exp of the entropy of the entries' shares in the softmax
-        over the bank alone, which is 1 where one entry does all the work and K where
-        all share it evenly; and
-        "bank_dead_share": share of the entries that get less than `DEAD_SHARE` of an
-        even part of it.
+        over the bank alone: 1 if one entry gets all of it and K if all entries get
+            equal
+        shares; and
+        "bank_dead_share": share of the entries that get less than `DEAD_SHARE` of the
+        uniform share.
     """
     bank = as_floats(bank)
     rows = l2_normalize(bank)
@@ -56,7 +57,7 @@ def bank_figures(
 
 
 def effective_number(shares: Float[Array, " k"]) -> Float[Array, ""]:
-    """The exponential of the entropy of shares: of k alike it is k; of none it is 0."""
+    """The exponential of the entropy of shares: k for k equal shares, 0 for none."""
     total = jnp.sum(shares)
     shares = shares / jnp.where(total > 0, total, 1)
     entropy = -jnp.sum(jax.scipy.special.xlogy(shares, shares))
@@ -64,11 +65,11 @@ def effective_number(shares: Float[Array, " k"]) -> Float[Array, ""]:
 
 
 def effective_directions(rows: Float[Array, "k d"]) -> Float[Array, ""]:
-    """How many directions rows span: `effective_number` of their squared lengths there.
+    """Effective rank: `effective_number` of the squared singular values of the rows.
 
-    The directions are the principal ones of the rows as they are, not centred. RankMe
-    (arXiv:2210.02885) takes lengths where this takes squares: this needs the [D, D]
-    matrix of products alone, in which the smallest lengths are lost to rounding.
+    The rows are not centred. RankMe (arXiv:2210.02885) uses singular values instead of
+    their squares; this needs only the [D, D] matrix of products, in which the smallest
+    singular values are lost to rounding.
     """
     products = jnp.einsum("kd,ke->de", rows, rows, precision="highest")
     return effective_number(jnp.maximum(jnp.linalg.eigvalsh(products), 0))
@@ -77,7 +78,7 @@ def effective_directions(rows: Float[Array, "k d"]) -> Float[Array, ""]:
 def row_turns(
     bank: Float[Array, "k d"], updates: Float[Array, "k d"]
 ) -> Float[Array, " k"]:
-    """By how many degrees each row turns when its update is added; 0 for no row."""
+    """Angle in degrees by which its update turns each row; 0 for a row of zeros."""
     rows = l2_normalize(bank)
     along = jnp.sum(updates * rows, axis=1)
     across = jnp.linalg.norm(updates - along[:, None] * rows, axis=1)
@@ -86,18 +87,18 @@ def row_turns(
 
 
 def chance_cosine(rows: int, width: int) -> float:
-    """The cosine of a query with the nearest of K random directions, its median.
+    """Median cosine similarity of a query to the nearest of K random directions.
 
     A random direction's squared cosine with a query is Beta(1/2, (D - 1)/2).
 
     Args:
-        rows: K, how many.
+        rows: K, number of directions.
         width: D of the space, at least 2.
     """
     from scipy.special import betaincinv
 
-    # The median of the largest of K: half of all draws have none beyond it.
+    # The median of the largest of K: half of all draws have none above it.
     beyond = -(2.0 ** (-1 / rows) - 1)
-    # One tail of two that are alike; the median of a single one is at 0.
+    # One of two symmetric tails; the median of a single direction is 0.
     tail = min(2 * beyond, 1.0)
     return float((1 - betaincinv((width - 1) / 2, 0.5, tail)) ** 0.5)

@@ -1,4 +1,4 @@
-"""What every evaluation checks of its data, on the host, before anything compiles."""
+"""Checks of the arrays of all evaluations, on the host, before anything compiles."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 def labelled(
     features: Float[Array, "m f"], labels: Int[Array, " m"], *, num_classes: int
 ) -> tuple[Float[Array, "m f"], Int[Array, " m"]]:
-    """The features and labels as device arrays, once they are known to fit.
+    """Checks features and labels, and returns them as device arrays.
 
     Args:
         features: [M, F] finite numbers; sums over them are at least float32.
@@ -20,7 +20,7 @@ def labelled(
         Features as floats of at least 32 bits, labels as integers.
 
     Raises:
-        ValueError: a feature is not finite, or as in `fitting_labels`.
+        ValueError: a feature is not finite, or see `fitting_labels`.
     """
     known = fitting_labels(features, labels, num_classes=num_classes)
     return finite_floats(features), jnp.asarray(known)
@@ -29,39 +29,39 @@ def labelled(
 def fitting_labels(
     features: Float[Array, "m f"], labels: Int[Array, " m"], *, num_classes: int
 ) -> Int[np.ndarray, " m"]:
-    """The labels on the host, once they are known to fit the features.
+    """Checks that labels fit the features, and returns them on the host.
 
-    The features' numbers are not looked at.
+    The values of the features are not checked.
 
     Raises:
         ValueError: there is no row, a shape does not fit, a label is no class, or there
             are fewer than two classes.
     """
     if num_classes < 2:
-        raise ValueError(f"num_classes: want at least 2, got {num_classes}")
+        raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
     if np.ndim(features) != 2 or 0 in np.shape(features):
         raise ValueError(
-            "features: want non-empty [rows, dimensions], got shape "
+            "features: expected non-empty [rows, dimensions], got shape "
             f"{np.shape(features)}"
         )
     if np.shape(labels) != np.shape(features)[:1]:
         raise ValueError(
-            f"labels: want one for each of the {len(features)} rows of features, got "
-            f"shape {np.shape(labels)}"
+            f"labels: expected one for each of the {len(features)} rows of features, "
+            f"got shape {np.shape(labels)}"
         )
     known = np.asarray(labels)
     if not np.issubdtype(known.dtype, np.integer):
-        raise ValueError(f"labels: want integers, got {known.dtype}")
+        raise ValueError(f"labels: expected integers, got {known.dtype}")
     if known.min() < 0 or known.max() >= num_classes:
         raise ValueError(
-            f"labels: want classes 0 to {num_classes - 1}, got {known.min()} to "
+            f"labels: expected classes 0 to {num_classes - 1}, got {known.min()} to "
             f"{known.max()}"
         )
     return known
 
 
 def finite_floats(features: Float[Array | np.ndarray, "m f"]) -> Float[Array, "m f"]:
-    """The features as floats of at least 32 bits on the device, all of them finite.
+    """Checks that features are finite, and returns them as floats of at least 32 bits.
 
     Raises:
         ValueError: one is not.
@@ -72,9 +72,9 @@ def finite_floats(features: Float[Array | np.ndarray, "m f"]) -> Float[Array, "m
 
 
 def require_finite(finite: jax.typing.ArrayLike) -> None:
-    """Checks that what was found of some features is that they are finite."""
+    """Raises ValueError unless features were found finite."""
     if not np.asarray(finite).all():
-        raise ValueError("features: want finite numbers, got NaN or infinity")
+        raise ValueError("features: expected finite numbers, got NaN or infinity")
 
 
 def as_floats(features: Float[Array | np.ndarray, "m f"]) -> Float[Array, "m f"]:
@@ -87,7 +87,7 @@ def check_same_width(train: jax.Array, test: jax.Array) -> None:
     """Checks that both sets have the same number of features."""
     if np.shape(train)[1:] != np.shape(test)[1:]:
         raise ValueError(
-            "want train and test features of one width, got shapes "
+            "expected train and test features of one width, got shapes "
             f"{np.shape(train)} and {np.shape(test)}"
         )
 

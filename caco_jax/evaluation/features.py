@@ -12,17 +12,17 @@ from caco_jax.nets.functions import Network, as_encoder
 
 # (network, examples [B, ...]) -> features [B, F]
 FeaturesFn = Callable[[Network, Array], Float[Array, "b f"]]
-# (network, key, examples or crops) -> features [B, F] of a view of each
+# (network, key, examples or crops) -> features [B, F] of one view of each
 ViewFeaturesFn = Callable[[Network, PRNGKeyArray, Any], Float[Array, "b f"]]
 
 
 def make_features(
     encoder: Any, preprocess: Callable[[Array], Array], *, kind: str = "backbone"
 ) -> FeaturesFn:
-    """The features that evaluation uses, with running statistics, compiled.
+    """Makes the compiled function of features, with running statistics.
 
     Args:
-        encoder: of any form that `caco_jax.nets.as_encoder` takes.
+        encoder: any form that `caco_jax.nets.as_encoder` accepts.
         preprocess: a batch of examples -> the encoder's input.
         kind: "backbone", or "embedding" for the output of the projector.
     """
@@ -39,11 +39,11 @@ def make_features(
 def make_view_features(
     encoder: Any, views: Callable[[PRNGKeyArray, Any], Sequence[Array]]
 ) -> ViewFeaturesFn:
-    """The same features of an augmented view, as a pure function for the caller's jit.
+    """Makes the function of features of an augmented view, to be jitted by the caller.
 
     Args:
         encoder: as in `make_features`.
-        views: (key, examples) -> views of which the first is taken.
+        views: (key, examples) -> views; the first one is used.
     """
     functions = as_encoder(encoder)
 
@@ -69,14 +69,14 @@ def extract_features(
         features: from `make_features`.
         network: the encoder's parameters and running statistics.
         images: [M, ...] examples.
-        batch_size: images at a time.
+        batch_size: images in one batch.
 
     Raises:
         ValueError: there are no images, or the batch size is below 1.
     """
     if len(images) == 0 or batch_size < 1:
         raise ValueError(
-            f"want at least one image and a batch of at least 1, got {len(images)} "
+            f"expected at least one image and a batch of at least 1, got {len(images)} "
             f"images and a batch of {batch_size}"
         )
     parts = []

@@ -1,4 +1,4 @@
-"""Few-shot accuracy: the linear probe with a few labels a class, over several draws."""
+"""Few-shot accuracy: the linear probe on few labelled rows of each class."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from caco_jax.evaluation import checks, linear
 
 
 class Spread(NamedTuple):
-    """Mean and standard deviation (of the draws themselves, not of their mean)."""
+    """Mean and standard deviation over draws (not the standard error of the mean)."""
 
     mean: float
     std: float
@@ -28,7 +28,7 @@ def few_shot_accuracy(
     num_classes: int,
     l2: float = linear.L2,
 ) -> Float[np.ndarray, " s"]:
-    """Test accuracy of the probe fitted to `shots` labelled rows a class, by seed.
+    """Test accuracy of the probe on `shots` labelled rows of each class, by seed.
 
     Features are standardised by the whole training set, which needs no label. The
     probe is `linear.fit_logistic_regression`'s; all draws are fitted at once.
@@ -38,8 +38,8 @@ def few_shot_accuracy(
         train_labels: [M] their classes.
         test_features: [B, F] rows to classify.
         test_labels: [B] their classes.
-        shots: labelled rows a class.
-        seeds: one draw each; the same seed draws the same rows.
+        shots: number of labelled rows of each class.
+        seeds: one seed for each draw; the same seed draws the same rows.
         num_classes: C, at least 2.
         l2: penalty of the probe.
 
@@ -57,7 +57,7 @@ def few_shot_accuracy(
     checks.check_same_width(train, test)
     linear.check_penalties(l2)
     if not len(seeds):
-        raise ValueError("seeds: want at least one")
+        raise ValueError("seeds: expected at least one")
     rows = np.stack(
         [
             draw_shots(train_labels, shots=shots, seed=seed, num_classes=num_classes)
@@ -78,20 +78,22 @@ def few_shot_accuracy(
 def draw_shots(
     labels: Int[Array, " m"], *, shots: int, seed: int, num_classes: int
 ) -> Int[np.ndarray, " n"]:
-    """`shots` different rows of each class, by class.
+    """Draws `shots` different rows of each class, by class.
 
     Raises:
         ValueError: `shots` is below 1, or a class has too few rows; all such classes
             are named with their counts.
     """
     if shots < 1:
-        raise ValueError(f"shots: want at least 1, got {shots}")
+        raise ValueError(f"shots: expected at least 1, got {shots}")
     known = np.asarray(labels)
     counts = np.bincount(known, minlength=num_classes)
     poor = {c: int(n) for c, n in enumerate(counts) if n < shots}
     if poor:
         listed = ", ".join(f"class {c} has {n}" for c, n in poor.items())
-        raise ValueError(f"want at least {shots} labelled rows a class, but {listed}")
+        raise ValueError(
+            f"expected at least {shots} labelled rows a class, but {listed}"
+        )
     rng = np.random.default_rng(seed)
     return np.concatenate(
         [

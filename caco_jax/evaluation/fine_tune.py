@@ -1,4 +1,4 @@
-"""Training a pretrained network on with labels: all of it, or all but some layers."""
+"""Fine-tuning of a pretrained network on labels, optionally with frozen layers."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,16 +16,16 @@ from caco_jax.evaluation.plans import FineTuning
 from caco_jax.nets.functions import EncoderFunctions, Network, as_encoder
 from caco_jax.optim import optimizers, schedules
 
-_BLOCK = "blocks_"  # of a ViT's blocks, with their numbers behind it
+_BLOCK = "blocks_"  # prefix of the blocks of a ViT, before their number
 
 
 class Tuned(NamedTuple):
-    """A network with its classifier.
+    """A fine-tuned network with its classifier.
 
     Attributes:
         network: the encoder's parameters and running statistics.
-        head: one head, of features as they are.
-        losses: [S], of each step.
+        head: one head, on features without standardisation.
+        losses: [S], loss of each step.
     """
 
     network: Network
@@ -50,34 +50,34 @@ def fine_tune(
     seed: int = 0,
     put: Callable[[Any], Any] = jax.device_put,
 ) -> Tuned:
-    """Trains a network and a new linear head on labelled rows.
+    """Fine-tunes a network with a new linear head on labelled rows.
 
     Args:
-        encoder: of any form that `caco_jax.nets.as_encoder` takes.
-        views: (key, pixels) -> views of which the first is taken.
+        encoder: any form that `caco_jax.nets.as_encoder` accepts.
+        views: (key, pixels) -> views; the first one is used.
         network: the encoder's parameters and running statistics.
         part: labelled images.
-        rows: of them, to learn from; fewer than a batch make a smaller one.
-        plan: how.
+        rows: numbers of the rows to train on; fewer than a batch make a smaller batch.
+        plan: settings of the fine-tuning.
         num_classes: C.
-        seed: of the head, the order and the views.
-        put: sends a batch's arrays to the devices.
+        seed: seed of the head, the order and the views.
+        put: places the arrays of a batch on the devices.
 
     Raises:
-        ValueError: there is no such layer to freeze, or the rate is to decay by layers
-            of a network that has no blocks.
+        ValueError: there is no such layer to freeze, or layer_decay is set for a
+            network without blocks.
     """
     known = layer_names(network.params)
     strangers = [name for name in plan.frozen if name not in known]
     if strangers:
         raise ValueError(
-            f"frozen: want some of {', '.join(known)}, got {', '.join(strangers)}"
+            f"frozen: expected some of {', '.join(known)}, got {', '.join(strangers)}"
         )
     batch_size = min(plan.batch_size, len(rows))
     blocks = sum(name.startswith(_BLOCK) for name in known)
     if plan.layer_decay != 1 and not blocks:
         raise ValueError(
-            f"layer_decay: want 1 for a network without a ViT's blocks, got "
+            f"layer_decay: expected 1 for a network without a ViT's blocks, got "
             f"{plan.layer_decay:g}"
         )
     optimizer = _optimizer(plan, steps_per_epoch=len(rows) // batch_size, blocks=blocks)
@@ -94,15 +94,15 @@ def fine_tune(
             if state is None:
                 width = _width(functions, views, network, pixels)
                 head = _new_head(head_key, num_classes, width)
-                # Copies, for the caller's own are not to be donated.
+                # Copies, because the step donates its arguments.
                 trained = {"encoder": network.params, "head": head}
                 trained, stats = jax.tree.map(jnp.copy, (trained, network.stats))
                 state = (trained, stats, optimizer.init(trained))
-            jax.block_until_ready(losses[-1:])  # one batch waits, and no more
+            jax.block_until_ready(losses[-1:])  # at most one batch is queued
             key = jax.random.fold_in(view_key, number)
             state, loss = step(state, key, pixels, labels)
             losses.append(loss)
-    assert state is not None, "want rows to learn from"
+    assert state is not None, "expected rows to learn from"
     trained, stats, _ = state
     found = np.asarray(jax.device_get(losses))
     return Tuned(Network(trained["encoder"], stats), trained["head"], found)
@@ -136,7 +136,7 @@ def _optimizer(
             names = [str(getattr(entry, "key", "")) for entry in path]
             if names[0] == "head":
                 return "head"
-            # A projector gets no gradient: it is not part of what is tuned.
+            # The projector gets no gradient: it is not fine-tuned.
             still = "projector" in names or set(names) & set(plan.frozen)
             return "still" if still else f"depth {_depth(names, blocks)}"
 
@@ -153,9 +153,10 @@ def _optimizer(
 
 
 def _depth(names: list[str], blocks: int) -> int:
-    """Of a ViT, the number of a block from 1; 0 before all, and the last one's behind.
+    """Depth of a parameter: 0 before a ViT's blocks, then the number of its block.
 
-    A network without blocks has one depth.
+    Parameters after the last block have its depth. A network without blocks has one
+    depth.
     """
     for name in names:
         if name.startswith(_BLOCK):

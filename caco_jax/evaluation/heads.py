@@ -1,8 +1,8 @@
-"""Many linear heads on the same features, each with its rate and weight decay.
+"""Several linear heads on the same features, each with its rate and weight decay.
 
-The published ImageNet figures are from SGD under augmentation, with a learning rate
-that someone had to find. Here the candidates train side by side: the backbone, which
-is nearly all of the cost, runs once for all of them.
+The published ImageNet accuracies are from SGD under augmentation with a tuned learning
+rate. Here the candidates train side by side: the backbone, nearly all of the cost, runs
+once for all of them.
 """
 
 import functools
@@ -17,36 +17,38 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from caco_jax.evaluation.plans import Protocol
 from caco_jax.optim import optimizers, schedules
 
-INITIAL_DEVIATION = 0.01  # of the heads' weights, as the papers' code draws them
+INITIAL_DEVIATION = (
+    0.01  # standard deviation of the heads' initial weights, as in the papers' code
+)
 
 
 class Setting(NamedTuple):
-    """What one head is trained with."""
+    """Learning rate and weight decay of one head."""
 
     learning_rate: float
     weight_decay: float
 
 
 class Heads(NamedTuple):
-    """Linear classifiers of features as they are, first axis: which."""
+    """Linear classifiers on unstandardised features; the first axis is the head."""
 
     weights: Float[Array, "h c f"]
     bias: Float[Array, "h c"]
 
 
 class HeadsState(NamedTuple):
-    """Heads in training: the heads of each weight decay, and their optimisers'."""
+    """Training state: heads and optimiser state for each weight decay."""
 
     groups: tuple[Heads, ...]
     opt_states: tuple[Any, ...]
 
 
 class Sweep:
-    """The heads of a protocol and how they move; pure functions of `HeadsState`.
+    """The heads of a protocol and their updates; pure functions of `HeadsState`.
 
     Args:
-        protocol: rates and decays to try, and all else.
-        steps_per_epoch: for the schedule.
+        protocol: learning rates, weight decays and other settings.
+        steps_per_epoch: steps in an epoch, for the schedule.
     """
 
     def __init__(self, protocol: Protocol, *, steps_per_epoch: int) -> None:
@@ -62,19 +64,19 @@ class Sweep:
     def init(
         self, key: PRNGKeyArray, *, features: int, num_classes: int, dtype: Any = None
     ) -> HeadsState:
-        """Heads that all begin alike.
+        """Initial heads, all with the same weights.
 
         Args:
-            key: of their weights.
+            key: random key of their weights.
             features: F.
             num_classes: C.
-            dtype: of the weights; None: JAX's default float.
+            dtype: dtype of the weights; None: JAX's default float.
         """
         shape = (num_classes, features)
         weights = INITIAL_DEVIATION * jax.random.normal(key, shape, dtype)
         one = Heads(weights, jnp.zeros(num_classes, weights.dtype))
         count = len(self._rates)
-        # Each its own copy: a state's buffers may be donated.
+        # A copy for each, because a state's buffers may be donated.
         groups = tuple(
             jax.tree.map(lambda leaf: jnp.stack([leaf] * count), one)
             for _ in self._transformations
@@ -88,7 +90,7 @@ class Sweep:
         features: Float[Array, "n f"],
         labels: Int[Array, " n"],
     ) -> tuple[HeadsState, Float[Array, " h"]]:
-        """All heads after a batch, and their losses before it."""
+        """Updates all heads on a batch; returns them and the losses before that."""
         (_, losses), gradients = jax.value_and_grad(_total_loss, has_aux=True)(
             state.groups, features, labels
         )
@@ -126,9 +128,9 @@ def head_scores(heads: Heads, features: Float[Array, "n f"]) -> Float[Array, "n 
 def head_hits(
     heads: Heads, features: Float[Array, "n f"], labels: Int[Array, " n"]
 ) -> Float[Array, " h"]:
-    """How many rows each head puts into their class; NaN if a score is not finite.
+    """Number of rows that each head classifies correctly; NaN if a score is not finite.
 
-    A head whose rate was too high must not pass for one that always says class 0.
+    Without NaN a diverged head would look like one that always predicts class 0.
     """
 
     def of_row(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -143,7 +145,7 @@ def head_hits(
 def _total_loss(
     groups: tuple[Heads, ...], features: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The sum, in which no head's gradient depends on another, and each head's own."""
+    """The sum of the losses, whose gradient for a head depends on that head alone."""
 
     def losses(group: Heads) -> jax.Array:
         scores = head_scores(group, features)
@@ -163,8 +165,8 @@ def _move(
     opt_state: Any,
     rate: jax.Array,
 ) -> tuple[Heads, Any]:
-    # The rate is the last factor in every optimiser: one of its own for each head is
-    # a factor on what a rate of 1 would do.
+    # The learning rate is the last factor in every optimiser: a rate for each head is a
+    # factor on the update at rate 1.
     updates, opt_state = tx.update(gradient, opt_state, head)
     return optax.apply_updates(
         head, jax.tree.map(lambda u: rate * u, updates)
@@ -172,7 +174,7 @@ def _move(
 
 
 def _schedule(protocol: Protocol, steps_per_epoch: int) -> optax.Schedule:
-    """The rate by step, relative to the first."""
+    """The learning rate by step, relative to the first."""
     if protocol.schedule == "constant":
         return optax.constant_schedule(1.0)
     if protocol.schedule == "steps":

@@ -1,4 +1,4 @@
-"""Whether a representation is alive: its rank, its spread, and how views agree."""
+"""Diagnostics of representation collapse: rank, spread, alignment, uniformity."""
 
 import functools
 
@@ -15,10 +15,10 @@ BLOCK = 1024
 
 
 def effective_rank(features: Float[Array, "n f"]) -> float:
-    """RankMe: how many directions carry the features, as the exponential of an entropy.
+    """RankMe, the effective rank of features: the exponential of an entropy.
 
-    exp(−Σ p log p) over the singular values p = σ/Σσ of the features as they are, not
-    centred: 1 for rows that are all alike, at most min(N, F).
+    exp(−Σ p log p) over the singular values p = σ/Σσ of the features, which are not
+    centred: 1 for identical rows, at most min(N, F).
 
     Args:
         features: [N, F].
@@ -32,16 +32,16 @@ def effective_rank(features: Float[Array, "n f"]) -> float:
     """
     values = np.linalg.svd(_matrix(features), compute_uv=False)
     if not values.any():
-        raise ValueError("features: want some that are not zero")
+        raise ValueError("features: expected some that are not zero")
     shares = values / values.sum()
     shares = shares[shares > 0]
     return float(np.exp(-np.sum(shares * np.log(shares))))
 
 
 def feature_deviation(features: Float[Array, "n f"]) -> float:
-    """Standard deviation of the unit rows' entries, mean over dimensions, times √F.
+    """Standard deviation of normalised features, mean over dimensions, times √F.
 
-    1 for directions spread evenly over the sphere, 0 where all rows are alike.
+    1 for directions spread evenly over the sphere, 0 for identical rows (collapse).
 
     References:
         Chen and He 2020 (SimSiam), arXiv:2011.10566, section 4.1.
@@ -51,7 +51,7 @@ def feature_deviation(features: Float[Array, "n f"]) -> float:
 
 
 def alignment(first: Float[Array, "n f"], second: Float[Array, "n f"]) -> float:
-    """Mean squared distance between the directions of two views: 0 is the best.
+    """Alignment: mean squared distance between unit features of two views; 0 is best.
 
     Raises:
         ValueError: the shapes differ, or a feature is not finite.
@@ -61,7 +61,7 @@ def alignment(first: Float[Array, "n f"], second: Float[Array, "n f"]) -> float:
     """
     if np.shape(first) != np.shape(second):
         raise ValueError(
-            "want two views of the same rows, got shapes "
+            "expected two views of the same rows, got shapes "
             f"{np.shape(first)} and {np.shape(second)}"
         )
     one, other = (l2_normalize(checks.finite_floats(view)) for view in (first, second))
@@ -71,7 +71,7 @@ def alignment(first: Float[Array, "n f"], second: Float[Array, "n f"]) -> float:
 def uniformity(
     features: Float[Array, "n f"], *, scale: float = 2.0, block_rows: int = BLOCK
 ) -> float:
-    """How evenly directions fill the sphere: the lower, the better; 0 is a point.
+    """Uniformity of unit features on the sphere: lower is better, 0 is collapse.
 
     The logarithm of the mean of exp(−scale·‖x − y‖²) over pairs of different rows. The
     matrix of their distances is never stored.
@@ -79,7 +79,7 @@ def uniformity(
     Args:
         features: [N, F], N at least 2.
         scale: t of the Gaussian.
-        block_rows: whose distances to all others are held at once, at most.
+        block_rows: largest number of rows whose distances are in memory at once.
 
     Raises:
         ValueError: there is one row only, or a feature is not finite.
@@ -89,7 +89,7 @@ def uniformity(
     """
     unit = l2_normalize(checks.finite_floats(features))
     if len(unit) < 2:
-        raise ValueError(f"features: want at least 2 rows, got {len(unit)}")
+        raise ValueError(f"features: expected at least 2 rows, got {len(unit)}")
     return float(_uniformity(unit, scale, block=min(block_rows, len(unit))))
 
 
@@ -101,19 +101,19 @@ def _uniformity(unit: jax.Array, scale: float, *, block: int) -> jax.Array:
 
     count = len(unit)
     everyone = jax.nn.logsumexp(jax.lax.map(potential, unit, batch_size=block))
-    # Each row was its own partner, too, at the distance 0.
+    # Remove the pairs of a row with itself, at distance 0.
     others = everyone + jnp.log1p(-count * jnp.exp(-everyone))
     return others - jnp.log(float(count) * (count - 1))
 
 
 def use_entropy(counts: Int[Array, " k"]) -> float:
-    """How evenly a bank's entries are chosen as positives, as a share of log K.
+    """Entropy of the use of a bank's entries as positives, divided by log K.
 
     Args:
-        counts: [K], how often each entry was chosen.
+        counts: [K], number of times that each entry was chosen.
 
     Returns:
-        1 where all are chosen alike, 0 where one is chosen alone.
+        1 if all are chosen equally often, 0 if only one is chosen.
 
     Raises:
         ValueError: there are fewer than two entries, or none was ever chosen.
@@ -121,7 +121,7 @@ def use_entropy(counts: Int[Array, " k"]) -> float:
     numbers = np.asarray(counts, np.float64)
     if len(numbers) < 2 or not numbers.sum():
         raise ValueError(
-            f"counts: want two entries or more, and one that was chosen, got "
+            f"counts: expected two entries or more, and one that was chosen, got "
             f"{len(numbers)} entries chosen {numbers.sum():g} times"
         )
     shares = numbers[numbers > 0] / numbers.sum()
@@ -131,7 +131,7 @@ def use_entropy(counts: Int[Array, " k"]) -> float:
 def nearest_cosine(
     queries: Float[Array, "n d"], bank: Float[Array, "k d"]
 ) -> tuple[float, Int[np.ndarray, " n"]]:
-    """Mean cosine of each query with its nearest entry, and which entries those are.
+    """Mean cosine similarity of queries to their nearest entries, and these entries.
 
     Raises:
         ValueError: the shapes do not fit, or a number is not finite.

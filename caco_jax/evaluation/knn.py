@@ -1,4 +1,4 @@
-"""k nearest neighbours among frozen features, by cosine and weighted votes."""
+"""kNN classification of frozen features: cosine similarity and weighted votes."""
 
 import functools
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ def neighbour_votes(
     num_classes: int,
     temperature: float | None,
 ) -> Float[Array, "b c"]:
-    """Sums of the neighbours' weights by class, not normalised.
+    """Sums of the neighbours' weights for each class, not normalised.
 
     Args:
         similarity: [B, k] similarities of the neighbours.
         labels: [B, k] their classes, in [0, `num_classes`).
         num_classes: C.
-        temperature: a neighbour weighs exp(similarity / temperature); where None, its
-            similarity itself.
+        temperature: a neighbour has weight exp(similarity / temperature); for None its
+            weight is the similarity.
 
     Returns:
         [B, C] votes.
@@ -40,7 +40,7 @@ def neighbour_votes(
     weights = jnp.asarray(similarity)
     if temperature is not None:
         if not temperature > 0:
-            raise ValueError(f"temperature: want a number > 0, got {temperature}")
+            raise ValueError(f"temperature: expected a number > 0, got {temperature}")
         weights = jnp.exp(weights / temperature)
     rows = jnp.arange(len(weights))[:, None]
     return (
@@ -88,9 +88,9 @@ def knn_predict(
     temperature: float | None,
     block_size: int | None = None,
 ) -> Int[Array, " b"]:
-    """The class with the most votes [B]; the lowest one where votes are equal.
+    """The class with the largest vote [B]; of equal votes the lowest class.
 
-    Finite at any temperature: the votes of a row are scaled by its best neighbour's.
+    Finite at any temperature: votes are scaled by that of the best neighbour.
     See `knn_votes` for arguments and errors.
     """
     similarity, votes = _neighbours(
@@ -114,7 +114,7 @@ def knn_accuracy(
     settings: Sequence[tuple[int, float | None]] = ((20, 0.2),),
     block_size: int | None = None,
 ) -> list[float]:
-    """Share of queries whose class wins the vote of their neighbours by cosine.
+    """The kNN accuracy of queries, by cosine similarity and weighted votes.
 
     All settings share one search.
 
@@ -125,17 +125,17 @@ def knn_accuracy(
         bank_labels: [M] their classes.
         num_classes: C.
         settings: pairs of k and temperature (None: votes are similarities).
-        block_size: rows of the bank scored at once.
+        block_size: rows of the bank compared at once.
 
     Returns:
-        One fraction a setting.
+        One fraction for each setting.
 
     Raises:
         ValueError: there is no setting, the arrays do not fit, or a k, a temperature
             or a label is out of range.
     """
     if not settings:
-        raise ValueError("settings: want at least one pair (k, temperature)")
+        raise ValueError("settings: expected at least one pair (k, temperature)")
     wanted = checks.fitting_labels(features, labels, num_classes=num_classes)
     similarity, votes = _neighbours(
         features,
@@ -149,7 +149,7 @@ def knn_accuracy(
 
     def accuracy(k: int, temperature: float | None) -> float:
         if k < 1:
-            raise ValueError(f"k: want at least 1, got {k}")
+            raise ValueError(f"k: expected at least 1, got {k}")
         won = _winners(similarity[:, :k], votes[:, :k], num_classes, temperature)
         return float(np.mean(np.asarray(won) == wanted))
 
@@ -181,7 +181,9 @@ def _winners(
     num_classes: int,
     temperature: float | None,
 ) -> jax.Array:
-    if temperature is not None:  # a common factor for the row: exp cannot overflow
+    if (
+        temperature is not None
+    ):  # a common factor of the row, so that exp cannot overflow
         similarity = similarity - similarity[:, :1]
 
     def of_query(row: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -191,5 +193,5 @@ def _winners(
         )
         return jnp.argmax(votes[0])
 
-    # In parts, for all votes at once may be larger than all neighbours.
+    # In parts, because all votes need more memory than all neighbours.
     return jax.lax.map(of_query, (similarity, labels), batch_size=QUERY_ROWS)

@@ -1,8 +1,9 @@
-"""The linear probe of frozen features: logistic regression to convergence.
+"""The linear probe on frozen features: logistic regression to convergence.
 
 This is the *offline* probe for features that fit into memory: no augmentation, no
-learning rate to find, one optimum. The published ImageNet figures come from another
-protocol, 100 epochs of SGD under augmentation; do not mix the two up.
+    learning
+rate to tune, one optimum. The published ImageNet accuracies are from another protocol,
+100 epochs of SGD under augmentation; do not compare the two.
 """
 
 import functools
@@ -18,9 +19,9 @@ from jaxtyping import Array, Float, Int
 from caco_jax.evaluation import checks
 from caco_jax.evaluation.plans import L2, L2_GRID
 
-TOLERANCE = 1e-5  # largest entry of the gradient at which a fit is done
+TOLERANCE = 1e-5  # a fit stops when no entry of the gradient is larger
 MAX_ITERATIONS = 500
-MEMORY_STEPS = 20  # of L-BFGS: a fifth less work than with the usual 10
+MEMORY_STEPS = 20  # history of L-BFGS: a fifth less work than with the default of 10
 
 
 class LinearModel(NamedTuple):
@@ -33,7 +34,7 @@ class LinearModel(NamedTuple):
 
 
 class L2Choice(NamedTuple):
-    """The penalty that did best on held-out rows, and how each of the grid did."""
+    """The best penalty on held-out rows, and the accuracy of each penalty."""
 
     l2: float
     accuracies: dict[float, float]
@@ -59,8 +60,8 @@ def fit_logistic_regression(
         labels: [M] their classes, in [0, `num_classes`).
         num_classes: C, at least 2; classes without a row are allowed.
         l2: penalty, at least 0.
-        tolerance: stop where no entry of the gradient is larger.
-        max_iterations: stop there at the latest.
+        tolerance: stop when no entry of the gradient is larger.
+        max_iterations: largest number of iterations.
 
     Returns:
         The model, in the features' precision, at least float32.
@@ -96,7 +97,7 @@ def scores(model: LinearModel, features: Float[Array, "b f"]) -> Float[Array, "b
     """
     if np.ndim(features) != 2 or np.shape(features)[1] != len(model.mean):
         raise ValueError(
-            f"features: the model wants [rows, {len(model.mean)}], got shape "
+            f"features: expected [rows, {len(model.mean)}] for this model, got shape "
             f"{np.shape(features)}"
         )
     values = standardised(checks.as_floats(features), model.mean, model.scale)
@@ -106,7 +107,7 @@ def scores(model: LinearModel, features: Float[Array, "b f"]) -> Float[Array, "b
 def accuracy(
     model: LinearModel, features: Float[Array, "b f"], labels: Int[Array, " b"]
 ) -> float:
-    """Share of rows that the model puts into their class.
+    """Share of rows that the model classifies correctly.
 
     Raises:
         ValueError: the arrays do not fit the model or each other.
@@ -124,18 +125,18 @@ def choose_l2(
     held_out: float = 0.2,
     seed: int = 0,
 ) -> L2Choice:
-    """The penalty with the best accuracy on a part of the training set held out.
+    """Chooses the penalty with the best accuracy on held-out training rows.
 
     All penalties of the grid are fitted at once. The part has the share `held_out` of
     each class, rounded down, drawn by the seed. Equal accuracies: the largest penalty.
 
     Args:
-        features: [M, F] training features; keep the test set away from here.
+        features: [M, F] training features; do not pass the test set.
         labels: [M] their classes.
         num_classes: C, at least 2.
         grid: penalties to try.
         held_out: share of each class to hold out, in (0, 1).
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         The penalty and the accuracies by penalty.
@@ -147,7 +148,7 @@ def choose_l2(
     features, labels = _fittable(features, labels, num_classes)
     check_penalties(*grid)
     if not grid:
-        raise ValueError("grid: want at least one penalty")
+        raise ValueError("grid: expected at least one penalty")
     out = _stratified(np.asarray(labels), held_out, seed)
     mean, scale = standardiser(features[~out])
     values = standardised(features, mean, scale)
@@ -166,7 +167,7 @@ def standardiser(
 ) -> tuple[Float[Array, " f"], Float[Array, " f"]]:
     """Mean and deviation of each feature; a constant feature's deviation is 1."""
     mean, deviation = features.mean(axis=0), features.std(axis=0)
-    # Below this the deviation is the rounding of the mean, not a signal to blow up.
+    # A smaller deviation is rounding error of the mean and must not be scaled up.
     noise = 1e-6 * jnp.abs(features).max(axis=0)
     return mean, jnp.where(deviation > noise, deviation, 1.0)
 
@@ -175,7 +176,7 @@ def standardiser(
 def standardised(
     features: Float[Array, "m f"], mean: Float[Array, " f"], scale: Float[Array, " f"]
 ) -> Float[Array, "m f"]:
-    """The features less their mean, in units of their deviation."""
+    """Standardises features: subtracts the mean, divides by the deviation."""
     return (features - mean[None]) / scale[None]
 
 
@@ -190,14 +191,14 @@ def winners(
 def _scores(
     weights: Float[Array, "f c"], bias: Float[Array, " c"], values: Float[Array, "m f"]
 ) -> Float[Array, "m c"]:
-    """Scores by class, in full precision on accelerators that would rather round."""
+    """Scores by class, in full precision also on accelerators that round products."""
     return jnp.matmul(values, weights, precision="highest") + bias[None]
 
 
 def softmax_losses(
     scores: Float[Array, "m c"], labels: Int[Array, " m"]
 ) -> Float[Array, " m"]:
-    """Cross entropies of the classes of rows that have one each."""
+    """Cross entropies of rows with one class each."""
     return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
 
 
@@ -254,21 +255,21 @@ def check_penalties(*penalties: float) -> None:
     """Checks that each penalty is finite and at least 0; raises ValueError."""
     for l2 in penalties:
         if not 0 <= l2 < float("inf"):
-            raise ValueError(f"l2: want a finite number >= 0, got {l2}")
+            raise ValueError(f"l2: expected a finite number >= 0, got {l2}")
 
 
 def _fittable(
     features: jax.Array, labels: jax.Array, num_classes: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The arrays once they fit each other and there is something to tell apart."""
+    """Checks the arrays and that there are at least two classes."""
     features, labels = checks.labelled(features, labels, num_classes=num_classes)
     if bool((labels == labels[0]).all()):
-        raise ValueError(f"labels: want at least two classes, got only {labels[0]}")
+        raise ValueError(f"labels: expected at least two classes, got only {labels[0]}")
     return features, labels
 
 
 def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """[M] booleans: the rows held out, the share of each class rounded down."""
+    """Mask [M] of the held-out rows: a share of each class, rounded down."""
     rng = np.random.default_rng(seed)
     out = np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -276,7 +277,7 @@ def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         out[rows[: int(share * len(rows))]] = True
     if not 0 < share < 1 or not out.any():
         raise ValueError(
-            f"held_out: want a share in (0, 1) that holds out a row of some class, got "
-            f"{share} of {len(labels)} rows"
+            "held_out: expected a share in (0, 1) that holds out a row of some class, "
+            f"got {share} of {len(labels)} rows"
         )
     return out

@@ -1,7 +1,7 @@
-"""The linear probe of images that show several classes at once, as PASCAL VOC's do.
+"""The linear probe for multi-label images, such as PASCAL VOC's.
 
-One logistic regression a class, all of them fitted together, judged by the mean of
-their average precisions.
+It fits one logistic regression for each class, all together, and measures their mean
+average precision.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def choose_l2(
     held_out: float = 0.2,
     seed: int = 0,
 ) -> linear.L2Choice:
-    """The penalty with the best mean average precision on rows held out.
+    """Chooses the penalty with the best mean average precision on held-out rows.
 
     See `linear.choose_l2`; the rows here are drawn regardless of their classes.
     """
@@ -63,7 +63,7 @@ def choose_l2(
     out, rest = np.split(order, [int(held_out * len(order))])
     if not grid or not len(out) or not len(rest):
         raise ValueError(
-            f"grid, held_out: want a penalty or more and rows on both sides, got "
+            f"grid, held_out: expected a penalty or more and rows on both sides, got "
             f"{len(grid)} penalties and {len(out)} of {len(order)} rows held out"
         )
     mean, scale = linear.standardiser(features[rest])
@@ -82,7 +82,7 @@ def choose_l2(
 def checked(
     features: Float[Array, "m f"], relevant: Int[Array, "m c"]
 ) -> tuple[Float[Array, "m f"], Int[Array, "m c"]]:
-    """The arrays on the device, once they are known to fit.
+    """Checks the arrays, and returns them on the device.
 
     Raises:
         ValueError: a shape does not fit, a feature is not finite, or an entry of
@@ -96,11 +96,11 @@ def checked(
         or len(known) != len(features)
     ):
         raise ValueError(
-            "want features [M, F] and labels [M, C], got shapes "
+            "expected features [M, F] and labels [M, C], got shapes "
             f"{np.shape(features)} and {known.shape}"
         )
     if not np.isin(known, (0, 1)).all():
-        raise ValueError("labels: want 0 or 1 for each class of a row")
+        raise ValueError("labels: expected 0 or 1 for each class of a row")
     return checks.finite_floats(features), jnp.asarray(known.astype(np.int32))
 
 
@@ -120,11 +120,11 @@ def _sigmoid_losses(
 
 
 class MultilabelRecords:
-    """The records of a TFDS split, labelled by all classes that an image shows.
+    """Records of a TFDS split, labelled by all classes of an image.
 
     Args:
         records: of the split.
-        feature: what lists the classes.
+        feature: name of the feature that lists the classes.
         num_classes: C.
     """
 
@@ -142,10 +142,10 @@ class MultilabelRecords:
 
 
 def multilabel_set(images: Dataset, feature: str) -> RecordDataset:
-    """The set, labelled by a feature that lists classes.
+    """Labels a data set by a feature that lists classes.
 
     Args:
-        images: a TFDS set that is read by the record.
+        images: a TFDS set of records.
         feature: its name, such as "labels".
 
     Raises:
@@ -155,7 +155,7 @@ def multilabel_set(images: Dataset, feature: str) -> RecordDataset:
     known: list[TfdsRecords] = [p for p in parts if isinstance(p, TfdsRecords)]
     if len(known) < 2:
         raise ValueError(
-            f"want a prepared TFDS set of images of several sizes, with a part held "
+            "expected a prepared TFDS set of images of several sizes, with a part held "
             f"out, got {images.name}"
         )
     names = class_list(known[0], feature)
@@ -164,7 +164,7 @@ def multilabel_set(images: Dataset, feature: str) -> RecordDataset:
 
 
 def class_list(records: TfdsRecords, feature: str) -> tuple[str, ...]:
-    """The classes that a feature lists.
+    """The classes of a feature.
 
     Raises:
         ValueError: there is no such feature, or it lists something else.
@@ -182,5 +182,7 @@ def class_list(records: TfdsRecords, feature: str) -> tuple[str, ...]:
         known = (
             f"one of {', '.join(sorted(lists))}" if lists else "but the set has none"
         )
-        raise ValueError(f"want a feature that lists classes, {known}; got {feature!r}")
+        raise ValueError(
+            f"expected a feature that lists classes, {known}; got {feature!r}"
+        )
     return tuple(lists[feature])

@@ -1,8 +1,8 @@
-"""The nearest rows of a bank by dot product, streamed through the devices.
+"""Nearest-neighbour search by dot product, with the bank streamed to the devices.
 
-The bank stays on the host, in whatever precision it has: a mapped file will do. Its
-blocks go to the devices one after another, each device gets its share of the rows, and
-what is kept is a running top k. The matrix of all similarities is never stored.
+The bank stays on the host, in any precision; it may be a memory-mapped file. Its blocks
+are copied to the devices one after another, each device gets its share of the rows, and
+a running top k is kept. The matrix of all similarities is never stored.
 """
 
 import functools
@@ -21,23 +21,23 @@ from caco_jax._process import usable_cores
 from caco_jax.evaluation import checks
 from caco_jax.losses.contrast import l2_normalize
 
-# Numbers of a block of the bank, 64 MB as float32. Larger ones are merged less often.
+# Numbers in a block of the bank, 64 MB as float32. Larger blocks are merged less often.
 BLOCK_NUMBERS = 2**24
 QUERY_ROWS = 1024
-SCORE_NUMBERS = 2**24  # of queries with a block, at once, at most
+SCORE_NUMBERS = 2**24  # largest number of similarities at once
 
 Found = tuple[Float[Array, "b k"], Int[Array, "b k"]]  # similarities and indices
 
 
 class Plan(NamedTuple):
-    """How a search walks the bank.
+    """The blocks of a search.
 
     Attributes:
-        part: rows of the bank on each device, in all; the last may have fewer.
-        block: of them, at once.
-        shares: of the queries, each with a thread of its own.
-        chunks: how many parts the queries of a share are scored in.
-        queries: how many at once.
+        part: total rows of the bank on each device; the last may have fewer.
+        block: rows of a device's part that are searched at once.
+        shares: number of shares of the queries, one thread each.
+        chunks: number of parts of the queries of a share.
+        queries: number of queries at once.
     """
 
     part: int
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
 
 class _Best(NamedTuple):
-    """The nearest rows so far, by device, chunk of queries and query."""
+    """The nearest rows found so far, by device, chunk of queries, and query."""
 
     similarity: Float[Array, "d c q k"]
     indices: Int[Array, "d c q k"]
@@ -60,7 +60,7 @@ class _Piece(NamedTuple):
 
     rows: Float[Array, "m f"]
     firsts: Int[Array, " d"]  # index in the bank of each device's first
-    counts: Int[Array, " d"]  # what each device has; zeros fill the rest up
+    counts: Int[Array, " d"]  # rows of each device; the rest is padded with zeros
 
 
 def nearest_neighbours(
@@ -79,15 +79,15 @@ def nearest_neighbours(
     mesh set (`jax.set_mesh`) the bank's rows are spread over all its devices.
 
     Args:
-        features: [B, F] queries, kept on the devices.
-        bank_features: [M, F] rows to search; on the host best, there they are read a
-            block at a time.
+        features: [B, F] queries, which are kept on the devices.
+        bank_features: [M, F] rows to search; preferably on the host, from which blocks
+            are read.
         k: number of neighbours, of 1 to M.
-        cosine: whether only directions count.
+        cosine: whether to normalise, for cosine similarity.
         block_size: rows of the bank that a device scores at once; None: as many as
             have 2^24 numbers.
-        query_rows: scored at once, at most.
-        threads: that share the queries; None: as many as a device gains by.
+        query_rows: largest number of queries at once.
+        threads: number of threads that share the queries; None: chosen for the device.
 
     Returns:
         Similarities [B, k] and indices into the bank [B, k] (int32).
@@ -120,7 +120,7 @@ def nearest_neighbours(
     bests = [_nothing(mesh=mesh, plan=plan, k=k, dtype=dtype) for _ in shares]
     with ThreadPoolExecutor(plan.shares) as pool:
         for piece, short in _pieces(bank, plan, mesh):
-            # The next piece is copied while this one is searched, and no further ahead.
+            # The next piece is copied while this one is searched.
             jax.block_until_ready(bests)
             merge = functools.partial(
                 _merge, piece=piece, mesh=mesh, cosine=cosine, short=short
@@ -136,7 +136,7 @@ def nearest_neighbours(
 
 
 def _threads(mesh: Mesh) -> int:
-    """How many searches a device gains by: XLA picks a row's best on one core."""
+    """Threads for a device: on a CPU XLA's top_k of a row runs on one core."""
     alone = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     return usable_cores() if alone else 1
 
@@ -147,10 +147,10 @@ def _in_threads(
     bests: list[_Best],
     shares: list[jax.Array],
 ) -> list[_Best]:
-    """What `merge` makes of each share of the queries."""
+    """Calls `merge` on each share of the queries in threads."""
     if len(shares) == 1:
         return [merge(bests[0], shares[0])]
-    # What may hold in the caller's thread only.
+    # Settings that hold in the caller's thread only.
     wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
 
     def merged(best: _Best, share: jax.Array) -> _Best:
@@ -170,7 +170,7 @@ def make_plan(
     query_rows: int = QUERY_ROWS,
     threads: int = 1,
 ) -> Plan:
-    """How a search of so many rows walks them."""
+    """The blocks for a search of so many rows."""
     part = -(-rows // devices)
     block = min(block_size or max(BLOCK_NUMBERS // width, 1), part)
     at_once = min(query_rows, max(SCORE_NUMBERS // (block * threads), 1))
@@ -181,11 +181,11 @@ def make_plan(
 
 
 def memory_bytes(plan: Plan, width: int, *, k: int, bank_itemsize: int = 4) -> int:
-    """What a search holds on each device at once, in float32 but for the bank.
+    """Memory of a search on each device, in float32 except for the bank.
 
-    The queries, the neighbours found so far (twice, while they are merged), two blocks
-    of the bank as they came and one as float32, with its copy while it is normalised,
-    and one chunk's scores of each share.
+    It counts the queries, the neighbours found so far (twice, while they are merged),
+    two blocks of the bank as stored and one as float32 with its normalised copy, and
+    the similarities of one chunk of each share.
     """
     queries = plan.shares * plan.chunks * plan.queries
     block = plan.block * width
@@ -205,19 +205,19 @@ def _check(features: Any, bank_features: Any, k: int, block_size: int | None) ->
         or features.shape[1] != bank_features.shape[1]
     ):
         raise ValueError(
-            "want features [B, F] and bank_features [M, F], got "
+            "expected features [B, F] and bank_features [M, F], got "
             f"{np.shape(features)} and {np.shape(bank_features)}"
         )
     if not 1 <= k <= len(bank_features):
         raise ValueError(
-            f"k: want 1 to {len(bank_features)}, the rows of the bank, got {k}"
+            f"k: expected 1 to {len(bank_features)}, the rows of the bank, got {k}"
         )
     if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size: want at least 1, got {block_size}")
+        raise ValueError(f"block_size: expected at least 1, got {block_size}")
 
 
 def _mesh() -> Mesh:
-    """The mesh that is set, or one of the first device."""
+    """The mesh that is set, or a mesh of the first device."""
     mesh = jax.sharding.get_mesh()
     if not mesh.empty:
         return mesh
@@ -227,7 +227,7 @@ def _mesh() -> Mesh:
 
 
 def _device_dtype(bank: np.ndarray) -> jnp.dtype:
-    """What the bank is on the devices: float64 only where that is enabled."""
+    """The dtype of the bank on the devices: float64 only if that is enabled."""
     return jnp.asarray(bank[:0]).dtype
 
 
@@ -237,7 +237,7 @@ def _spread(mesh: Mesh) -> NamedSharding:
 
 @functools.partial(jax.jit, static_argnames=("mesh", "plan", "k", "dtype"))
 def _nothing(*, mesh: Mesh, plan: Plan, k: int, dtype: jnp.dtype) -> _Best:
-    """No neighbours yet."""
+    """The initial state without neighbours."""
     shape = (mesh.size, plan.chunks, plan.queries, k)
     best = _Best(
         jnp.full(shape, -jnp.inf, dtype),
@@ -248,7 +248,7 @@ def _nothing(*, mesh: Mesh, plan: Plan, k: int, dtype: jnp.dtype) -> _Best:
 
 
 def _pieces(bank: np.ndarray, plan: Plan, mesh: Mesh) -> Iterator[tuple[_Piece, bool]]:
-    """The bank, a block of each device's part at a time; whether one is not full."""
+    """Blocks of the bank for each device, and whether one is incomplete."""
     starts = np.arange(mesh.size, dtype=np.int32) * plan.part
     sharding = _spread(mesh)
     for done in range(0, plan.part, plan.block):
@@ -270,7 +270,7 @@ def _pieces(bank: np.ndarray, plan: Plan, mesh: Mesh) -> Iterator[tuple[_Piece, 
 def _side_by_side(
     parts: list[np.ndarray], rows: int, sharding: NamedSharding
 ) -> Float[Array, "m f"]:
-    """One part on each device, filled up with zeros to so many rows."""
+    """Puts one part on each device, padded with zeros to so many rows."""
     dtype = _device_dtype(parts[0])
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -295,7 +295,7 @@ def _merge(
     cosine: bool,
     short: bool,
 ) -> _Best:
-    """The nearest rows once this piece of the bank is searched, too."""
+    """Updates the nearest rows with those of another piece of the bank."""
     axes = P(mesh.axis_names)
     local = functools.partial(_search, cosine=cosine, short=short)
     return jax.shard_map(local, mesh=mesh, in_specs=(axes, P(), axes), out_specs=axes)(
@@ -306,9 +306,9 @@ def _merge(
 def _search(
     best: _Best, queries: jax.Array, piece: _Piece, *, cosine: bool, short: bool
 ) -> _Best:
-    """On one device: its own rows."""
+    """The search on one device, in its own rows."""
     dtype, k = best.similarity.dtype, best.similarity.shape[-1]
-    rows = piece.rows.astype(dtype)  # some processors multiply nothing narrower
+    rows = piece.rows.astype(dtype)  # some processors have no narrower products
     finite = best.finite & jnp.isfinite(rows).all()
     if cosine:
         rows = l2_normalize(rows)
@@ -320,8 +320,8 @@ def _search(
             there = jnp.arange(len(rows)) < piece.counts
             scores = jnp.where(there[None], scores, -jnp.inf)
         top, place = jax.lax.top_k(scores, min(k, len(rows)))
-        # The best so far come first: top_k prefers them in a tie, as they are the
-        # earlier rows.
+        # The best so far come first, because they are the earlier rows: top_k prefers
+        # them in a tie.
         pool = jnp.concatenate([similarity, top], axis=1)
         names = jnp.concatenate([index, piece.firsts[:, None] + place], axis=1)
         top, place = jax.lax.top_k(pool, k)

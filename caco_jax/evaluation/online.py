@@ -1,7 +1,8 @@
-"""What a run says of its features while it trains, under names that say so.
+"""Online evaluation during pretraining: a linear head and the effective rank.
 
-These figures are of part of the images and of probes cut short: they show whether a
-run goes well, and are not the protocols' figures of a finished one.
+It uses a part of the images and few iterations: it shows whether a run makes progress,
+    and
+does not replace the evaluation of a finished run.
 """
 
 import numpy as np
@@ -9,8 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from caco_jax.evaluation import health, linear
 
-MAX_ITERATIONS = 50  # of the probe: enough to follow a run by
-RANK_ROWS = 2048  # rows whose rank is looked at, at most
+MAX_ITERATIONS = 50  # iterations of the probe: enough to follow a run
+RANK_ROWS = 2048  # largest number of rows for the rank
 
 
 def online_metrics(
@@ -23,19 +24,19 @@ def online_metrics(
 ) -> dict[str, float | None]:
     """A linear head's accuracy and the rank of the features.
 
-    The head is fitted to the features as they are now, from zero: its gradient ends at
-    them, and the figures follow from the network alone, so that an interrupted run has
-    the same.
+    The head is fitted to the present features, from zero, and its gradient does not
+    reach the encoder. The result follows from the network alone, so that an interrupted
+    run has the same.
 
     Args:
-        train_features: [M, F] that the head learns from.
+        train_features: [M, F] training features of the head.
         train_labels: [M] their classes.
         test_features: [B, F] held out.
         test_labels: [B].
         num_classes: C, at least 2.
 
     Returns:
-        "online_linear", a fraction, None where the rows are of one class;
+        "online_linear", a fraction, None if all rows are of one class;
         "online_effective_rank", see `health.effective_rank`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How evaluations are done, as plain settings: flags know them without JAX."""
+"""Settings of evaluation protocols; they import no JAX, so that flags are read fast."""
 
 import dataclasses
 
@@ -17,40 +17,56 @@ from caco_jax.schema import (
 # gives 96.2 %, and what `choose_l2` takes, 1e-3, gives 97.1 %.
 L2 = 1e-4
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-HELD_OUT = 0.1  # share of the training images that protocols are chosen by
+HELD_OUT = 0.1  # share of the training images that settings are chosen on
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How heads are trained on a frozen backbone; the defaults are CaCo's."""
+    """Training of linear heads on a frozen backbone; the defaults are CaCo's."""
 
     optimizer: str = setting(
-        "larc", allowed=("sgd", "larc", "adam"), doc="of the heads"
+        "larc", allowed=("sgd", "larc", "adam"), doc="Optimiser of the linear heads."
     )
     learning_rates: tuple[float, ...] = setting(
-        (0.4,), allowed=POSITIVE, doc="to try; for the protocol's batch size"
+        (0.4,),
+        allowed=POSITIVE,
+        doc="Learning rates to try, each for the batch size of the protocol.",
     )
     weight_decays: tuple[float, ...] = setting(
-        (0.0,), allowed=NON_NEGATIVE, doc="to try with each of the rates"
+        (0.0,),
+        allowed=NON_NEGATIVE,
+        doc="Weight decays to try with each learning rate.",
     )
     momentum: float = setting(
-        0.9, allowed=BELOW_ONE, doc="heavy ball; adam: first moment's"
+        0.9,
+        allowed=BELOW_ONE,
+        doc="Momentum, or the decay of the first moment (beta1) of adam.",
     )
-    batch_size: int = setting(4096, allowed=COUNT, doc="images a step")
-    epochs: int = setting(100, allowed=COUNT, doc="of training")
+    batch_size: int = setting(4096, allowed=COUNT, doc="Images in one step.")
+    epochs: int = setting(
+        100, allowed=COUNT, doc="Number of passes over the training images."
+    )
     schedule: str = setting(
-        "cosine", allowed=("cosine", "steps", "constant"), doc="of the rate, by epochs"
+        "cosine",
+        allowed=("cosine", "steps", "constant"),
+        doc="Learning-rate schedule, which changes once an epoch.",
     )
     final_share: float = setting(
-        0.0, allowed=FRACTION, doc="of the rate that is left at the end of the cosine"
+        0.0,
+        allowed=FRACTION,
+        doc="Share of the learning rate that is left at the end of the cosine "
+        "schedule.",
     )
     milestones: tuple[float, ...] = setting(
         (0.6, 0.8),
         allowed=BELOW_ONE,
-        doc="shares of the epochs, each a tenth of a rate",
+        doc="Shares of the epochs after which the steps schedule divides the learning "
+        "rate by 10.",
     )
     augment: bool = setting(
-        True, doc="random crops and flips, anew each epoch; false: clean images"
+        True,
+        doc="Whether heads train on new random crops and flips in each epoch and not "
+        "on clean images.",
     )
 
     def __post_init__(self) -> None:
@@ -59,7 +75,7 @@ class Protocol:
             values = getattr(self, name)
             require(
                 0 < len(values) == len(set(values)),
-                f"{name}: want different numbers, at least one, got {values}",
+                f"{name}: expected different numbers, at least one, got {values}",
             )
 
 
@@ -85,26 +101,39 @@ PRESETS = {
 
 @dataclasses.dataclass(frozen=True)
 class FineTuning:
-    """How a network is trained on with labels, by SGD and a cosine to zero."""
+    """Fine-tuning of the network on labels, by SGD with a cosine schedule to 0."""
 
-    backbone_rate: float = setting(0.01, allowed=NON_NEGATIVE, doc="learning rate")
-    head_rate: float = setting(0.2, allowed=POSITIVE, doc="learning rate")
+    backbone_rate: float = setting(
+        0.01, allowed=NON_NEGATIVE, doc="Learning rate of the backbone."
+    )
+    head_rate: float = setting(
+        0.2, allowed=POSITIVE, doc="Learning rate of the linear head."
+    )
     layer_decay: float = setting(
         1.0,
         allowed=FRACTION,
-        doc="of a ViT: each block's rate is so much of that of the block behind it",
+        doc="Layer-wise learning-rate decay of a ViT: the learning rate of each block "
+        "is multiplied by this once more than that of the next block.",
     )
-    momentum: float = setting(0.9, allowed=BELOW_ONE, doc="heavy ball")
-    weight_decay: float = setting(0.0, allowed=NON_NEGATIVE, doc="L2, of all weights")
-    batch_size: int = setting(256, allowed=COUNT, doc="images a step, at most")
-    epochs: int = setting(20, allowed=COUNT, doc="of training")
+    momentum: float = setting(0.9, allowed=BELOW_ONE, doc="Momentum of SGD.")
+    weight_decay: float = setting(
+        0.0, allowed=NON_NEGATIVE, doc="L2 penalty of all weights."
+    )
+    batch_size: int = setting(
+        256, allowed=COUNT, doc="Largest number of images in one step."
+    )
+    epochs: int = setting(
+        20, allowed=COUNT, doc="Number of passes over the training images."
+    )
     frozen: tuple[str, ...] = setting(
         (),
-        doc="layers that stay as they are: conv1, bn1, layer1 to layer4; of a ViT "
-        "patches, blocks_0, ...",
+        doc="Layers that are not trained: conv1, bn1, layer1 to layer4 of a ResNet, or "
+        "patches, blocks_0, ... of a ViT.",
     )
     frozen_statistics: bool = setting(
-        False, doc="whether BatchNorm uses its running statistics and keeps them"
+        False,
+        doc="Whether BatchNorm normalises with its running statistics and does not "
+        "update them.",
     )
 
     def __post_init__(self) -> None:

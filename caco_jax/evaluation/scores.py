@@ -1,4 +1,4 @@
-"""What is said of a classifier's scores: accuracies, by class, and how certain."""
+"""Metrics of a classifier's scores: accuracies, confidence intervals, precision."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-LEVEL = 0.95  # of the intervals
+LEVEL = 0.95  # confidence level of the intervals
 DRAWS = 1000
 
 
@@ -18,14 +18,15 @@ class Interval(NamedTuple):
 
 
 class Accuracies(NamedTuple):
-    """How often a classifier is right.
+    """The accuracies of a classifier.
 
     Attributes:
         top1: share of rows whose class has the largest score.
         top5: share of rows whose class is among the five largest; 1 for five classes
             or fewer.
-        by_class: [C] shares of each class' own rows; NaN where it has none.
-        interval: of the top-1 accuracy, by bootstrap over the rows.
+        by_class: [C] accuracies on the rows of each class; NaN for a class without
+            rows.
+        interval: confidence interval of the top-1 accuracy, by bootstrap over the rows.
     """
 
     top1: float
@@ -63,19 +64,20 @@ def accuracies(
 def label_places(
     scores: Float[np.ndarray, "b c"], labels: Int[np.ndarray, " b"]
 ) -> Int[np.ndarray, " b"]:
-    """How many classes come before each row's own.
+    """Rank of each row's class: the number of classes before it, by score.
 
-    See `accuracies` for ties, what is no number, and errors.
+    See `accuracies` for ties, NaN, and errors.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
         raise ValueError(
-            f"want scores [B, C] and labels [B], got {scores.shape} and {labels.shape}"
+            f"expected scores [B, C] and labels [B], got {scores.shape} and "
+            f"{labels.shape}"
         )
     count = scores.shape[1]
     if labels.min() < 0 or labels.max() >= count:
         raise ValueError(
-            f"labels: want classes 0 to {count - 1}, got {labels.min()} to "
+            f"labels: expected classes 0 to {count - 1}, got {labels.min()} to "
             f"{labels.max()}"
         )
     own = np.take_along_axis(scores, labels[:, None], axis=1)
@@ -92,14 +94,14 @@ def bootstrap_interval(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Interval:
-    """The percentile interval of a statistic over rows drawn with replacement.
+    """Bootstrap percentile interval of a statistic over rows.
 
     Args:
-        statistic: of rows by their indices, some of them several times.
-        count: B, how many rows there are.
+        statistic: function of row indices, some of which repeat.
+        count: B, number of rows.
         level: share of the draws between the ends.
-        draws: how many times B rows are drawn.
-        seed: of the draws.
+        draws: number of bootstrap samples.
+        seed: seed of the samples.
 
     Raises:
         ValueError: the level is not in (0, 1), or a count is below 1.
@@ -108,10 +110,10 @@ def bootstrap_interval(
         Efron 1979, "Bootstrap methods: another look at the jackknife".
     """
     if not 0 < level < 1:
-        raise ValueError(f"level: want a number in (0, 1), got {level}")
+        raise ValueError(f"level: expected a number in (0, 1), got {level}")
     for name, number in {"count": count, "draws": draws}.items():
         if number < 1:
-            raise ValueError(f"{name}: want at least 1, got {number}")
+            raise ValueError(f"{name}: expected at least 1, got {number}")
     rng = np.random.default_rng(seed)
     found = [statistic(rng.integers(0, count, count)) for _ in range(draws)]
     tail = 50 * (1 - level)
@@ -124,19 +126,19 @@ def average_precision(
     *,
     eleven_points: bool = False,
 ) -> float:
-    """How well scores rank the rows of a class before the others.
+    """Average precision: how well scores rank the rows of a class before the others.
 
-    The area under precision by recall as a staircase; rows of equal score count
-    together. PASCAL VOC 2007's is another: the mean over the recalls 0, 0.1, ..., 1 of
-    the best precision at that recall or more.
+    The area under the precision-recall curve as a step function; rows of equal score
+    count together. PASCAL VOC 2007's definition differs: the mean over the recalls 0,
+    0.1, ..., 1 of the best precision at that recall or more.
 
     Args:
         scores: [B].
         relevant: [B], which rows are of the class.
-        eleven_points: whether to take VOC 2007's.
+        eleven_points: whether to use VOC 2007's definition.
 
     Returns:
-        A share; NaN where no row is of the class.
+        A number in [0, 1]; NaN if no row is of the class.
 
     References:
         Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC) Challenge",
@@ -145,7 +147,9 @@ def average_precision(
     if not relevant.any():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # of each group of equals
+    last = np.append(
+        np.diff(scores[order]) != 0, True
+    )  # last row of each group of equal scores
     hits = np.cumsum(relevant[order])[last]
     precision = hits / (np.flatnonzero(last) + 1)
     recall = hits / hits[-1]
@@ -162,17 +166,18 @@ def mean_average_precision(
     *,
     eleven_points: bool = False,
 ) -> float:
-    """The mean of the classes' average precisions; classes without rows left out.
+    """Mean average precision over the classes that have rows.
 
     Raises:
         ValueError: the shapes differ, or no class has a row.
     """
     if scores.ndim != 2 or relevant.shape != scores.shape:
         raise ValueError(
-            f"want scores and labels [B, C], got {scores.shape} and {relevant.shape}"
+            f"expected scores and labels [B, C], got {scores.shape} and "
+            f"{relevant.shape}"
         )
     if not relevant.any():
-        raise ValueError("labels: want a row of some class, got none")
+        raise ValueError("labels: expected a row of some class, got none")
     each = [
         average_precision(column, wanted, eleven_points=eleven_points)
         for column, wanted in zip(scores.T, relevant.T.astype(bool), strict=True)

@@ -1,4 +1,4 @@
-"""The figures of one set of frozen features, each by the protocol of its file."""
+"""kNN, linear probe and few-shot accuracy of one set of frozen features."""
 
 from collections.abc import Sequence
 
@@ -20,11 +20,11 @@ def evaluate_features(
     shots: int = 3,
     seeds: Sequence[int] = range(5),
 ) -> dict[str, float]:
-    """Neighbours, linear probe and few-shot probe of features as the backbone has them.
+    """Evaluates features by kNN, the linear probe and the few-shot probe.
 
-    The raw pixels of scikit-learn's digits (a stratified quarter held out, seed 0)
-    have 97.6 % by neighbours, 96.2 % by the linear probe and 79.0 ± 2.6 % with three
-    labels a class: the floor for a trained network on these images.
+    As a baseline, the raw pixels of scikit-learn's digits (a stratified quarter held
+    out, seed 0) have 97.6 % by kNN, 96.2 % by the linear probe and 79.0 ± 2.6 % with
+    three labels for each class.
 
     Args:
         train_features: [M, F] features, not normalised.
@@ -32,11 +32,11 @@ def evaluate_features(
         test_features: [B, F].
         test_labels: [B].
         num_classes: C, at least 2.
-        k: neighbours that vote.
-        temperature: of the votes.
-        l2: penalty of both probes.
-        shots: labelled rows a class.
-        seeds: one few-shot draw each.
+        k: number of neighbours that vote.
+        temperature: temperature of the votes.
+        l2: L2 penalty of both probes.
+        shots: number of labelled rows of each class.
+        seeds: one seed for each few-shot draw.
 
     Returns:
         Fractions by name: "knn", "linear", "few_shot_mean", "few_shot_std".

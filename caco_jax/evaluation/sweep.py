@@ -1,7 +1,8 @@
-"""The linear protocol of the ImageNet papers, with its learning rate found on the way.
+"""The linear protocol of the ImageNet papers, with a search of its learning rate.
 
-A frozen backbone, augmented images or features made once of clean ones, heads that
-train side by side, and the one that does best on training images that none of them saw.
+Heads with several settings train side by side on a frozen backbone, on augmented images
+or on clean features that are computed once; the best one is chosen on training images
+that no head has seen.
 """
 
 import dataclasses
@@ -26,16 +27,16 @@ from caco_jax.evaluation.heads import (
 )
 from caco_jax.nets.functions import Network
 
-BATCH_ROWS = 256  # through the network at once, where nothing is trained
+BATCH_ROWS = 256  # images in one batch of the network in evaluation
 
 
 class Frozen(NamedTuple):
-    """A network that stays as it is.
+    """A frozen network.
 
     Attributes:
         network: its parameters and running statistics.
         view_features: its features of augmented images.
-        center_features: its features of images as evaluation sees them.
+        center_features: its features of central crops.
     """
 
     network: Network
@@ -47,11 +48,11 @@ class Swept(NamedTuple):
     """Trained heads.
 
     Attributes:
-        settings: of each.
-        held_out: [H] accuracies on the training images kept back; None where there was
-            nothing to choose.
-        chosen: the best head's number.
-        heads: all of them.
+        settings: settings of each head.
+        held_out: [H] accuracies on the held-out training images; None for a single
+            setting.
+        chosen: number of the best head.
+        heads: all heads.
     """
 
     settings: list[Setting]
@@ -68,9 +69,9 @@ class Swept(NamedTuple):
 
 
 def fitted(protocol: Protocol, count: int) -> Protocol:
-    """The protocol for so many images: a smaller batch scales the rates along.
+    """The protocol for so many images: learning rates scale with a smaller batch.
 
-    Not Adam's, whose steps do not grow with the gradient.
+    Adam's rate is not scaled, because its steps do not grow with the gradient.
 
     References:
         Goyal et al. 2017, arXiv:1706.02677, the linear rule.
@@ -95,16 +96,16 @@ def sweep_heads(
 
     Args:
         frozen: the backbone.
-        part: what is learned from.
-        protocol: how, and which rates and decays are tried; see `fitted`.
+        part: the labelled training images.
+        protocol: settings, with learning rates and weight decays to try; see `fitted`.
         num_classes: C.
-        held_out: share of the images that is kept back to choose by; none is where
-            there is one setting only.
-        seed: of the heads, the order, the crops and the images kept back.
-        put: sends a batch's arrays to the devices.
+        held_out: share of the images that is held out to choose by; unused for a single
+            setting.
+        seed: seed of the heads, the order, the crops and the held-out images.
+        put: places the arrays of a batch on the devices.
 
     Raises:
-        ValueError: the share leaves one of the two sides empty.
+        ValueError: the share leaves one of the two parts empty.
         FloatingPointError: every head diverged.
     """
     rows = np.arange(len(part))
@@ -115,7 +116,7 @@ def sweep_heads(
         rows = np.setdiff1d(rows, kept_back)
         if not len(rows):
             raise ValueError(
-                f"held_out: want images left to learn from, got {held_out}"
+                f"held_out: expected images left to learn from, got {held_out}"
             )
     protocol = fitted(protocol, len(rows))
     settings, heads = train_heads(
@@ -141,16 +142,16 @@ def train_heads(
     seed: int,
     put: Callable[[Any], Any] = jax.device_put,
 ) -> tuple[list[Setting], Heads]:
-    """The heads of a protocol after all of its epochs; see `sweep_heads`.
+    """Trains the heads of a protocol for all of its epochs; see `sweep_heads`.
 
     Args:
         frozen: the backbone.
         part: the images.
-        rows: those that are learned from, a batch of them at least.
-        protocol: how.
+        rows: numbers of the training rows, at least a batch.
+        protocol: settings of the training.
         num_classes: C.
-        seed: of the heads, the order and the crops.
-        put: sends a batch's arrays to the devices.
+        seed: seed of the heads, the order and the crops.
+        put: places the arrays of a batch on the devices.
     """
     if not protocol.augment:
         frozen, part = as_features(frozen, part, rows)
@@ -171,9 +172,9 @@ def train_heads(
                 state = sweep.init(
                     init_key, features=shape.shape[1], num_classes=num_classes
                 )
-            jax.block_until_ready(losses)  # one batch waits, and no more
+            jax.block_until_ready(losses)  # at most one batch is queued
             state, losses = step(state, number, *inputs, labels)
-    assert state is not None, "want rows for a batch"
+    assert state is not None, "expected rows for a batch"
     return sweep.settings, sweep.heads(state)
 
 
@@ -201,7 +202,7 @@ def make_step(sweep: Sweep, view_features: ViewFeaturesFn) -> Callable[..., Any]
 def as_features(
     frozen: Frozen, part: Part, rows: Int[np.ndarray, " m"]
 ) -> tuple[Frozen, Part]:
-    """The features of these rows as a part, and a network that hands them on."""
+    """The features of these rows as a part, and an identity network for them."""
     features, labels = zip(*part_features(frozen, part, rows), strict=True)
     hand_on = Frozen(
         frozen.network, lambda network, key, given: given, lambda network, given: given
@@ -216,7 +217,7 @@ Pieces = Iterator[tuple[np.ndarray, np.ndarray]]
 def part_features(
     frozen: Frozen, part: Part, rows: Int[np.ndarray, " m"] | None = None
 ) -> Pieces:
-    """Features of a part as evaluation sees it, in pieces, with their labels."""
+    """Features of central crops of a part, in pieces, with their labels."""
     for images, labels in part.centers(np.arange(len(part)) if rows is None else rows):
         features = extract_features(
             frozen.center_features,

@@ -1,5 +1,5 @@
-"""Weights to and from other frameworks: `torch_weights`, `workdirs`."""
+"""Import and export of weights of other frameworks: `torch_weights`, `workdirs`."""
 
-# The parts of a run that a file of weights may have, by the names in flags. "bank" asks
-# for whatever memory the method has, a bank or a queue.
+# Parts of a run that a file of weights may have, by the names in flags. "bank" is the
+# memory of the method, a bank or a queue.
 BACKBONE, PROJECTOR, MEMORY, TWINS = PARTS = ("backbone", "projector", "bank", "twins")

@@ -1,8 +1,9 @@
-"""Files of weights: PyTorch's, safetensors, and detectron2's pickle.
+"""Reading and writing files of weights: PyTorch, safetensors, detectron2's pickle.
 
-Nothing in a file is ever run: PyTorch's are read with ``weights_only``, where classes
-and functions that are not PyTorch's own become `Unread` objects, and detectron2's,
-plain pickles, are written but not read.
+No code in a file is ever run: PyTorch's files are read with ``weights_only``, where
+    other
+classes and functions than PyTorch's become `Unread` objects; detectron2's files, plain
+pickles, are written but not read.
 """
 
 import contextlib
@@ -25,15 +26,15 @@ from caco_jax.interop.layouts import Arrays, detectron2_names
 from caco_jax.schema import UserError
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar")
-_TORCH_READ = (*_TORCH_SUFFIXES, ".ckpt", ".bin")  # as Lightning and others end theirs
+_TORCH_READ = (*_TORCH_SUFFIXES, ".ckpt", ".bin")  # suffixes of Lightning and others
 DETECTRON2 = ".pkl"
-# What a file is that begins like this, and what to do.
+# First bytes of files without weights -> what they are, and what to do.
 _NO_WEIGHTS = {
     rb"$": "is empty; fetch or save it again",
     rb"version https://git-lfs": "is a Git LFS pointer and not the file that it stands "
     "for; fetch that with git lfs pull",
     rb"\s*<": "is a web page and no file of weights; fetch the file itself, for which "
-    "the address may want a login or a confirmation",
+    "the address may require a login or a confirmation",
     rb"\s*[{\[]": "is JSON and no file of weights; name the file of arrays beside it",
     rb"[\t-\r -~]{8,}\Z": "is text and no file of weights; fetch the file itself",
     rb"\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar": "is an archive; unpack it and name the file "
@@ -42,7 +43,7 @@ _NO_WEIGHTS = {
     "names as .safetensors",
 }
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-# What safetensors calls the types of arrays.
+# safetensors' names of dtypes.
 _DTYPES = {
     **{"BOOL": np.bool_, "BF16": ml_dtypes.bfloat16},
     **{"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2},
@@ -56,37 +57,38 @@ _DTYPES = {
 
 
 class Unread:
-    """Stands for what a file holds that is no array; the class has its name.
+    """Replaces an object in a file that is no array; the class has its name.
 
-    Nothing that the file says is done with it but to note its state.
+    Nothing that the file asks for is done, except that its state is stored.
     """
 
     saved_state: Any = None
 
     def __new__(cls, *args: Any, **options: Any) -> "Unread":
-        """Of any arguments, which are dropped."""
+        """Accepts any arguments and ignores them."""
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """Of any arguments, which are dropped."""
+        """Accepts any arguments and ignores them."""
 
     def __setstate__(self, state: Any) -> None:
         self.saved_state = state
 
 
 def read_weights(path: str | os.PathLike) -> Any:
-    """What a file holds: arrays or tensors by name, maybe nested.
+    """Reads a file: arrays or tensors by name, possibly nested.
 
     Args:
-        path: ends in .pth, .pt, .tar (as .pth.tar), .ckpt, .bin or .safetensors; of
-            PyTorch's and safetensors the content decides.
+        path: ends in .pth, .pt, .tar (as .pth.tar), .ckpt, .bin or .safetensors;
+            PyTorch and safetensors files are distinguished by their content.
 
     Returns:
-        What is no array, such as a program's options, is `Unread`.
+        The content; objects that are no arrays, such as a program's options, are
+        `Unread`.
 
     Raises:
-        UserError: it cannot be read, is no file of weights, or the package that reads
-            it is not installed. Nothing in it was run.
+        UserError: the file cannot be read, has no weights, or the package that reads it
+            is not installed. Nothing in it was run.
     """
     path = pathlib.Path(path)
     read = _choose(_READERS, path, "read")
@@ -104,8 +106,8 @@ def read_weights(path: str | os.PathLike) -> Any:
         return read(path)
     except UserError:
         raise
-    except Exception as error:  # a damaged file makes the readers raise anything
-        # In a file that was cut short, PyTorch looks before its beginning.
+    except Exception as error:  # the readers may raise anything for a damaged file
+        # In a truncated file PyTorch seeks to a negative offset.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             reason = error.strerror
             raise UserError(f"--file: cannot read {path}: {reason}") from None
@@ -113,12 +115,12 @@ def read_weights(path: str | os.PathLike) -> Any:
 
 
 def _problem(path: pathlib.Path, error: Exception) -> str:
-    """What a reader's error says of a file."""
+    """The message for a reader's error."""
     text = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())
     if code := re.search(rf"(?:GLOBAL |{__name__}\.)([\w.]+)", text):
         return (
-            f"holds {code[1]}, which is no array: nothing in it was run; want a file "
-            "of weights alone"
+            f"holds {code[1]}, which is no array: nothing in it was run; expected a "
+            "file of weights alone"
         )
     if "TorchScript" in text:
         return "is a TorchScript program; save its state_dict() with torch.save"
@@ -149,16 +151,16 @@ def _is_torch_zip(path: pathlib.Path) -> bool:
 def write_weights(
     path: str | os.PathLike, arrays: Arrays, *, force: bool = False
 ) -> None:
-    """Writes arrays under torchvision's names; the file is whole or not there.
+    """Writes arrays under torchvision's names, atomically.
 
     Args:
         path: ends in .pth, .pt or .tar for PyTorch, .safetensors, or .pkl for
             detectron2, whose names then replace torchvision's.
         arrays: by torchvision's name.
-        force: replace a file that is there.
+        force: whether to replace a file that exists.
 
     Raises:
-        UserError: as `check_writable` says.
+        UserError: see `check_writable`.
     """
     path = pathlib.Path(path)
     check_writable(path, force=force)
@@ -176,11 +178,11 @@ def write_weights(
 
 
 def check_writable(path: str | os.PathLike, *, force: bool = False) -> None:
-    """Checks that `write_weights` knows the ending, and does not overwrite unasked.
+    """Checks that `write_weights` can write a file of this name.
 
     Raises:
-        UserError: it is no such ending, the file is there already, or the package that
-            writes it is not installed.
+        UserError: the suffix is unknown, the file exists, or the package that writes it
+            is not installed.
     """
     path = pathlib.Path(path)
     _choose(_WRITERS, path, "written")
@@ -197,21 +199,21 @@ def _choose(table: Mapping[str, Any], path: pathlib.Path, verb: str) -> Any:
     suffix = path.suffix.lower() if verb == "read" else path.suffix
     if suffix not in table:
         raise UserError(
-            f"--file: want a name that ends in {', '.join(table)}, got {path}: no "
+            f"--file: expected a name that ends in {', '.join(table)}, got {path}: no "
             f"other can be {verb}"
         )
     return table[suffix]
 
 
 def _package(suffix: str) -> Any:
-    """The package of a kind of file, which is an extra."""
+    """The optional package of a kind of file."""
     name = "torch" if suffix in _TORCH_READ else "safetensors.numpy"
     return require_package(name, purpose=f"--file: {suffix}")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without PyTorch's warnings about old or odd files, which are ours to judge."""
+    """Silences PyTorch's warnings about unusual files; we check them ourselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -224,7 +226,7 @@ def _read_torch(path: pathlib.Path) -> Any:
         stand_ins = [(stand_in, name) for name, stand_in in unread.items()]
         with _quiet(), torch.serialization.safe_globals(stand_ins):
             try:
-                # Of a path, PyTorch would take the ending for the format.
+                # Not a path: PyTorch would choose the format by its suffix.
                 with path.open("rb") as file:
                     return torch.load(file, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError as error:
@@ -233,7 +235,7 @@ def _read_torch(path: pathlib.Path) -> Any:
                     raise
         name = found[1]
         stand_in = type(name, (Unread,), {})
-        # The message leaves "builtins." out.
+        # PyTorch's message omits "builtins.".
         unread |= {name: stand_in, f"builtins.{name}": type(name, (Unread,), {})}
 
 
@@ -256,7 +258,7 @@ def _write_torch(file: Any, arrays: Arrays) -> None:
 
 
 def _write_safetensors(file: Any, arrays: Arrays) -> None:
-    # Others take a file without this word for TensorFlow's.
+    # Without this entry other readers assume TensorFlow.
     save = _package(".safetensors").save
     file.write(save(arrays, metadata={"format": "pt"}))
 
@@ -273,8 +275,8 @@ def _write_detectron2(file: Any, arrays: Arrays) -> None:
 class _Pickler(pickle.Pickler):
     """Pickles arrays so that every release of NumPy can read them.
 
-    NumPy 2 would name a module that releases before 1.26, which detectron2 is often
-    used with, do not have.
+    NumPy 2 would name a module that releases before 1.26 do not have, which detectron2
+    is often used with.
     """
 
     def reducer_override(self, value: Any) -> Any:

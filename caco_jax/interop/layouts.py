@@ -1,21 +1,21 @@
-"""Where the arrays of a network lie in a file, and detectron2's names.
+"""Finds the arrays of a network in a file of weights; detectron2's names.
 
-No wrapper is known by name. A file is read as one flat table, the names of nested parts
-joined by dots, and an encoder is every prefix under which the network's own names lie,
+No wrapper is known by name. A file is read as one flat table, with the names of nested
+parts joined by dots, and an encoder is any prefix that the network's own names follow,
 torchvision's for a ResNet, timm's for a ViT: ``state_dict.module.encoder_q.``,
-``teacher.backbone.``, ``_orig_mod.`` or none. An encoder that was cut into a
-`Sequential` has numbers for names and is found by the order of its parts. Of several
-encoders the first is taken that is not called a teacher, a momentum encoder or the
-like; the first that is becomes the target encoder.
+``teacher.backbone.``, ``_orig_mod.`` or none. An encoder that was wrapped in a
+`Sequential` has numbers as names and is matched by the order of its parts. Of several
+encoders the first one is imported whose prefix names no teacher, momentum encoder or
+the like; the first one whose prefix does becomes the target encoder. Also read are, for
+embeddings of width D and K entries:
 
-Besides these are read, D being the embedding's width and K the number of entries:
-
-- the projector: ``fc.*`` under the encoder's prefix, or what lies elsewhere with just
-  the names and shapes of the network's own, as ``projector.*``;
-- ``queue`` [D, K] of MoCo, a key a column, and ``queue_ptr`` [1], the column to be
-  replaced next;
-- ``Memory_Bank.W`` [D, K] of AdCo and CaCo, an entry a column. Its velocity ``v`` and
-  the state of the encoder's ``optimizer`` are not read: another schedule begins.
+- the projector: ``fc.*`` under the encoder's prefix, or arrays of the same names and
+  shapes elsewhere, as ``projector.*``;
+- ``queue`` [D, K] of MoCo, one key in each column, and ``queue_ptr`` [1], the column to
+  be replaced next;
+- ``Memory_Bank.W`` [D, K] of AdCo and CaCo, one entry in each column. Its velocity
+  ``v`` and the state of the encoder's ``optimizer`` are not read: a new schedule
+  starts.
 """
 
 import collections
@@ -34,7 +34,7 @@ BANK, QUEUE, QUEUE_PLACE = "Memory_Bank.W", "queue", "queue_ptr"
 _MEMORY = (BANK, QUEUE, QUEUE_PLACE)
 TARGET = "target encoder"
 _ONLINE, _HEAD = "encoder_q.", "fc."
-# Words in the names of encoders that follow another one.
+# Words in the names of encoders that are moving averages of another one.
 _FOLLOWERS = {
     "averaged",
     "avg",
@@ -52,16 +52,16 @@ Names = dict[str, str]  # the network's own name -> the file's
 
 
 class Weights(NamedTuple):
-    """The arrays of a file under the network's own names.
+    """The arrays of a file under the names of the network.
 
     Attributes:
-        prefix: what stood before the online encoder's names.
-        online: the online encoder's, its projector's as "fc.".
-        target: the target encoder's; empty where there is none.
-        memory: those of `BANK`, `QUEUE` and `QUEUE_PLACE` that are there.
+        prefix: prefix of the online encoder's names.
+        online: arrays of the online encoder; those of its projector start with "fc.".
+        target: arrays of the target encoder; empty if there is none.
+        memory: those of `BANK`, `QUEUE` and `QUEUE_PLACE` that the file has.
         encoders: the prefixes of all encoders, in the file's order.
-        sources: the names in the file of what each part was taken from.
-        names: of all arrays in the file.
+        sources: names in the file of the arrays of each part.
+        names: names of all arrays in the file.
     """
 
     prefix: str
@@ -73,7 +73,7 @@ class Weights(NamedTuple):
     names: tuple[str, ...]
 
     def left_out(self, parts: Collection[str]) -> dict[str, int]:
-        """How many arrays of the file are in none of these parts, by where they lie."""
+        """Number of arrays of the file that are in none of these parts, by prefix."""
         taken = set().union(*(self.sources[part] for part in parts))
         counts: collections.Counter[str] = collections.Counter()
         for name in self.names:
@@ -84,7 +84,7 @@ class Weights(NamedTuple):
 
 
 class _Encoder(NamedTuple):
-    """Where an encoder lies; `names` are of the backbone and what is like it."""
+    """An encoder in a file; `names` are those of the backbone and similar ones."""
 
     prefix: str
     names: Names
@@ -97,21 +97,21 @@ def parse(
     *,
     encoder: str | None = None,
 ) -> Weights:
-    """The weights in what a file held.
+    """Finds the weights in the content of a file.
 
     Args:
-        content: arrays or tensors by name, maybe nested.
-        backbone: the names and shapes that the network's backbone has.
-        projector: those of its projector, which begin with "fc.".
-        encoder: a part of the prefix of the encoder to take; None: see the module.
+        content: arrays or tensors by name, possibly nested.
+        backbone: names and shapes of the network's backbone.
+        projector: names and shapes of its projector, which start with "fc.".
+        encoder: a part of the prefix of the encoder to import; None: see the module.
 
     Returns:
-        float32 arrays; names and shapes of the network's kind that it does not have
-        are among them.
+        float32 arrays, including names and shapes of a similar network that this one
+        does not have.
 
     Raises:
-        ValueError: it holds no such network, or what should be an array is none, or
-            is not finite.
+        ValueError: the file has no such network, or an entry is no array or is not
+            finite.
         UserError: there is no such encoder.
     """
     table = _flatten(content)
@@ -149,7 +149,7 @@ def parse(
 
 
 def _flatten(content: Any) -> dict[str, Any]:
-    """All that lies in nested mappings, in order, each of which is entered once."""
+    """Flattens nested mappings in order; each mapping is visited once."""
     table: dict[str, Any] = {}
     waiting, seen = [("", content)], set()
     while waiting:
@@ -168,12 +168,12 @@ def _flatten(content: Any) -> dict[str, Any]:
 
 
 def _inside(value: Any) -> Iterable[tuple[Any, Any]] | None:
-    """The named parts of a container; None of what is none."""
+    """The named parts of a container; None if it is no container."""
     if isinstance(value, Mapping):
         return value.items()
     if isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
         return enumerate(value)
-    state = getattr(value, "saved_state", None)  # of a module that was saved whole
+    state = getattr(value, "saved_state", None)  # a module that was saved as an object
     if isinstance(state, Mapping) and isinstance(state.get("_modules"), Mapping):
         kinds = [state.get(kind) for kind in ("_parameters", "_buffers", "_modules")]
         return [
@@ -183,14 +183,14 @@ def _inside(value: Any) -> Iterable[tuple[Any, Any]] | None:
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """Of "a.b.c": ("", "a.b.c"), ("a.", "b.c") and ("a.b.", "c")."""
+    """Splits "a.b.c" into ("", "a.b.c"), ("a.", "b.c") and ("a.b.", "c")."""
     yield "", name
     for dot in re.finditer(r"\.", name):
         yield name[: dot.end()], name[dot.end() :]
 
 
 def _by_prefix(table: Iterable[str]) -> dict[str, Names]:
-    """The names below each prefix, but for counts of batches."""
+    """The names below each prefix, without counts of batches."""
     below: dict[str, Names] = collections.defaultdict(dict)
     for name in table:
         if not name.endswith(COUNTER):
@@ -202,7 +202,7 @@ def _by_prefix(table: Iterable[str]) -> dict[str, Names]:
 def _encoders(
     below: Mapping[str, Names], table: Mapping[str, Any], wanted: Shapes
 ) -> list[_Encoder]:
-    """The places of all of the network's names, or else of most, if there are any."""
+    """Prefixes that have all of the network's names, or else most of them."""
     clean = {name for name in wanted if "_adv." not in name}
     numbered = {p: _numbered(names, clean) for p, names in below.items()}
     places = {p: numbered[p] or names for p, names in below.items()}
@@ -211,7 +211,7 @@ def _encoders(
         most = max(places, key=lambda p: len(clean & places[p].keys()), default="")
         found = clean & places.get(most, {}).keys()
         if 2 * len(_parts(found)) < len(_parts(clean)):
-            return []  # a block of another network, at most
+            return []  # at most a block of another network
         whole = [most]
 
     def fits(prefix: str) -> bool:
@@ -223,7 +223,7 @@ def _encoders(
 
 
 def _alike(names: Names, wanted: Collection[str]) -> Names:
-    """Those that are in the network or would be in a larger one of its kind."""
+    """The names that are in the network or in a larger one of its kind."""
 
     def kind(name: str) -> str:
         return re.sub(r"\d+", "#", name.partition(".")[0].removesuffix("_adv"))
@@ -233,7 +233,7 @@ def _alike(names: Names, wanted: Collection[str]) -> Names:
 
 
 def _numbered(names: Names, wanted: Collection[str]) -> Names:
-    """The network's names for parts that are numbers, or none where these differ."""
+    """Matches numbered parts to the network's names; empty if they differ."""
     if not any(name[0].isdecimal() for name in names if name):
         return {}
     given, free = _parts(names), _parts(wanted)
@@ -247,7 +247,7 @@ def _numbered(names: Names, wanted: Collection[str]) -> Names:
 
 
 def _parts(names: Iterable[str]) -> dict[str, set[str]]:
-    """The names of a network's outermost parts, and what each has below."""
+    """The names of a network's outermost parts, and the names below each."""
     parts: dict[str, set[str]] = collections.defaultdict(set)
     for name in names:
         part, dot, leaf = name.partition(".")
@@ -267,12 +267,12 @@ def _choose(encoders: list[_Encoder], text: str | None) -> _Encoder:
 
 
 def _follows(prefix: str) -> bool:
-    """Whether an encoder of this prefix is called a moving average of another."""
+    """Whether a prefix names a moving average of another encoder."""
     return not _FOLLOWERS.isdisjoint(re.split(r"[._]", prefix.lower()))
 
 
 def _memory_names(table: Mapping[str, Any], prefix: str) -> Names:
-    """The bank or queue that lies nearest above the encoder."""
+    """The bank or queue at the nearest prefix above the encoder."""
     found: Names = {}
     for root, _ in _splits(prefix):
         found |= {own: root + own for own in _MEMORY if root + own in table}
@@ -285,7 +285,7 @@ def _head_names(
     encoder: _Encoder,
     projector: Shapes,
 ) -> Names:
-    """The projector's names, or none where the head is a classifier."""
+    """The projector's names; empty if the head is a classifier."""
 
     def fits(names: Names, own: str) -> bool:
         shapes = {own + rest: _shape(table[name]) for rest, name in names.items()}
@@ -294,7 +294,7 @@ def _head_names(
     head = below.get(encoder.prefix + _HEAD, {})
     if head.keys() - {"weight", "bias"}:
         return {_HEAD + rest: name for rest, name in head.items()}
-    # One layer: MoCo's first version has it as a projector, torchvision to classify.
+    # One layer is a projector in MoCo v1 and a classifier in torchvision.
     if fits(head, f"{_HEAD}0."):
         return {f"{_HEAD}0.{rest}": name for rest, name in head.items()}
     if head and encoder.prefix.endswith(_ONLINE):
@@ -313,17 +313,17 @@ def _head_names(
 
 
 def _shared(name: str, prefix: str) -> str:
-    """The longest part that both begin with and that ends in a dot."""
+    """The longest common prefix that ends in a dot."""
     return max((p for p, _ in _splits(prefix) if name.startswith(p)), key=len)
 
 
 def _why_none(table: Mapping[str, Any], backbone: Shapes) -> str:
-    """Why no encoder was found."""
+    """The reason why no encoder was found."""
     arrays = [name for name, value in table.items() if _is_array(value)]
     if "" in table:
-        return f"want arrays by name, got {type(table['']).__name__}"
+        return f"expected arrays by name, got {type(table['']).__name__}"
     if not arrays:
-        return "want arrays by name, got none; it holds no weights"
+        return "expected arrays by name, got none; it holds no weights"
     if all(re.search(r"(^|\.)state\.\d+\.", name) for name in arrays):
         return (
             "it holds the state of an optimiser and no network; name the file of the "
@@ -331,7 +331,7 @@ def _why_none(table: Mapping[str, Any], backbone: Shapes) -> str:
         )
     wanted = min(backbone, key=lambda own: (own.count("."), -len(backbone[own])))
     return (
-        f"want a network with names as {wanted} under any prefix, got "
+        f"expected a network with names as {wanted} under any prefix, got "
         f"{len(arrays)} arrays with names as {arrays[0]}: weights of another "
         "architecture, or under names that are not known here; name the recipe of "
         "this network, or save it under torchvision's names, or timm's of a ViT"
@@ -354,35 +354,35 @@ def _array(name: str, value: Any) -> np.ndarray:
         except (TypeError, RuntimeError) as error:
             problem = str(error).split(".")[0]
             raise ValueError(
-                f"{name}: want a dense tensor of floats: {problem}"
+                f"{name}: expected a dense tensor of floats: {problem}"
             ) from None
     if not isinstance(value, np.ndarray):
         kind = type(value).__name__
         remedy = "; save it as a tensor" if kind.startswith("numpy") else ""
-        raise ValueError(f"{name}: want an array, got {kind}{remedy}")
+        raise ValueError(f"{name}: expected an array, got {kind}{remedy}")
     if name.endswith(QUEUE_PLACE):
         return value
-    # Of eight bits and less they are multiples of a scale that lies elsewhere.
+    # Floats of 8 bits or fewer are multiples of a scale that is stored elsewhere.
     if not jnp.issubdtype(value.dtype, jnp.floating) or value.dtype.itemsize < 2:
         raise ValueError(
-            f"{name}: want floats of 16, 32 or 64 bits, got {value.dtype}; save it in "
-            "one of these"
+            f"{name}: expected floats of 16, 32 or 64 bits, got {value.dtype}; save it "
+            "in one of these"
         )
     with np.errstate(over="ignore"):
         value = value.astype(np.float32)
     if not np.isfinite(value).all():
-        raise ValueError(f"{name}: want finite numbers, got NaN or infinity")
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
     return value
 
 
 def _from_tensor(tensor: Any) -> np.ndarray:
-    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has none
+    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no bfloat16
         tensor = tensor.float()
     return tensor.cpu().numpy()
 
 
 def detectron2_names(arrays: Arrays) -> Arrays:
-    """A backbone's arrays under the names of detectron2's ResNet.
+    """Renames a backbone's arrays to those of detectron2's ResNet.
 
     ``conv1`` and ``bn1`` outside of the stages become ``stem.conv1`` and
     ``stem.conv1.norm``, ``layer1`` becomes ``res2``, a block's ``bn2`` its

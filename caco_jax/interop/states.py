@@ -1,4 +1,4 @@
-"""Arrays under PyTorch's names into a train state, and out of it."""
+"""Import of arrays under PyTorch's names into a train state, and export."""
 
 from collections.abc import Collection
 from typing import Any
@@ -26,23 +26,23 @@ def fill_state(
     *,
     method: Method,
 ) -> tuple[TrainState, list[str]]:
-    """A state with the arrays of a file; what the file does not have stays.
+    """Replaces arrays of a state by those of a file; missing ones stay.
 
-    Without a target encoder of its own the file's online encoder is taken, and without
-    adversarial twins of norms the clean ones.
+    If the file has no target encoder, its online encoder is used; if it has no
+    adversarial branches of norms, the clean ones are used.
 
     Args:
         state: arrays or their shapes.
-        weights: the file's.
-        parts: "backbone" (always), "projector", "bank" (or queue). None: all that is
-            there.
-        method: of the run; it says which of its arrays is the memory.
+        weights: the weights of the file.
+        parts: "backbone" (always), "projector", "bank" (or queue). None: all that the
+            file has.
+        method: method of the run, which states the array of its memory.
 
     Returns:
-        The state, and what was taken, of `contents`.
+        The state, and the imported parts of `contents`.
 
     Raises:
-        ValueError: a part is not of the state's shape, or was asked for in vain.
+        ValueError: a part has another shape than the state's, or is missing.
     """
     wanted = {BACKBONE, *(PARTS if parts is None else parts)}
     online = Network(state.players["encoder"], state.stats)
@@ -64,12 +64,12 @@ def fill_state(
 
 
 def parts_of(content: Any, state: TrainState, *, encoder: str | None = None) -> Weights:
-    """The weights in a file's content, as `caco_jax.interop.layouts.parse` finds them.
+    """Finds the weights in a file's content, see `caco_jax.interop.layouts.parse`.
 
     Args:
-        content: of `caco_jax.interop.files.read_weights`.
-        state: arrays or their shapes, whose encoder is looked for.
-        encoder: a part of the prefix of the one to take.
+        content: result of `caco_jax.interop.files.read_weights`.
+        state: arrays or their shapes; its encoder is searched for.
+        encoder: a part of the prefix of the encoder to import.
     """
     network = Network(state.players["encoder"], state.stats)
     backbone, projector = (
@@ -79,7 +79,7 @@ def parts_of(content: Any, state: TrainState, *, encoder: str | None = None) -> 
 
 
 def contents(state: TrainState, memory: str | None) -> list[str]:
-    """What a file of weights can give a state whose method has such a memory."""
+    """The parts of a file of weights that fit a method with this memory."""
     target = [TARGET] * (state.target is not None)
     return [BACKBONE, PROJECTOR, *target, *([] if memory is None else [memory])]
 
@@ -87,12 +87,12 @@ def contents(state: TrainState, memory: str | None) -> list[str]:
 def state_arrays(
     state: TrainState, parts: Collection[str], *, memory: str | None
 ) -> Arrays:
-    """Parts of a state under PyTorch's names, the encoder being the online one.
+    """Parts of a state under PyTorch's names; the encoder is the online encoder.
 
     Args:
-        state: of any run.
+        state: state of any run.
         parts: any of `PARTS`; "twins" are the adversarial branches of norms.
-        memory: what the run's method calls its bank or queue, if it has one.
+        memory: name of the bank or queue in the run's method, if it has one.
 
     Raises:
         UserError: the state has no such part.
@@ -104,7 +104,7 @@ def state_arrays(
             arrays |= to_torch(_variables(network, part))
     twins = {name for name in arrays if "_adv." in name}
     if TWINS in parts and not twins:
-        raise UserError("--parts: want no twins, this run has no adversarial norms")
+        raise UserError("--parts: expected no twins, this run has no adversarial norms")
     if TWINS not in parts:
         arrays = {n: a for n, a in arrays.items() if n not in twins}
     return arrays | (_memory_arrays(state, memory) if MEMORY in parts else {})
@@ -151,7 +151,7 @@ def _fill_part(template: Any, arrays: Arrays, remedy: str) -> dict[str, Any]:
 def _fill_memory(
     state: TrainState, arrays: Arrays, method: Method
 ) -> tuple[TrainState, list[str]]:
-    """The state with the file's bank or queue, if it has one of this kind."""
+    """Replaces the bank or queue of a state by the file's, if it has one."""
     name = method.memory
     if name is None:
         return state, []
@@ -163,14 +163,14 @@ def _fill_memory(
         rows = _rows(arrays, layouts.QUEUE, state.extra[name], size)
         place = arrays.get(layouts.QUEUE_PLACE, np.zeros(1, np.int64))
         if place.size != 1 or place.dtype.kind != "i":
-            raise ValueError(f"{layouts.QUEUE_PLACE}: want one integer")
+            raise ValueError(f"{layouts.QUEUE_PLACE}: expected one integer")
         extra = {name: rows, "next_row": np.int32(place.item() % len(rows))}
         return state._replace(extra=extra), [name]
     return state, []
 
 
 def _rows(memory: Arrays, name: str, like: Any, size: str) -> np.ndarray:
-    """Entries as rows [K, D], from a file's columns [D, K]."""
+    """Converts the columns [D, K] of a file to rows [K, D]."""
     columns, wanted = memory[name], like.shape[::-1]
     if columns.shape != wanted:
         raise ValueError(
@@ -186,7 +186,7 @@ def _memory_arrays(state: TrainState, name: str | None) -> Arrays:
 
     if name is None:
         raise UserError(
-            "--parts: want no bank, this run has neither a bank nor a queue"
+            "--parts: expected no bank, this run has neither a bank nor a queue"
         )
     if name in state.players:
         return {layouts.BANK: columns(state.players[name])}

@@ -1,4 +1,4 @@
-"""Weights to and from PyTorch, under torchvision's and timm's names.
+"""Conversion of weights to and from PyTorch, under torchvision's and timm's names.
 
 The names of a ResNet are torchvision's ("layer1.0.conv1.weight"), those of a ViT timm's
 ("blocks.0.attn.qkv.weight"); those of a projector are "fc." and the layer's place in
@@ -41,7 +41,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def to_torch(
     variables: Mapping[str, Any], *, prefix: str = ""
 ) -> dict[str, np.ndarray]:
-    """The state dict of an encoder, or of a backbone alone.
+    """Makes the state dict of an encoder, or of a backbone alone.
 
     Load it with ``model.load_state_dict({k: torch.from_numpy(v) ...})``; where the
     encoder has adversarial twins, drop the names with "_adv" first.
@@ -68,14 +68,14 @@ def to_torch(
 def from_torch(
     state_dict: Mapping[str, Any], template: Mapping[str, Any], *, prefix: str = ""
 ) -> dict[str, Any]:
-    """The variables that a state dict holds, in the structure of a template.
+    """Makes variables of a state dict, in the structure of a template.
 
     Args:
         state_dict: arrays or CPU tensors by PyTorch name. Counts of batches are
             ignored, as are names that do not start with `prefix`.
         template: variables of the network to fill, or their shapes, as
             ``jax.eval_shape(encoder.init, ...)`` gives them.
-        prefix: what the names start with, such as "module.encoder_q.".
+        prefix: prefix of the names, such as "module.encoder_q.".
 
     Returns:
         NumPy arrays in the template's structure, shapes and dtypes.
@@ -146,7 +146,7 @@ def _torch_name(path: Path) -> str:
 
 
 def _to_torch_layout(array: np.ndarray) -> np.ndarray:
-    """HWIO -> OIHW, [in, out] -> [out, in]; what has one or three axes stays."""
+    """HWIO -> OIHW, [in, out] -> [out, in]; arrays of one or three axes: unchanged."""
     axes = {2: (1, 0), 4: (3, 2, 0, 1)}.get(array.ndim)
     return np.ascontiguousarray(array.transpose(axes) if axes else array).reshape(
         _torch_shape(array.shape)
@@ -159,7 +159,7 @@ def _from_torch_layout(array: np.ndarray) -> np.ndarray:
 
 
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that an array of this one has in PyTorch's layout."""
+    """The shape in PyTorch's layout."""
     if len(shape) == 4:
         return shape[3], shape[2], shape[0], shape[1]
     return shape[::-1] if len(shape) == 2 else shape

@@ -1,4 +1,4 @@
-"""Runs from files of weights, and files of weights from runs."""
+"""Import of a file of weights as a run, and export of a run's weights."""
 
 import os
 import pathlib
@@ -30,7 +30,7 @@ from caco_jax.schema import UserError, require
 from caco_jax.training.sharding import make_mesh
 from caco_jax.training.state import TrainState, create_state
 
-# A run that continues from here counts from it.
+# A run that is trained further counts from this step.
 _NO_TRAINING = {
     "epochs": 0,
     "steps": 0,
@@ -50,28 +50,30 @@ def import_run(
     encoder: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Makes a run of a file of weights, which every command then accepts.
+    """Makes a run from a file of weights, for every other command.
 
-    The run is at step 0 of its configuration: training it starts from these weights,
-    with fresh optimisers and schedules and without a start-up. What the file does not
-    have is as in a new run, but the target encoder, and adversarial twins of norms,
-    are copies of what it has. Photographs need not be there yet.
+    The run is at step 0 of its configuration: training starts from these weights, with
+        new
+    optimisers and schedules and without a start-up phase. Parts that the file does not
+    have are as in a new run, except that the target encoder and adversarial branches of
+    norms are copies. Photographs of the configuration may be missing.
 
     Args:
-        file: of `caco_jax.interop.files.read_weights`; `caco_jax.interop.layouts` says
-            which names are read.
-        config: the run, whose network and bank must be the file's.
-        workdir: the run's directory; there must be no run yet.
-        parts: "backbone" (always), "projector", "bank": what is taken. None: all that
-            is there.
-        encoder: where several are in the file, a part of the names before the one to
-            take, such as "teacher"; None: the one that follows no other.
-        force: move a run that is there aside, to ``<workdir>.old``.
+        file: see `caco_jax.interop.files.read_weights`; `caco_jax.interop.layouts`
+            lists the names that are read.
+        config: configuration of the run, with the network and bank of the file.
+        workdir: directory of the run, without a run.
+        parts: "backbone" (always), "projector", "bank": the parts to import. None: all
+            that the file has.
+        encoder: for a file of several encoders a part of the prefix of one, such as
+            "teacher"; None: the one that is no moving average.
+        force: whether to move an existing run to ``<workdir>.old``.
 
     Returns:
-        What ``imported.json`` in the workdir says: "file", which parts are "imported"
-        and which "fresh"; the "prefix" of the encoder's names, the prefixes of the
-        file's other "encoders", and how many of its arrays are "left_out", by place.
+        The content of ``imported.json`` in the workdir: "file"; which parts are
+        "imported" and which "fresh"; the "prefix" of the encoder; prefixes of the
+        file's other "encoders"; and the number of its arrays that are "left_out", by
+        prefix.
 
     Raises:
         UserError: the file cannot be read, is of another network, or lacks a part or
@@ -122,34 +124,34 @@ def export_run(
     parts: Collection[str] = (BACKBONE,),
     force: bool = False,
 ) -> dict[str, Any]:
-    """Writes a run's online encoder, and what else is asked for, to a file.
+    """Writes a run's online encoder and other parts to a file.
 
-    Names are torchvision's, and timm's of a ViT; a projector's begin with "fc.". A
-    bank is "Memory_Bank.W", a queue "queue" with "queue_ptr", both with an entry a
-    column.
+    Names are torchvision's, or timm's for a ViT; those of a projector start with "fc.".
+    A bank is "Memory_Bank.W", a queue "queue" with "queue_ptr", both with one entry in
+    each column.
 
     Args:
-        workdir: the run's directory; its images need not be there if they are
+        workdir: directory of the run; its images may be missing if they are
             photographs.
-        file: of `caco_jax.interop.files.write_weights`; its ending says which kind.
+        file: see `caco_jax.interop.files.write_weights`; its suffix gives the format.
         parts: any of `caco_jax.interop.states.PARTS`.
-        force: replace a file that is there.
+        force: whether to replace a file that exists.
 
     Returns:
-        "step" of the run, "arrays" and "numbers" that were written.
+        "step" of the run, and the counts "arrays" and "numbers" of what was written.
 
     Raises:
-        UserError: there is no run, it lacks a part, detectron2 has no place for it, or
-            the file is there already.
+        UserError: there is no run, it lacks a part, detectron2 has no such part, or the
+            file exists.
     """
     files.check_writable(file, force=force)
     if pathlib.Path(file).suffix == files.DETECTRON2 and set(parts) != {BACKBONE}:
-        raise UserError("--parts: want backbone alone for detectron2's .pkl")
+        raise UserError("--parts: expected backbone alone for detectron2's .pkl")
     pretraining, state = _restore(Workdir(workdir))
     require(
         pathlib.Path(file).suffix != files.DETECTRON2
         or isinstance(getattr(pretraining.encoder.module, "backbone", None), ResNet),
-        "--file: want a ResNet for detectron2's .pkl, this run has a "
+        "--file: expected a ResNet for detectron2's .pkl, this run has a "
         f"{pretraining.encoder.name}; take .pth or .safetensors",
     )
     arrays = state_arrays(state, parts, memory=pretraining.method.memory)
@@ -171,7 +173,7 @@ def _check_free(place: Workdir, *, force: bool) -> None:
 
 
 def _build(config: ExperimentConfig) -> Pretraining:
-    """The parts of a run on one device, whether or not its photographs are there."""
+    """The parts of a run on one device; its photographs may be missing."""
     views, data = build_views(config.data), None
     if views.are_photos:  # photographs have three channels
         size = max(views.photo_sizes)
@@ -189,10 +191,12 @@ def _restore(place: Workdir) -> tuple[Pretraining, TrainState]:
 
 
 def _complete(state: TrainState, pretraining: Pretraining) -> TrainState:
-    """The state with fresh arrays where there are only shapes."""
+    """Replaces shapes in the state by new arrays."""
     network = Network(state.players["encoder"], state.stats)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(network)):
-        network = _merge(network, pretraining.new_network())  # a draw is compiled first
+        network = _merge(
+            network, pretraining.new_network()
+        )  # drawing new arrays compiles first
     fresh = create_state(
         pretraining.keys.players,
         pretraining.method,

@@ -30,7 +30,7 @@ from caco_jax.nets.vit import (
     vit_tiny,
 )
 
-# By the names that they have in a configuration.
+# By name in a configuration.
 BACKBONES = {**RESNETS, **VITS}
 
 __all__ = [

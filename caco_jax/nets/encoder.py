@@ -1,4 +1,4 @@
-"""The encoder that the methods train: a backbone and a projector."""
+"""The encoder: a backbone followed by a projector."""
 
 from typing import Any
 
@@ -22,8 +22,7 @@ from caco_jax.schema import require
 class Encoder(nn.Module):
     """A backbone followed by a projector, any flax.linen modules.
 
-    Each is told ``train`` and ``branch``, which is that of `BatchNorm`, if it takes
-    them.
+    Each gets ``train`` and ``branch`` (see `BatchNorm`), if it accepts them.
 
     Attributes:
         backbone: examples -> features [N, F].
@@ -36,7 +35,7 @@ class Encoder(nn.Module):
     def __call__(
         self, images: Float[Array, "n *example"], *, train: bool, branch: str = CLEAN
     ) -> Float[Array, "n d"]:
-        """Embeddings [N, D] of images [N, H, W, C] or what else, not normalised."""
+        """Embeddings [N, D] of examples, such as images [N, H, W, C], not unit."""
         features = self.features(images, train=train, branch=branch)
         return _call(self.projector, features, train, branch)
 
@@ -51,7 +50,7 @@ class Encoder(nn.Module):
         return _call(self.backbone, images, train, branch)
 
     def knows_branches(self) -> bool:
-        """Whether the backbone takes ``branch``."""
+        """Whether the backbone accepts ``branch``."""
         return takes_branch(self.backbone)
 
 
@@ -65,7 +64,7 @@ def _call(module: nn.Module, x: Array, train: bool, branch: str) -> Array:
 def with_projector(
     encoder: Any, projector: nn.Module | tuple[int, ...] | None
 ) -> EncoderFunctions:
-    """An encoder as `Pretraining` takes it, with its projector, as pure functions."""
+    """An encoder, in any form, with its projector, as pure functions."""
     if projector is None:
         return as_encoder(encoder)
     if not isinstance(projector, nn.Module):
@@ -84,7 +83,7 @@ def with_projector(
 def _behind(
     backbone: EncoderFunctions, projector: EncoderFunctions
 ) -> EncoderFunctions:
-    """A backbone of functions alone, with a projector: what `Encoder` is of modules."""
+    """A backbone of pure functions with a projector, as `Encoder` is for modules."""
 
     def joined(first: Network, second: Network) -> Network:
         pairs = zip(first, second, strict=True)

@@ -1,8 +1,7 @@
-"""An encoder as pure functions: the one way in which the library applies a network.
+"""Encoders as pure functions, the only form in which the library applies a network.
 
-Whatever brings an encoder, a flax module of ours or of somebody else or two plain
-functions, becomes an `EncoderFunctions` once. Training, evaluation and analysis call
-nothing else.
+A flax module of any origin, or two functions (init, apply), is converted to an
+`EncoderFunctions` once. Training, evaluation and analysis use only that.
 """
 
 import inspect
@@ -17,13 +16,13 @@ from caco_jax.nets.norm import CLEAN
 from caco_jax.schema import ConfigError, one_line
 
 PyTree = Any
-# How modules call "these are training's statistics", and whether True means training.
+# Names of the train-mode argument in modules, and whether True means training.
 _TRAIN_ARGUMENTS = {"train": True, "training": True, "deterministic": False}
 _STATS = "batch_stats"
 
 
 class Network(NamedTuple):
-    """An encoder's parameters and its BatchNorm statistics."""
+    """The parameters of an encoder and its BatchNorm statistics."""
 
     params: PyTree
     stats: PyTree
@@ -31,7 +30,7 @@ class Network(NamedTuple):
 
 class _Init(Protocol):
     def __call__(self, key: PRNGKeyArray, examples: Array) -> Network:
-        """A freshly drawn network for a batch of such examples."""
+        """A network with random initial parameters for such a batch of examples."""
 
 
 class _Embed(Protocol):
@@ -52,14 +51,14 @@ class EncoderFunctions(NamedTuple):
     """An encoder as pure functions.
 
     Attributes:
-        name: for people and for the record of a run.
+        name: name in messages and in the description of a run.
         init: (key, examples) -> `Network`.
         embed: (network, examples, train=..., branch=...) -> embeddings [N, D] and the
             network with its new statistics; not normalised.
-        features: (network, examples, train=False) -> what evaluation uses, [N, F], and
-            the network, whose statistics move if it trains.
-        has_twin: whether it knows the BatchNorm branch of adversarial images.
-        module: the flax module that it was made of, or None.
+        features: (network, examples, train=False) -> features [N, F] for evaluation,
+            and the network, whose statistics are updated in train mode.
+        has_twin: whether it has the BatchNorm branch of adversarial images.
+        module: the flax module that it was made from, or None.
     """
 
     name: str
@@ -71,7 +70,7 @@ class EncoderFunctions(NamedTuple):
 
 
 def as_encoder(encoder: Any) -> EncoderFunctions:
-    """Any form of an encoder as pure functions.
+    """Converts any form of an encoder to pure functions.
 
     Args:
         encoder: `EncoderFunctions`; a flax.linen module whose call gives embeddings
@@ -100,7 +99,7 @@ def from_functions(
     init: Callable[[PRNGKeyArray, Array], PyTree],
     apply: Callable[[PyTree, Array], Float[Array, "n d"]],
 ) -> EncoderFunctions:
-    """An encoder without statistics from two functions; its features are its output.
+    """Makes an encoder without statistics from two functions; features are its output.
 
     Args:
         init: (key, examples) -> parameters, any tree of arrays.
@@ -122,10 +121,10 @@ def from_functions(
 
 
 def from_module(module: nn.Module) -> EncoderFunctions:
-    """An encoder from a flax.linen module, see `as_encoder`.
+    """Makes an encoder from a flax.linen module, see `as_encoder`.
 
-    Features are those of the module's method ``features`` if it has one, and else its
-    output.
+    Features come from the module's method ``features`` if it has one, otherwise from
+    its output.
     """
     has_features = callable(getattr(module, "features", None))
     told_branch = takes_branch(module)
@@ -180,7 +179,7 @@ def from_module(module: nn.Module) -> EncoderFunctions:
 
 
 def mode_arguments(function: Callable[..., Any], *, train: bool) -> dict[str, Any]:
-    """What a function is told of the mode, by its own name for it."""
+    """The keyword argument for train mode, under the name that a function uses."""
     parameters = inspect.signature(function).parameters
     return {
         name: train is means_train
@@ -190,14 +189,14 @@ def mode_arguments(function: Callable[..., Any], *, train: bool) -> dict[str, An
 
 
 def takes_branch(module: nn.Module) -> bool:
-    """Whether a module is told the BatchNorm branch."""
+    """Whether a module accepts the BatchNorm branch."""
     return "branch" in inspect.signature(type(module).__call__).parameters
 
 
 def name_of(thing: Any) -> str:
-    """What a class or function is called, or the class of anything else.
+    """The name of a class or function, or of the class of any other object.
 
-    Its module is left out: a script's is called otherwise when it is imported.
+    Without its module, because the module of a script has another name when imported.
     """
     return getattr(thing, "__qualname__", type(thing).__qualname__)
 
@@ -208,7 +207,7 @@ def embedding_dim(
     *,
     batch_size: int = 2,
 ) -> int:
-    """The width D of an encoder's embeddings, found without computing any.
+    """The width D of an encoder's embeddings, from shapes alone.
 
     Args:
         encoder: the encoder.
@@ -216,8 +215,8 @@ def embedding_dim(
         batch_size: views in a batch, which groups of BatchNorm have to divide.
 
     Raises:
-        ConfigError: the encoder cannot take such views in train mode, or gives no rows
-            [N, D] of one width.
+        ConfigError: the encoder fails on such views in train mode, or its outputs are
+            not [N, D] of one width.
     """
     batches = {(view.shape[1:], view.dtype): view for view in views}
     examples = [
@@ -232,7 +231,7 @@ def embedding_dim(
         found = jax.eval_shape(embed, jax.random.key(0), *examples)
     except ConfigError:
         raise
-    # Flax and JAX say "does not fit" in a dozen ways.
+    # Flax and JAX raise many kinds of errors for shapes that do not fit.
     except Exception as error:
         said = ", ".join(f"{shape} ({dtype})" for shape, dtype in batches)
         raise ConfigError(

@@ -11,22 +11,23 @@ from jaxtyping import Array, Float
 
 from caco_jax.nets.norm import CLEAN, BatchNorm
 
-# Uniform in +-1/sqrt(inputs), as the papers' linear layers start.
+# Uniform in +-1/sqrt(inputs), the initialisation of the papers' linear layers.
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Projector(nn.Module):
-    """Linear layers with ReLU between them, and a norm before each ReLU if asked.
+    """Linear layers with ReLU between them, and an optional norm before each ReLU.
 
-    Use `caco_projector` or `mlp_projector`, which name the papers' choices. Layers are
-    called by their place in the stack, with the ReLUs counted: `linear_0`, `norm_1`,
-    (ReLU 2), `linear_3`, ...
+    Use `caco_projector` or `mlp_projector` for the papers' choices. Layers are named by
+    their position in the stack, ReLUs included: `linear_0`, `norm_1`, (ReLU 2),
+    `linear_3`,
+        ...
 
     Attributes:
         widths: outputs of each linear layer; the last is the embedding's.
-        norm: what makes a norm, before every ReLU; None for none.
+        norm: constructor of the norm before every ReLU; None for none.
         use_bias: whether the linear layers have one.
-        dtype: of the computation; None is that of features and parameters together.
+        dtype: dtype of the computation; None: promoted from features and parameters.
         param_dtype: of the parameters.
     """
 
@@ -54,7 +55,7 @@ class Projector(nn.Module):
             ValueError: `features` is not of rank 2.
         """
         if features.ndim != 2:
-            raise ValueError(f"features: want [N, F], got shape {features.shape}")
+            raise ValueError(f"features: expected [N, F], got shape {features.shape}")
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         per_layer = 2 if self.norm is None else 3
         x = features
@@ -85,7 +86,7 @@ def caco_projector(
     """CaCo's head: three linear layers, BatchNorm after the first two, no biases.
 
     References:
-        arXiv:2203.14370; its released code for the absence of a last norm.
+        arXiv:2203.14370; the released code for the absence of a last norm.
     """
     return Projector((hidden, hidden, dim), norm, False, dtype, param_dtype)
 

@@ -1,4 +1,4 @@
-"""Batch normalisation, with a twin and with groups of rows; group normalisation."""
+"""BatchNorm with an adversarial branch and with groups of rows; GroupNorm."""
 
 import math
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ ADVERSARIAL = "adversarial"
 
 
 class _Branch(NamedTuple):
-    """What one branch owns: its affine map, running statistics and their momentum."""
+    """One branch of BatchNorm: affine map, running statistics and their momentum."""
 
     scale: jax.Array
     bias: jax.Array
@@ -26,31 +26,31 @@ class _Branch(NamedTuple):
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, as PyTorch computes it.
 
-    flax's own differs in what the papers' figures rest on: here the running variance
-    is the unbiased one, a second branch can be kept for adversarial inputs, and the
-    statistics can be those of groups of rows. Without groups, under `jax.jit` with a
-    sharded batch, they are those of the global batch (synchronised BatchNorm).
+    It differs from flax's where the papers' results depend on it: the running variance
+    is unbiased, a second branch can be kept for adversarial inputs, and statistics can
+    be those of groups of rows. Without groups, under `jax.jit` with a sharded batch,
+    they are those of the global batch (synchronised BatchNorm).
 
-    With `adversarial_branch` every parameter and statistic has a twin, made at
-    initialisation whichever branch is called then.
+    With `adversarial_branch` every parameter and statistic has a second copy, created
+    at initialisation whichever branch is called then.
 
     Attributes:
         momentum: weight of the new batch in the running statistics,
             ``new = (1 - momentum) * old + momentum * batch``.
         epsilon: added to the variance.
-        group_size: rows whose statistics are shared, as consecutive rows; it must
-            divide the batch. None is the whole batch. The running statistics move
-            towards the mean over groups.
-        adversarial_branch: whether the twin exists.
-        adversarial_momentum: `momentum` of the twin.
+        group_size: number of consecutive rows that share statistics; it must divide the
+            batch. None is the whole batch. The running statistics move towards the mean
+            over groups.
+        adversarial_branch: whether the adversarial branch exists.
+        adversarial_momentum: `momentum` of the adversarial branch.
         scale_init: initialiser of the scales, of both branches.
-        affine: whether there are scales and biases; else they are 1 and 0.
+        affine: whether there are scales and biases; otherwise they are 1 and 0.
         dtype: of the output; None is the input's.
         param_dtype: of scale and bias; the running statistics are kept in it too,
             but at least in float32.
 
     References:
-        The twin: Ho and Vasconcelos 2020, arXiv:2010.12050. Statistics of groups:
+        Adversarial branch: Ho and Vasconcelos 2020, arXiv:2010.12050. Groups of rows:
         He et al. 2019, arXiv:1911.05722, section 3.3 (shuffling BN).
     """
 
@@ -135,7 +135,7 @@ class BatchNorm(nn.Module):
         )
 
     def _check_groups(self, shape: tuple[int, ...]) -> int:
-        """The rows in a group, once they are known to fit the batch."""
+        """The number of rows in a group; checks that it divides the batch."""
         rows = shape[0]
         size = rows if self.group_size is None else self.group_size
         if size < 1 or rows % size:
@@ -144,7 +144,7 @@ class BatchNorm(nn.Module):
             )
         if size * _count(shape[1:-1]) < 2:
             raise ValueError(
-                "BatchNorm: want more than one value per channel to train on, got "
+                "BatchNorm: expected more than one value per channel to train on, got "
                 f"the shape {tuple(shape)} in groups of {size}"
             )
         return size
@@ -152,7 +152,7 @@ class BatchNorm(nn.Module):
     def _record(
         self, branch: _Branch, mean: jax.Array, var: jax.Array, *, count: int
     ) -> None:
-        """Moves the running statistics; `var` is biased, what is kept is not."""
+        """Updates the running statistics; `var` is biased, the running one unbiased."""
         unbiased = var * (count / (count - 1))
         for running, batch in ((branch.mean, mean), (branch.var, unbiased)):
             over_groups = batch.reshape(-1, batch.shape[-1]).mean(axis=0)
@@ -161,16 +161,17 @@ class BatchNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Normalisation of groups of an example's channels, for networks without BatchNorm.
+    """GroupNorm over groups of an example's channels, for networks without BatchNorm.
 
-    It takes the place of `BatchNorm` and has no statistics: rows do not see each other,
-    training is as evaluation, and adversarial images need no twin.
+    It replaces `BatchNorm` and has no statistics: rows are independent, train mode
+    equals evaluation mode, and adversarial images need no second branch.
 
     Attributes:
-        groups: at most so many, of two channels at least; those of vectors are one.
+        groups: largest number of groups, of at least two channels each; vectors are one
+            group.
         epsilon: added to the variance.
         scale_init: initialiser of the scales.
-        affine: whether there are scales and biases; else they are 1 and 0.
+        affine: whether there are scales and biases; otherwise they are 1 and 0.
         dtype: of the output; None is the input's.
         param_dtype: of scale and bias.
 
@@ -189,7 +190,7 @@ class GroupNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "n *space c"], *, train: bool = False, branch: str = CLEAN
     ) -> Float[Array, "n *space c"]:
-        """Normalises `x` [N, ..., C]; `train` and `branch` change nothing."""
+        """Normalises `x` [N, ..., C]; `train` and `branch` are ignored."""
         del train, branch
         pairs = max(x.shape[-1] // 2, 1)
         norm = nn.GroupNorm(
@@ -215,8 +216,9 @@ def _count(shape: tuple[int, ...]) -> int:
 def _moments(groups: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance of each group, in one pass over [groups, size, ..., C].
 
-    E[x^2] - E[x]^2 cancels when the mean is large beside the deviation. Taken about
-    `shift`, the running mean, it costs the same pass and cancels no more.
+    E[x^2] - E[x]^2 loses precision when the mean is large compared with the deviation.
+    Taken about `shift`, the running mean, it costs the same pass and keeps its
+    precision.
     """
     axes = tuple(range(1, groups.ndim - 1))
     centred = groups - shift

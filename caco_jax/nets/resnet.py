@@ -1,7 +1,7 @@
 """Residual networks with torchvision's semantics, channels last.
 
 `resnet18`, `resnet34`, `resnet50`, `resnet101` and `resnet152` are the ImageNet
-networks; with ``stem="small"`` they are the usual ones for 32x32 images. `resnet_tiny`
+networks; with ``stem="small"`` they are the common ones for 32x32 images. `resnet_tiny`
 and `resnet8` are for 16x16 images on a CPU.
 
 Fast on a CPU are 3x3 convolutions of 8x8 and 4x4 pixels; `resnet8` has no others.
@@ -44,7 +44,7 @@ _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class _Layers(nn.Module):
-    """What every part of the network is told: how to normalise, and the dtypes."""
+    """Settings of every part of the network: the norm and the dtypes."""
 
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: DTypeLike | None = None
@@ -78,7 +78,7 @@ class _Layers(nn.Module):
 
 
 class _Block(_Layers):
-    """A residual block; subclasses say what its residual branch is."""
+    """A residual block; subclasses define its residual branch."""
 
     features: int = 64
     stride: int = 1
@@ -129,7 +129,7 @@ _BLOCKS: dict[str, type[_Block]] = {"basic": BasicBlock, "bottleneck": Bottlenec
 
 
 class _Stage(_Layers):
-    """Blocks of one width; the first has the stride."""
+    """Blocks of one width; the first one has the stride."""
 
     block: type[_Block] = BasicBlock
     blocks: int = 1
@@ -159,7 +159,7 @@ class ResNet(_Layers):
     Attributes:
         stage_sizes: blocks in each stage; stage i has ``width * 2**i`` channels (times
             four for bottleneck blocks).
-        strides: of each stage; None: all but the first halve the image.
+        strides: stride of each stage; None: 1 for the first, 2 for the others.
         block: "basic" or "bottleneck".
         width: channels of the stem and of the first stage.
         stem: "imagenet" is a 7x7 convolution and a max-pool, together of stride 4;
@@ -168,9 +168,9 @@ class ResNet(_Layers):
         zero_init_residual: start every block as the identity, by a zero last scale.
         remat: keep the activations between stages only, and recompute the rest in
             the backward pass: less memory, about a third more computation.
-        norm: what makes a norm; `functools.partial(BatchNorm, group_size=32)` and
-            the like set its options.
-        dtype: of the computation; None is that of images and parameters together.
+        norm: constructor of a norm; set options by, for example,
+            `functools.partial(BatchNorm, group_size=32)`.
+        dtype: dtype of the computation; None: promoted from images and parameters.
         param_dtype: of the parameters.
 
     References:
@@ -230,7 +230,7 @@ class ResNet(_Layers):
             strides = [1 if i == 0 else 2 for i in range(len(sizes))]
         if len(strides) != len(sizes):
             raise ValueError(
-                f"ResNet: want a stride for each of the stages {tuple(sizes)}, got "
+                f"ResNet: expected a stride for each of the stages {tuple(sizes)}, got "
                 f"{tuple(strides)}"
             )
         return list(zip(sizes, strides, strict=True))
@@ -253,13 +253,13 @@ def check_images(images: jax.Array) -> None:
     """
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(
-            "images: want a non-empty [N, height, width, channels] array, got shape "
-            f"{tuple(images.shape)}"
+            "images: expected a non-empty [N, height, width, channels] array, got "
+            f"shape {tuple(images.shape)}"
         )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(
-            f"images: want floats, got {images.dtype} of shape {tuple(images.shape)}: "
-            "scale the pixels first"
+            f"images: expected floats, got {images.dtype} of shape "
+            f"{tuple(images.shape)}: scale the pixels first"
         )
 
 

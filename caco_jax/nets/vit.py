@@ -1,12 +1,12 @@
-"""Vision transformers with timm's semantics: norms come before what they normalise.
+"""Vision transformers with timm's semantics (pre-norm).
 
 `vit_tiny`, `vit_small` and `vit_base` have timm's widths and heads, patches of 16x16
-pixels, a class token and learned positions. MoCo v3 advises
+pixels, a class token and learned positions. MoCo v3 recommends
 ``positions="sincos", fixed_patches=True``.
 
-Images of any size will do that patches divide. Sine and cosine positions are computed
-for every grid; learned ones belong to the grid of the first view, and are interpolated
-for others.
+Patches have to divide the image size. Sine and cosine positions are computed for every
+grid; learned positions belong to the grid of the first view and are interpolated for
+others.
 """
 
 import functools
@@ -24,13 +24,13 @@ from caco_jax.nets.norm import CLEAN
 from caco_jax.nets.resnet import check_images
 
 _glorot = nn.initializers.xavier_uniform()
-# Of queries, keys and values as three layers.
+# Initialised as three separate layers of queries, keys and values.
 _glorot_of_three = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
 _small = nn.initializers.normal(0.02)
 
 
 class _Block(nn.Module):
-    """Attention and a two-layer network, each a residual behind a LayerNorm."""
+    """Attention and an MLP, each with LayerNorm before it and a residual connection."""
 
     heads: int
     hidden: int
@@ -41,7 +41,7 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, key: PRNGKeyArray | None) -> jax.Array:
-        """[N, T, D] -> [N, T, D]; without a key no row is dropped."""
+        """[N, T, D] -> [N, T, D]; without a key no image skips the block."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense: Any = functools.partial(nn.Dense, kernel_init=_glorot, **dtypes)
         norm = functools.partial(nn.LayerNorm, epsilon=1e-6, **dtypes)
@@ -63,7 +63,7 @@ class _Block(nn.Module):
     def _dropped(
         self, y: jax.Array, key: PRNGKeyArray | None, *, place: int
     ) -> jax.Array:
-        """Zero for a random share of the rows, larger for the others."""
+        """Sets a random share of the rows to zero and scales up the others."""
         if key is None or self.drop == 0:
             return y
         keep = 1 - self.drop
@@ -74,7 +74,7 @@ class _Block(nn.Module):
 
 
 class _Patches(nn.Module):
-    """One linear layer of every patch: a convolution whose stride is its size."""
+    """Patch embedding: a convolution whose stride is its kernel size."""
 
     width: int
     size: int
@@ -84,7 +84,7 @@ class _Patches(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n r s d"]:
-        """A token of each patch, in rows and columns."""
+        """A token for each patch, in rows and columns."""
         rows, columns = (length // self.size for length in images.shape[1:3])
         shape = (self.size, self.size, images.shape[3], self.width)
         inputs = math.prod(shape[:3])
@@ -116,9 +116,9 @@ def own(
     *,
     fixed: bool,
 ) -> jax.Array:
-    """An array of a module: a parameter, or one that no optimiser sees or decays.
+    """An array of a module: a trained parameter, or a fixed one without an optimiser.
 
-    The latter lies with the running statistics, and is saved with them.
+    A fixed array is stored and saved with the running statistics.
     """
     if not fixed:
         return module.param(name, draw)
@@ -128,27 +128,27 @@ def own(
 
 
 class ViT(nn.Module):
-    """A vision transformer that ends in a LayerNorm and its pooling.
+    """A vision transformer with a final LayerNorm and pooling.
 
     Attributes:
-        width: of a token, D.
+        width: width D of a token.
         depth: number of blocks.
-        heads: of attention, which divide the width.
+        heads: number of attention heads, which has to divide the width.
         patch_size: height and width of a patch in pixels.
-        pooling: "token": the class token is the feature; "mean": there is none, and
-            the mean over the patches is.
-        positions: "learned", or "sincos": fixed sines and cosines of both axes, in
-            which the width has to be a multiple of four.
-        fixed_patches: whether the patches' layer stays as it is drawn.
-        stochastic_depth: the share of rows for which the last block is skipped in
-            training; it grows linearly from 0 at the first. What is drawn follows from
-            pixels of the first image: there is no key to hand in, and a run that
-            resumes draws what it would have drawn.
-        mlp_ratio: the hidden width of a block in widths.
-        attention: "xla", or "cudnn": a GPU's fused kernel, for bfloat16 alone.
+        pooling: "token": the class token is the feature; "mean": the mean over patches
+            is the feature, and there is no class token.
+        positions: "learned", or "sincos": fixed sines and cosines of both axes; the
+            width then has to be a multiple of four.
+        fixed_patches: whether the patch embedding keeps its random initial weights.
+        stochastic_depth: share of images that skip the last block in training; it grows
+            linearly from 0 at the first. The random choice follows from pixels of the
+            first image, without a key, so that a resumed run repeats it.
+        mlp_ratio: hidden width of the MLP divided by the width.
+        attention: "xla", or "cudnn": the fused kernel of NVIDIA GPUs, for bfloat16
+            only.
         remat: keep the activations between blocks only, and recompute the rest in
             the backward pass: less memory, about a third more computation.
-        dtype: of the computation; None is that of images and parameters together.
+        dtype: dtype of the computation; None: promoted from images and parameters.
         param_dtype: of the parameters.
 
     References:
@@ -179,8 +179,8 @@ class ViT(nn.Module):
 
         Args:
             images: [N, H, W, C] floats; patches divide H and W.
-            train: whether rows skip blocks, see `stochastic_depth`.
-            branch: taken and ignored: a LayerNorm needs no adversarial twin.
+            train: whether images skip blocks, see `stochastic_depth`.
+            branch: ignored: LayerNorm needs no adversarial branch.
 
         Returns:
             [N, D] features, at least float32.
@@ -222,7 +222,7 @@ class ViT(nn.Module):
         return x[:, 0] if self.pooling == "token" else x.mean(axis=1)
 
     def _positions(self, grid: tuple[int, int]) -> jax.Array:
-        """[1, T, D], to be added to the tokens of a grid of patches."""
+        """Positions [1, T, D] to add to the tokens of a grid of patches."""
         tokens = int(self.pooling == "token")
 
         def draw(key: PRNGKeyArray) -> jax.Array:
@@ -247,17 +247,18 @@ class ViT(nn.Module):
         size = images.shape[1:3]
         if any(length % self.patch_size for length in size):
             raise ValueError(
-                f"ViT: want images that patches of {self.patch_size} pixels divide, "
-                f"got {size[0]} x {size[1]}; change patch_size or the views' size"
+                f"ViT: expected images that patches of {self.patch_size} pixels "
+                f"divide, got {size[0]} x {size[1]}; change patch_size or the views' "
+                "size"
             )
         if self.width % self.heads:
             raise ValueError(
-                f"ViT: want heads that divide the width of {self.width}, got "
+                f"ViT: expected heads that divide the width of {self.width}, got "
                 f"{self.heads}"
             )
         if self.positions == "sincos" and self.width % 4:
             raise ValueError(
-                f"ViT: want a width of a multiple of 4 for sincos, got {self.width}"
+                f"ViT: expected a width of a multiple of 4 for sincos, got {self.width}"
             )
         if not 0 <= self.stochastic_depth < 1:
             raise ValueError(
@@ -281,12 +282,12 @@ _CHOICES = {
 def sincos_positions(
     grid: tuple[int, int], width: int, tokens: int = 0
 ) -> Float[Array, "1 t d"]:
-    """Sines and cosines of the columns and the rows of a grid, a quarter each.
+    """Sine and cosine positions of the columns and rows of a grid, a quarter each.
 
     Args:
         grid: rows and columns.
         width: D, a multiple of 4.
-        tokens: tokens before those of the grid; their positions are zero.
+        tokens: number of tokens before those of the grid; their positions are zero.
 
     References:
         Chen et al. 2021, arXiv:2104.02057, for the frequencies.
@@ -302,12 +303,12 @@ def sincos_positions(
 def _interpolated(
     positions: jax.Array, grid: tuple[int, int], tokens: int
 ) -> jax.Array:
-    """Learned positions of a square grid, for another one."""
+    """Interpolates learned positions of a square grid to another grid."""
     before, own_grid = positions[:, :tokens], positions[:, tokens:]
     side = math.isqrt(own_grid.shape[1])
     if side**2 != own_grid.shape[1]:
         raise ValueError(
-            f"ViT: want views of the size of the first, whose {own_grid.shape[1]} "
+            f"ViT: expected views of the size of the first, whose {own_grid.shape[1]} "
             f"patches are no square and have learned positions, got {grid[0]} x "
             f"{grid[1]} patches; set positions to sincos"
         )
@@ -318,9 +319,9 @@ def _interpolated(
 
 
 def _key_of(images: jax.Array) -> PRNGKeyArray:
-    """A key of some of the first image's pixels, in steps of 1/16.
+    """A random key made from pixels of the first image, rounded to 1/16.
 
-    Another number of devices, which changes the last bits of views, gives the same.
+    Rounding makes it independent of the number of devices, which changes the last bits.
     """
     across, down = (max(length // 8, 1) for length in images.shape[1:3])
     pixels = jax.lax.stop_gradient(images[0, ::across, ::down]).ravel()

@@ -1,4 +1,4 @@
-"""Optimisers and schedules, from optax's parts."""
+"""Optimisers and schedules, composed of optax transformations."""
 
 from caco_jax.optim.optimizers import (
     adam,

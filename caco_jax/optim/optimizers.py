@@ -1,4 +1,4 @@
-"""The papers' optimisers, composed from optax parts.
+"""Optimisers of the papers, composed of optax transformations.
 
 Every learning rate is a float or an optax schedule (step -> rate). All of them apply
 momentum *before* the rate, as PyTorch does: a change of the rate rescales the whole
@@ -17,10 +17,10 @@ Rate = float | Callable[[jax.Array], jax.Array]
 
 
 def ascend(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimiser of a player that climbs its payoff.
+    """Turns a descending optimiser into one that ascends the payoff of its player.
 
-    The sign is turned before anything else, so weight decay still shrinks. With
-    `sgd` and a bank W whose ascent direction is G: v ← μ v − G + λ W; W ← W − η v,
+    The sign of the gradient is changed first, so weight decay still shrinks weights.
+    With `sgd` and a bank W whose ascent direction is G: v ← μ v − G + λ W; W ← W − η v,
     the update of the banks of AdCo and CaCo.
     """
     return optax.chain(optax.scale(-1.0), tx)
@@ -31,8 +31,8 @@ def sgd(
 ) -> optax.GradientTransformation:
     """Heavy-ball momentum with L2 in the gradient, as PyTorch's SGD.
 
-    v ← μ v + g + λ p; p ← p − η v, for all parameters alike, biases and BatchNorm
-    included, as the papers' SGD recipes do.
+    v ← μ v + g + λ p; p ← p − η v, for all parameters, including biases and BatchNorm,
+    as in the papers' SGD recipes.
 
     Args:
         learning_rate: η, a float or a schedule.
@@ -115,7 +115,7 @@ def adam(
         b1: decay of the first moment, in [0, 1).
         b2: decay of the second moment, in [0, 1).
         eps: added to the root of the second moment.
-        weight_decay: λ, at least 0; g + λ p is what the moments see.
+        weight_decay: λ, at least 0; the moments are those of g + λ p.
 
     Returns:
         The transformation; its update needs the parameters.
@@ -150,7 +150,7 @@ def adamw(
         b1: decay of the first moment, in [0, 1).
         b2: decay of the second moment, in [0, 1).
         eps: added to the root of the second moment.
-        weight_decay: λ, at least 0; the moments do not see it.
+        weight_decay: λ, at least 0; it does not enter the moments.
 
     Returns:
         The transformation; its update needs the parameters.
@@ -220,7 +220,7 @@ def larc_sgd(
 def ema_update(
     target: PyTree[Array], online: PyTree[Array], *, momentum: jax.typing.ArrayLike
 ) -> PyTree[Array]:
-    """The target network after one step of its moving average: m t + (1 − m) o.
+    """One step of the target network's exponential moving average: m t + (1 − m) o.
 
     Args:
         target: the average so far; its leaves keep their dtypes.
@@ -246,7 +246,7 @@ def ema_update(
 def _scale_by_larc(
     ceiling: Rate | None, weight_decay: float, trust_coefficient: float
 ) -> optax.GradientTransformation:
-    """Decay and LARC's rate; optax's trust ratio divides by ‖g + λ p‖ instead."""
+    """Weight decay and LARC's scaling; optax's trust ratio divides by ‖g + λ p‖."""
 
     def init(params: optax.Params) -> optax.ScaleByScheduleState:
         del params
@@ -265,7 +265,7 @@ def _scale_by_larc(
             length, slope = jnp.linalg.norm(param), jnp.linalg.norm(grad)
             local = trust_coefficient * length
             local /= slope + weight_decay * length + 1e-8
-            if rate is not None:  # a rate of zero moves nothing, whatever its ratio
+            if rate is not None:  # with a rate of zero nothing moves
                 local = jnp.minimum(local / jnp.maximum(rate, 1e-30), 1.0)
             scaled = (grad + weight_decay * param) * local.astype(grad.dtype)
             return jnp.where((length > 0) & (slope > 0), scaled, grad)
@@ -281,7 +281,7 @@ def _is_matrix(params: optax.Params) -> PyTree[bool]:
 
 
 def _is_decayed(params: optax.Params) -> PyTree[bool]:
-    """Whether each is a matrix, and neither a class token nor positions."""
+    """Mask of decayed parameters: matrices, without class token and positions."""
 
     def decayed(path: tuple[Any, ...], param: jax.Array) -> bool:
         name = getattr(path[-1], "key", None) if path else None
@@ -295,10 +295,10 @@ def _check(
 ) -> None:
     for name, decay in decays.items():
         if not 0 <= decay < 1:
-            raise ValueError(f"{name}: want a number in [0, 1), got {decay}")
+            raise ValueError(f"{name}: expected a number in [0, 1), got {decay}")
     if not weight_decay >= 0:
-        raise ValueError(f"weight_decay: want a number >= 0, got {weight_decay}")
+        raise ValueError(f"weight_decay: expected a number >= 0, got {weight_decay}")
     if not trust_coefficient > 0:
         raise ValueError(
-            f"trust_coefficient: want a number > 0, got {trust_coefficient}"
+            f"trust_coefficient: expected a number > 0, got {trust_coefficient}"
         )

@@ -1,10 +1,11 @@
-"""Schedules: step -> value, constant within an epoch as the papers' code has them.
+"""Schedules: step -> value, constant within an epoch, as in the papers' code.
 
-Every schedule takes the count of steps taken so far and is a plain optax schedule, so
-it fits wherever optax takes a rate. The papers change their rates once an epoch;
-`steps_per_epoch` says how long that is. The default of 1 is the smooth form: state the
-epochs in steps and the value changes at every step. Beyond the last epoch the value
-rests at its end.
+Every schedule is an optax schedule: a function of the number of steps done. The papers
+change their rates once an epoch; `steps_per_epoch` is the length of an epoch. Its
+default of 1 gives the smooth form: state the epochs in steps and the value changes at
+every
+    step.
+After the last epoch the value is constant.
 
 Values are of JAX's default float: float32, or float64 under `jax.enable_x64`.
 """
@@ -42,9 +43,9 @@ def warmup_cosine(
     """Linear warm-up to `peak`, then half a cosine towards `final`.
 
     Epoch e of the w warm-up epochs has peak·(e + 1)/w; later ones have
-    final + (peak − final)·(1 + cos(π (e − w)/(E − w)))/2. So the first epoch is not
-    lost to a rate of zero, `peak` holds for the epochs w − 1 and w, and `final` is the
-    value after the last epoch. Equal `peak` and `final` give a warm-up to a constant.
+    final + (peak − final)·(1 + cos(π (e − w)/(E − w)))/2. So the first epoch has a rate
+    above zero, `peak` holds for the epochs w − 1 and w, and `final` is the value after
+    the last epoch. Equal `peak` and `final` give a warm-up to a constant.
 
     Args:
         peak: value at the end of the warm-up, at least 0.
@@ -66,7 +67,7 @@ def warmup_cosine(
     _check_counts(0, warmup_epochs=warmup_epochs)
     if warmup_epochs > epochs:
         raise ValueError(
-            f"warmup_epochs: want at most epochs ({epochs}), got {warmup_epochs}"
+            f"warmup_epochs: expected at most epochs ({epochs}), got {warmup_epochs}"
         )
 
     def value(epoch: jax.Array) -> jax.Array:
@@ -133,16 +134,17 @@ def cosine_momentum(
         BYOL, arXiv:2006.07733; CaCo, arXiv:2203.14370.
     """
     if not 0 <= initial <= 1:
-        raise ValueError(f"initial: want a momentum in [0, 1], got {initial}")
+        raise ValueError(f"initial: expected a momentum in [0, 1], got {initial}")
     return cosine(initial, 1.0, epochs=epochs, steps_per_epoch=steps_per_epoch)
 
 
 def step_table(
     initial: float, factors: Mapping[int, float], *, steps_per_epoch: int = 1
 ) -> optax.Schedule:
-    """A rate that is `initial` times the factor of the latest milestone.
+    """A schedule of `initial` times the factor of the latest milestone.
 
-    The factors are relative to the *initial* rate and do not multiply up: CLAE's is
+    The factors are relative to the *initial* rate and not multiplied together: CLAE's
+        is
     `step_table(0.03, {120: 0.1, 160: 0.05, 200: 0.01})`.
 
     Args:
@@ -177,13 +179,13 @@ def step_decay(
     factor: float = 0.1,
     steps_per_epoch: int = 1,
 ) -> optax.Schedule:
-    """A rate multiplied by `factor` at each milestone (epochs, counted from 0).
+    """A schedule that is multiplied by `factor` at each milestone (epochs from 0).
 
     initial·factor^(number of milestones ≤ e). See `step_table` for the errors;
-    equal milestones are one, too.
+    equal milestones are an error, too.
     """
     if len(set(milestones)) < len(milestones):
-        raise ValueError(f"milestones: want different epochs, got {milestones}")
+        raise ValueError(f"milestones: expected different epochs, got {milestones}")
     factors = {e: factor ** (i + 1) for i, e in enumerate(sorted(milestones))}
     return step_table(initial, factors, steps_per_epoch=steps_per_epoch)
 
@@ -204,10 +206,10 @@ def _by_epoch(
 def _check_values(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < math.inf:
-            raise ValueError(f"{name}: want a finite number >= 0, got {value}")
+            raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
 
 
 def _check_counts(least: int, **counts: int) -> None:
     for name, count in counts.items():
         if int(count) != count or count < least:
-            raise ValueError(f"{name}: want a whole number >= {least}, got {count}")
+            raise ValueError(f"{name}: expected a whole number >= {least}, got {count}")

@@ -1,4 +1,4 @@
-"""Settings of an optimiser and of the target encoder, and what is made of them."""
+"""Settings of an optimiser and of the target encoder, and the optax objects of them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,71 +28,92 @@ class OptimizerConfig:
     name: str = setting(
         "sgd",
         allowed=OPTIMIZERS,
-        doc="sgd: heavy ball; lars: CaCo's; adam, adamw: PyTorch's",
+        doc="Optimiser: sgd with heavy-ball momentum, lars as in CaCo's released code, "
+        "adam or adamw as in PyTorch.",
     )
     learning_rate: float = setting(
         0.03,
         allowed=NON_NEGATIVE,
-        doc="after the warm-up; 0, but not for the encoder: the player stays as it is",
+        doc="Learning rate at the end of the warm-up. 0 keeps this player at its "
+        "initial values; the encoder needs more than 0.",
     )
     scale_with_batch: bool = setting(
-        False, doc="the learning rates are for a batch of 256 and grow with the batch"
+        False,
+        doc="Whether learning rates are multiplied by batch size / 256 (the linear "
+        "scaling rule).",
     )
     schedule: str = setting(
         "cosine",
         allowed=("cosine", "half_cosine", "constant", "steps"),
-        doc="after the warm-up; half_cosine: a quarter of a period, to 0, AdCo's "
-        "second; steps: by milestones and milestone_factors",
+        doc="Learning-rate schedule after the warm-up: cosine decays to "
+        "final_learning_rate, half_cosine is the first quarter of a cosine period and "
+        "decays to 0 (AdCo's second schedule), steps follows milestones and "
+        "milestone_factors, constant does not change.",
     )
     final_learning_rate: float = setting(
-        0.0, allowed=NON_NEGATIVE, doc="cosine: approached at the end"
+        0.0,
+        allowed=NON_NEGATIVE,
+        doc="Learning rate that the cosine schedule approaches at the end of training.",
     )
     milestones: tuple[int, ...] = setting(
-        (), allowed=COUNT, doc="steps: epochs from which the factors hold"
+        (),
+        allowed=COUNT,
+        doc="Epochs at which the steps schedule changes the learning rate.",
     )
     milestone_factors: tuple[float, ...] = setting(
-        (), allowed=NON_NEGATIVE, doc="steps: of the learning rate; not cumulative"
+        (),
+        allowed=NON_NEGATIVE,
+        doc="Factor of learning_rate from each milestone of the steps schedule on; "
+        "factors are not multiplied with each other.",
     )
-    warmup_epochs: int = setting(0, allowed=NON_NEGATIVE, doc="of linear growth")
+    warmup_epochs: int = setting(
+        0,
+        allowed=NON_NEGATIVE,
+        doc="Epochs in which the learning rate grows linearly to learning_rate.",
+    )
     momentum: float = setting(
         0.9,
         allowed=BELOW_ONE,
-        doc="sgd, lars: heavy ball's; adam, adamw: first moment's",
+        doc="Momentum of sgd and lars, or the decay of the first moment (beta1) of "
+        "adam and adamw.",
     )
     weight_decay: float = setting(
         1e-4,
         allowed=NON_NEGATIVE,
-        doc="added to the gradient; of adamw decoupled, and of matrices alone",
+        doc="Weight decay, added to the gradient as an L2 penalty. In adamw it is "
+        "decoupled and acts on weight matrices only.",
     )
-    trust_coefficient: float = setting(0.001, allowed=POSITIVE, doc="of lars")
+    trust_coefficient: float = setting(
+        0.001, allowed=POSITIVE, doc="Trust coefficient of lars."
+    )
 
     def __post_init__(self) -> None:
         validate(self)
         with Conflicts() as found:
             found.require(
                 len(self.milestones) == len(self.milestone_factors),
-                f"milestone_factors: want one for each of milestones "
+                f"milestone_factors: expected one for each of milestones "
                 f"{self.milestones}, got {self.milestone_factors}",
             )
             rising = sorted(set(self.milestones)) == list(self.milestones)
             found.require(
-                rising, f"milestones: want rising epochs, got {self.milestones}"
+                rising, f"milestones: expected rising epochs, got {self.milestones}"
             )
             found.require(
                 not self.milestones or self.schedule == "steps",
-                f"milestones: want none with schedule {self.schedule!r}, "
+                f"milestones: expected none with schedule {self.schedule!r}, "
                 f"got {self.milestones}",
             )
             found.require(
                 self.schedule not in ("steps", "half_cosine")
                 or self.warmup_epochs == 0,
-                f"warmup_epochs: want 0 with schedule {self.schedule!r}, got "
+                f"warmup_epochs: expected 0 with schedule {self.schedule!r}, got "
                 f"{self.warmup_epochs}",
             )
             found.require(
                 self.schedule != "cosine"
                 or self.final_learning_rate <= self.learning_rate,
-                "final_learning_rate: want at most learning_rate "
+                "final_learning_rate: expected at most learning_rate "
                 f"({self.learning_rate:g}) with schedule 'cosine', got "
                 f"{self.final_learning_rate:g}; change both, or take schedule "
                 "'constant'",
@@ -104,8 +125,8 @@ class OptimizerConfig:
         """The learning rate: step -> value.
 
         Args:
-            batch_size: examples a step, of the whole batch.
-            epochs: of the run.
+            batch_size: examples in one step, over all devices together.
+            epochs: number of epochs of the run.
             steps_per_epoch: steps that share one value.
         """
         rate = self.first_rate(batch_size)
@@ -126,11 +147,11 @@ class OptimizerConfig:
         )
 
     def first_rate(self, batch_size: int) -> float:
-        """The full learning rate, as it is after the warm-up."""
+        """The learning rate at the end of the warm-up."""
         return self.learning_rate * self._scale(batch_size)
 
     def transformation(self, rate: optax.Schedule) -> optax.GradientTransformation:
-        """The optimiser, which descends, at this rate."""
+        """The descending optimiser with this schedule."""
         decay, momentum = self.weight_decay, self.momentum
         if self.name == "adam":
             return optimizers.adam(rate, b1=momentum, weight_decay=decay)
@@ -146,7 +167,7 @@ class OptimizerConfig:
         return optimizers.sgd(rate, momentum=momentum, weight_decay=decay)
 
     def _scale(self, batch_size: int) -> float:
-        """What the learning rates are multiplied by."""
+        """Factor of the learning rates: batch size / 256, or 1."""
         if not self.scale_with_batch:
             return 1.0
         return schedules.linear_scaled_rate(1.0, batch_size=batch_size)
@@ -154,14 +175,24 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TargetConfig:
-    """The target encoder, a moving average of the online one."""
+    """The target encoder, an exponential moving average (EMA) of the online encoder."""
 
-    momentum: float = setting(0.99, allowed=FRACTION, doc="at the first step")
+    momentum: float = setting(
+        0.99,
+        allowed=FRACTION,
+        doc="Momentum of the moving average at the first step.",
+    )
     schedule: str = setting(
-        "cosine", allowed=("cosine", "constant"), doc="cosine: the momentum grows to 1"
+        "cosine",
+        allowed=("cosine", "constant"),
+        doc="Schedule of the momentum: cosine grows to 1 until the end of training, "
+        "constant does not change.",
     )
     shuffle_keys: bool = setting(
-        False, doc="rows in a random order, for encoder.batchnorm_group"
+        False,
+        doc="Whether the target encoder gets the batch in a random order, so that "
+        "encoder.batchnorm_group forms other groups than in the online encoder "
+        "(shuffle-BN of MoCo).",
     )
 
     def __post_init__(self) -> None:
@@ -177,12 +208,12 @@ class TargetConfig:
 
 
 def optimizer_key(player: str) -> str:
-    """What the section of a player's optimiser is called."""
+    """Name of the configuration section of a player's optimiser."""
     return "optimizer" if player == "encoder" else f"{player}_optimizer"
 
 
 def check_optimizers(optimizers: Mapping[str, Any], *, epochs: int) -> None:
-    """Checks the optimisers of a run, by player; those of optax are left out.
+    """Checks the optimiser settings of a run, by player; optax objects are skipped.
 
     Raises:
         ConfigError: settings do not fit the player or the run.
@@ -194,11 +225,11 @@ def check_optimizers(optimizers: Mapping[str, Any], *, epochs: int) -> None:
             key = optimizer_key(player)
             found.require(
                 part.warmup_epochs <= epochs,
-                f"{key}.warmup_epochs: want at most training.epochs ({epochs}), got "
-                f"{part.warmup_epochs}",
+                f"{key}.warmup_epochs: expected at most training.epochs ({epochs}), "
+                f"got {part.warmup_epochs}",
             )
             found.require(
                 part.learning_rate > 0 or player != "encoder",
-                f"{key}.learning_rate: want a number in (0, inf), got 0; only the "
+                f"{key}.learning_rate: expected a number in (0, inf), got 0; only the "
                 "other players may stay as they are",
             )

@@ -14,24 +14,24 @@ from caco_jax.schema import accepted
 
 
 def start(name: str) -> None:
-    """Runs a program of this package as a process of its own, and exits as it says.
+    """Runs a program as the main program of this process and exits with its status.
 
-    Compiled programs are kept in the user's cache directory, or where
-    JAX_COMPILATION_CACHE_DIR says, so that a second start does not compile again.
+    XLA's compiled programs are cached in the user's cache directory, or in
+    JAX_COMPILATION_CACHE_DIR, so that a second start does not compile again.
 
     Args:
         name: the module, such as "pretrain".
     """
     be_lenient()
     stop = Stop()
-    stop.listen(os._exit)  # before what takes seconds to import
+    stop.listen(os._exit)  # before the imports, which take seconds
     # --help and a wrong flag end here, before JAX is imported.
     flags, _ = parse(parser_of(name))
     stop.listen_again(getattr(flags, "signals", None))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory()))
     try:
         import jax  # noqa: F401
-    except ValueError as error:  # what it says names the variable
+    except ValueError as error:  # its message names the variable
         print(f"error: JAX refuses its environment: {error}", file=sys.stderr)
         sys.exit(2)
     main = importlib.import_module(f"{__name__}.{name}").main
@@ -41,6 +41,6 @@ def start(name: str) -> None:
 
 
 def cache_directory() -> pathlib.Path:
-    """Where compiled programs are kept, by the XDG base directory specification."""
+    """Directory of the compilation cache, by the XDG base directory specification."""
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(base) / "caco_jax" / "xla"

@@ -1,9 +1,9 @@
 """Pairwise importance in a trained encoder: caco analyse alpha.
 
-Measures, by jax.grad and layer by layer, that the gradient of every member of the
-(phi, psi) family is minus that of its energy; shows what each importance weighs; plays
-the game in turns; and, where the run has a bank, takes it as pairs. Writes
-alpha_gradients.json and alpha_*.png into WORKDIR/analysis.
+Checks with jax.grad, layer by layer, that the gradient of every member of the (phi,
+psi) family is minus that of its energy. Shows which pairs each importance weights,
+plays the alternating game, and analyses the bank of a run as pairs, if it has one.
+Writes alpha_gradients.json and alpha_*.png into WORKDIR/analysis.
 """
 
 import math
@@ -24,11 +24,14 @@ from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.schema import UserError
 
-TOLERANCES = {False: 1e-4, True: 1e-9}  # of the identity, by --x64
+TOLERANCES = {
+    False: 1e-4,
+    True: 1e-9,
+}  # largest relative error of the gradient identity, by --x64
 
 
 class Subject:
-    """A run's newest state and one batch, in the precision asked for."""
+    """The newest state of a run and one batch, in the precision of --x64."""
 
     def __init__(self, flags: Any) -> None:
         self.dtype = jnp.float64 if flags.x64 else jnp.float32
@@ -37,8 +40,8 @@ class Subject:
         self.state = snapshots.read_state(self.files, self.pretraining, step=step)
         if flags.player == "bank" and "bank" not in self.state.players:
             raise UserError(
-                f"--player: want a run with a bank, {self.pretraining.method.name} has "
-                f"only: {', '.join(self.state.players)}; try AdCo or CaCo"
+                f"--player: expected a run with a bank, {self.pretraining.method.name} "
+                f"has only: {', '.join(self.state.players)}; try AdCo or CaCo"
             )
         with as_user_error("--batch_size"):
             self.batch = snapshots.draw_batch(
@@ -59,7 +62,7 @@ class Subject:
 
 
 def identity(subject: Subject, *, x64: bool) -> dict[str, Any]:
-    """The identity's errors, and their figure."""
+    """Errors of the gradient identity, printed and drawn."""
     families = {name: make() for name, make in losses.FAMILIES.items()}
     errors = alpha_game.identity_errors(subject.embed, subject.params, families)
     worst, member, layer = max(
@@ -79,14 +82,14 @@ def identity(subject: Subject, *, x64: bool) -> dict[str, Any]:
 
 
 def figure(subject: Subject, name: str) -> Any:
-    """Where a figure goes."""
+    """Path of a figure."""
     return subject.files.path / "analysis" / f"{name}.png"
 
 
 def weights(
     subject: Subject, z1: jax.Array, z2: jax.Array, temperatures: list[float]
 ) -> dict[str, Any]:
-    """What every importance weighs, and its figures."""
+    """The weights of every importance, printed and drawn."""
     labels = subject.batch.labels
     squared = importance.squared_distances(z1)
     weighings = list(importance.weigh_pairs(z1, z2, temperatures=temperatures))
@@ -124,7 +127,7 @@ def shape_curves(
     *,
     temperature: float,
 ) -> dict[str, ShapeCurves]:
-    """The shapes that have a temperature, as the figure wants them."""
+    """Curves for the figure of the importance shapes that have a temperature."""
     curves = {}
     for name in importance.SHAPES:
         rows = [
@@ -181,7 +184,7 @@ def _known(value: Any) -> Any:
 
 
 def middle(temperatures: list[float]) -> float:
-    """The one that stands for all where one is shown."""
+    """The median temperature, for figures that show one temperature only."""
     return sorted(temperatures)[len(temperatures) // 2]
 
 
@@ -190,7 +193,7 @@ def _number(value: float, how: str) -> str:
 
 
 def turns(subject: Subject, flags: Any) -> dict[str, Any]:
-    """The game in turns from a new encoder, and its figure."""
+    """Plays the alternating game from a new encoder, and draws the losses."""
     params = snapshots.cast(subject.pretraining.new_network().params, subject.dtype)
     family = losses.FAMILIES["info_nce"](temperature=middle(flags.temperatures))
     curves = {}
@@ -215,7 +218,7 @@ def turns(subject: Subject, flags: Any) -> dict[str, Any]:
 
 
 def bank_as_pairs(subject: Subject, z1: jax.Array, z2: jax.Array) -> dict[str, Any]:
-    """The bank's entries as pairs, and their figure."""
+    """Gradients of the bank's entries, analysed as pairs, printed and drawn."""
     rows = snapshots.cast(subject.state.players["bank"], subject.dtype)
     config: Any = subject.pretraining.method.settings
     cooperative = isinstance(config, CacoConfig)
@@ -237,14 +240,14 @@ def bank_as_pairs(subject: Subject, z1: jax.Array, z2: jax.Array) -> dict[str, A
 
 
 def check_flags(flags: Any) -> None:
-    """One line for numbers that make no sense, before anything is compiled."""
+    """Refuses impossible numbers before anything is compiled."""
     with as_user_error("--temperatures"):
         for temperature in flags.temperatures:
             checks.check_positive(temperature=temperature)
     for name in ("steps", "turns"):
         given = getattr(flags, name)
         if min(given if isinstance(given, list) else [given]) < 1:
-            raise UserError(f"--{name}: want at least 1, got {given}")
+            raise UserError(f"--{name}: expected at least 1, got {given}")
 
 
 def main() -> None:
@@ -254,7 +257,9 @@ def main() -> None:
     with jax.enable_x64(flags.x64):
         subject = Subject(flags)
         (subject.files.path / "analysis").mkdir(exist_ok=True)
-        with as_user_error("--batch_size"):  # groups of BatchNorm may not divide it
+        with as_user_error(
+            "--batch_size"
+        ):  # the batch size may not be a multiple of a BatchNorm group
             z1, z2 = jax.jit(subject.embed)(subject.params)
         result: dict[str, Any] = {
             "step": int(subject.state.step),

@@ -1,9 +1,9 @@
-"""What a run's bank or queue does: caco analyse bank --workdir=...
+"""Dynamics of a run's bank or queue: caco analyse bank --workdir=...
 
-How closely it follows the queries, which entries serve and which are dead, how fast it
-moves, which queries each payoff leans to, and what its entries look like; over all
-checkpoints that the run kept (training.keep_checkpoints). Writes bank_dynamics.json
-and bank_*.png into WORKDIR/analysis.
+Measures, over all checkpoints of the run (training.keep_checkpoints), how closely the
+bank follows the queries, which entries are used as positives and which are dead, how
+fast it moves, and which queries each payoff weights most; draws the images nearest to
+its entries. Writes bank_dynamics.json and bank_*.png into WORKDIR/analysis.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from caco_jax.runs.pretraining import Pretraining
 
 
 def dynamics(moments: list[Moment], steps_per_epoch: int, folder: Any) -> dict:
-    """The memory over the checkpoints, printed and drawn."""
+    """Statistics of the bank or queue over the checkpoints, printed and drawn."""
     name = moments[-1].memory.name
     print(
         f"{'step':>6}{name + ' -> query':>16}{'query -> ' + name:>16}{'dead':>8}"
@@ -71,7 +71,7 @@ def dynamics(moments: list[Moment], steps_per_epoch: int, folder: Any) -> dict:
 
 
 def focus(pretraining: Pretraining, state: Any, flags: Any, folder: Any) -> dict:
-    """Which queries each payoff leans to, on augmented views as in training."""
+    """Weights of the queries in each payoff, on augmented views as in training."""
     settings: Any = pretraining.method.settings
     batch = snapshots.draw_batch(
         pretraining,

@@ -1,4 +1,4 @@
-"""The console command ``caco``: one front door to all programs."""
+"""The console command ``caco``, which starts all programs."""
 
 import difflib
 import os
@@ -11,7 +11,7 @@ from caco_jax.programs import start
 from caco_jax.programs.flags import docstring
 from caco_jax.programs.parser import Parser
 
-# A name leads to a program's module, or to more names.
+# Command -> module of the program, or subcommands.
 PROGRAMS: dict[str, Any] = {
     "demo": "demo",
     "pretrain": "pretrain",
@@ -58,13 +58,13 @@ def main() -> None:
         door.parse_args(sys.argv[1 + used :])
         return
     sys.argv[:] = [name, *sys.argv[1 + used :]]
-    if "_ARGCOMPLETE" in os.environ:  # how many words are before the program's own
+    if "_ARGCOMPLETE" in os.environ:  # number of words before the program's own flags
         os.environ["_ARGCOMPLETE"] = str(int(os.environ["_ARGCOMPLETE"]) + used)
     start(found)
 
 
 def guessed(word: str) -> str:
-    """The command that a word may stand for, whole; "" if none is near."""
+    """The full command whose name is nearest to a word; "" if none is near."""
     doors: dict[str, list[str]] = {}
     for words, program in commands(PROGRAMS):
         doors |= {program: words, program.replace("_", "-"): words, words[-1]: words}
@@ -83,7 +83,7 @@ def commands(programs: dict[str, Any], *above: str) -> Iterator[tuple[list[str],
 
 
 def finished_words() -> list[str]:
-    """The words after ``caco``; of a line that a shell completes, the whole ones."""
+    """The words after ``caco``; in shell completion without the unfinished word."""
     if "_ARGCOMPLETE" not in os.environ:
         return sys.argv[1:]
     line = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])]
@@ -91,11 +91,11 @@ def finished_words() -> list[str]:
 
 
 def front_door(name: str, programs: dict[str, Any]) -> Parser:
-    """A parser whose help lists programs, a line each."""
+    """A parser whose help lists programs, one line each."""
     parser = Parser(
         prog=name,
         description="Contrastive pretraining with learnable and adversarial players.",
-        epilog=f"{name} COMMAND --help says more. Completion by the shell: "
+        epilog=f"{name} COMMAND --help shows the flags of a command. Shell completion: "
         'eval "$(register-python-argcomplete caco)"',
     )
     if programs is PROGRAMS:
@@ -110,5 +110,5 @@ def front_door(name: str, programs: dict[str, Any]) -> Parser:
 
 
 def first_line(program: str) -> str:
-    """What a program is for, in few words."""
+    """The first line of a program's docstring."""
     return docstring(program).splitlines()[0].split(": caco ")[0].rstrip(".")

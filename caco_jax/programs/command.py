@@ -1,4 +1,4 @@
-"""What all commands share: reading recipes, one clear line for a caller's mistake."""
+"""Shared code of all commands: reading recipes, one-line messages for mistakes."""
 
 import contextlib
 import logging
@@ -20,22 +20,22 @@ _LOOP_CLOSED = "Event loop is closed"
 
 
 def read_config(recipe: str, assignments: Sequence[str]) -> ExperimentConfig:
-    """A recipe file with replaced values, validated."""
+    """The validated configuration of a recipe with changed values."""
     return experiment_config(override(load_recipe(recipe), assignments))
 
 
 def run(main: Callable[[], Any]) -> None:
     """Runs a command: a `UserError` becomes one line on stderr and status 2.
 
-    One line in all, of many processes that know of it. Divergence is status 1; a run
-    that was told to end, and can be continued, is `REQUEUE_STATUS`.
+    Among many processes only one prints it. Divergence is status 1; a run that was
+    stopped by a signal and can be resumed is `REQUEUE_STATUS`.
     """
-    # An imported library has given the root logger a handler of its own: by force.
+    # force: an imported library has added a handler to the root logger.
     logging.basicConfig(
         format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
     )
     logging.getLogger("caco_jax").setLevel(logging.INFO)
-    # Orbax logs with a traceback what it then raises, and we say in a line.
+    # Orbax logs a traceback of errors that it raises too; we print them in one line.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     _spare_writers()
@@ -65,12 +65,12 @@ def run(main: Callable[[], Any]) -> None:
 
 
 def missing_devices() -> str | None:
-    """What to do where JAX has no device to run on; None where it has one."""
+    """Advice if JAX has no device to run on; None if it has one."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
         wanted = os.environ.get("JAX_PLATFORMS", "")
-        # JAX asserts, without a word, where it leaves out all that was asked for.
+        # JAX fails with an empty assertion if no requested platform is available.
         said = (str(error).splitlines() or ["JAX finds none here"])[0]
         reason = said.partition(" (set JAX_PLATFORMS")[0].rstrip(".")
         return (
@@ -82,7 +82,7 @@ def missing_devices() -> str | None:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends this process for a reason that the others do not know.
+    """Ends this process for a reason that is unknown to the other processes.
 
     JAX would wait for them first, and they may wait for this process.
     """
@@ -101,16 +101,16 @@ def give_up(message: str) -> NoReturn:
 
 
 def _say(what: str, error: BaseException) -> None:
-    """Prints a line; of a mistake in several places a line for each."""
+    """Prints an error, one line for each of its messages."""
     lines = error.lines if isinstance(error, UserError) else (as_line(str(error)),)
     for line in lines:
         print(f"{what}: {line}", file=sys.stderr)
 
 
 def _spare_writers() -> None:
-    """From now on errors are not printed where they are of TensorStore's threads.
+    """Stops TensorStore's writer threads from printing errors from now on.
 
-    Where a save fails, they find that the one that waited for them has gone.
+    After a failed save the thread that waited for them has ended, and they report that.
     """
     raised, ignored = sys.excepthook, sys.unraisablehook
     if hasattr(ignored, "spares_writers"):
@@ -132,7 +132,7 @@ def _spare_writers() -> None:
 
 @contextlib.contextmanager
 def as_user_error(flag: str) -> Iterator[None]:
-    """Makes a ValueError within the fault of this flag's value."""
+    """Converts a ValueError raised inside to a UserError about this flag."""
     try:
         yield
     except ValueError as error:

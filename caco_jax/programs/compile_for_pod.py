@@ -1,4 +1,4 @@
-"""Compiles a recipe's train step for a TPU slice that is not there, and reads it.
+"""Compiles a recipe's training step for a TPU slice, without a TPU: caco compile.
 
 caco compile --config=... --topology=v5e:4x4
 caco compile --config=... --sweep_topologies=v5e:4x4,v5e:8x8
@@ -24,7 +24,9 @@ def main() -> None:
     source = {"config": flags.config, "changes": assignments}
     if flags.topology:
         if flags.scale_batch:
-            raise UserError("--scale_batch: want --sweep_topologies, got --topology")
+            raise UserError(
+                "--scale_batch: expected --sweep_topologies, got --topology"
+            )
         report = source | make_report(
             config, open_slice(flags.topology), quick=flags.quick
         )
@@ -47,7 +49,7 @@ def main() -> None:
 def sweep(
     config: ExperimentConfig, names: list[str], *, scale_batch: bool, quick: bool
 ) -> list[Report]:
-    """A report for each slice; all names are checked before anything is compiled."""
+    """A report for each TPU slice; all names are checked before anything compiles."""
     slices = [open_slice(name, flag="--sweep_topologies") for name in names]
     reports = []
     for where in slices:

@@ -1,13 +1,14 @@
 """Weights to and from PyTorch: caco convert import|export ...
 
-import: a file of weights becomes a run that every other command accepts. It reads
-state dicts and checkpoints (.pth, .pt, .pth.tar, .ckpt, .bin; nothing in them is run)
-and .safetensors, with torchvision's names, or timm's of a ViT, after whatever prefix,
-as MoCo, AdCo, CaCo, DINO, Lightning, lightly, solo-learn, timm and torch.compile write
+import makes a run from a file of weights, for every other command. It reads state dicts
+and checkpoints (.pth, .pt, .pth.tar, .ckpt, .bin; code in them is not run) and
+.safetensors with the names of torchvision, or of timm for a ViT, after any prefix, as
+MoCo, AdCo, CaCo, DINO, Lightning, lightly, solo-learn, timm and torch.compile write
 them.
 
-export: a run becomes a file, by its ending: .pth, .pt, .tar for PyTorch, .safetensors,
-or .pkl for detectron2.
+export writes the weights of a run to a file, in the format of its suffix: .pth, .pt,
+    .tar
+for PyTorch, .safetensors, or .pkl for detectron2.
 """
 
 from collections.abc import Iterator, Mapping
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def _notes(report: Mapping[str, Any]) -> Iterator[str]:
-    """How a file was understood, where that is worth a line."""
+    """Notes on how a file was interpreted, if it was ambiguous."""
     if report["prefix"]:
         yield f"Its encoder's names begin with {report['prefix']}"
     if others := ", ".join(one or "no prefix" for one in report["encoders"]):

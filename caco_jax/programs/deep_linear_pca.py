@@ -1,8 +1,9 @@
 """Deep linear networks under fixed α are PCA: caco analyse deep-linear.
 
-Projected gradient ascent of the energy from many random starts, in double precision,
-for several depths and widths, on Gaussian inputs and on digits; then two cases that
-violate the theorem's conditions. Writes deep_linear_pca.json and .png into OUT.
+Runs projected gradient ascent on the energy from many random initialisations, in double
+precision, for several depths and widths, on Gaussian inputs and on digits; then two
+cases that violate the theorem's conditions. Writes deep_linear_pca.json and .png into
+OUT.
 """
 
 import pathlib
@@ -22,11 +23,11 @@ from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.schema import UserError
 
-GAP, RATIO, COSINE = 1e-6, 1e-3, 0.999  # the claims' tolerances
+GAP, RATIO, COSINE = 1e-6, 1e-3, 0.999  # tolerances of the theorem's claims
 
 
 def read_pairs(path: str) -> Pairs:
-    """Inputs of the caller's."""
+    """Views and weights from the caller's file."""
     try:
         with np.load(path) as arrays:
             given = {name: jnp.asarray(arrays[name]) for name in arrays.files}
@@ -34,14 +35,14 @@ def read_pairs(path: str) -> Pairs:
         raise UserError(f"--pairs: cannot read {path}: {error}") from None
     if not {"x1", "x2"} <= given.keys() <= {"x1", "x2", "alpha"}:
         raise UserError(
-            f"--pairs: want arrays x1, x2 and perhaps alpha, got {sorted(given)}"
+            f"--pairs: expected arrays x1, x2 and perhaps alpha, got {sorted(given)}"
         )
     with as_user_error("--pairs"):
         return inputs.given_pairs(**given)
 
 
 def climb(pairs: Pairs, depth: int, width: int, flags: Any) -> tuple[Ascent, Verdict]:
-    """All starts of one network."""
+    """Gradient ascent of one network from all initialisations."""
     covariance = pairs.covariance
     sizes = (len(covariance), *[width] * depth)
     keys = jax.random.split(jax.random.key(flags.seed + 1), flags.starts)
@@ -73,7 +74,7 @@ def describe(name: str, depth: int, width: int, verdict: Verdict) -> dict[str, A
 
 
 def table(cases: dict[str, Pairs], flags: Any) -> tuple[list[dict], dict[tuple, tuple]]:
-    """Every network on every input: the rows, and where each ascent went."""
+    """Rows for every network on every input, and the ascents."""
     print(
         f"{'inputs':10}{'depth':>6}{'width':>6}{'energy gap':>12}{'σ2/σ1':>12}"
         f"{'|cos|':>12}{'stuck':>7}"
@@ -88,7 +89,7 @@ def table(cases: dict[str, Pairs], flags: Any) -> tuple[list[dict], dict[tuple, 
 
 
 def curves(pairs: Pairs, ascent: Ascent) -> AscentCurves:
-    """An ascent as the figure wants it."""
+    """Curves of an ascent for the figure."""
     return AscentCurves(
         ascent.curve_steps,
         deep_linear.energy_gaps(ascent.energy_curve, pairs.covariance),
@@ -96,7 +97,7 @@ def curves(pairs: Pairs, ascent: Ascent) -> AscentCurves:
 
 
 def draw(cases: dict[str, Pairs], climbs: dict[tuple, tuple], flags: Any) -> None:
-    """The figure."""
+    """Draws the figure."""
     shallow, deep = min(flags.depths), max(flags.depths)
     two = sorted(flags.depths)[:2]
     width = max(flags.widths)
@@ -120,16 +121,18 @@ def draw(cases: dict[str, Pairs], climbs: dict[tuple, tuple], flags: Any) -> Non
 
 
 def check_flags(flags: Any) -> None:
-    """One line for numbers that make no sense."""
+    """Refuses impossible numbers."""
     for name in ("depths", "widths"):
         if min(getattr(flags, name)) < 1:
-            raise UserError(f"--{name}: want at least 1, got {getattr(flags, name)}")
+            raise UserError(
+                f"--{name}: expected at least 1, got {getattr(flags, name)}"
+            )
     if flags.starts < 1:
-        raise UserError(f"--starts: want at least 1, got {flags.starts}")
+        raise UserError(f"--starts: expected at least 1, got {flags.starts}")
 
 
 def study(flags: Any) -> dict[str, Any]:
-    """The theorem's claims, and two violations of its conditions."""
+    """Tests the claims of the theorem, and two violations of its conditions."""
     key = jax.random.key(flags.seed)
     holds = {
         "Gaussian": inputs.gaussian_pairs(key),

@@ -33,7 +33,7 @@ ROWS = {
 
 
 def table(results: dict[str, Any]) -> str:
-    """The figures as text."""
+    """The table of results as text."""
     lines = [f"{'':20}{'kNN':>8}{'linear':>9}{'3 labels a class':>20}"]
     for key, name in ROWS.items():
         row = results[key]
@@ -43,7 +43,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def evaluate(trained: Run) -> dict[str, Any]:
-    """The table's rows; figures are saved beside the run."""
+    """Rows of the table; the numbers are saved in the directory of the run."""
     pretraining = trained.pretraining
 
     def row(train: Split, test: Split) -> dict[str, float]:
@@ -66,7 +66,7 @@ def evaluate(trained: Run) -> dict[str, Any]:
 
 
 def _draw(trained: Run, test: Split) -> None:
-    """Saves the figures beside the run."""
+    """Saves the drawings in the directory of the run."""
     folder, rows = trained.files.path, trained.files.read_metrics()
     plots.plot_learning_curves(rows, folder / "learning_curves.png")
     plots.plot_bank_use(rows, folder / "bank_use.png", recent_steps=RECENT_STEPS)
@@ -82,7 +82,7 @@ def main(stop: Stop | None = None) -> None:
     """Parses flags and runs.
 
     Args:
-        stop: hears signals; None: nobody does.
+        stop: receives signals; None ignores them.
     """
     flags, assignments = parse(parser_of("demo"))
     config = read_config(flags.config, assignments)
@@ -94,7 +94,8 @@ def main(stop: Stop | None = None) -> None:
             stop=stop,
             reporter=reporter,
         )
-    jax.clear_caches()  # the probes' compilation takes the memory of the steps'
+    # compiling the probes needs the memory that compiling the steps used
+    jax.clear_caches()
     trained = load_run(flags.workdir)
     results = evaluate(trained)
     results |= {
@@ -105,7 +106,7 @@ def main(stop: Stop | None = None) -> None:
     }
     write_json(trained.files.path / "demo.json", results)
     images = trained.pretraining.data
-    assert isinstance(images, ArrayDataset)  # raw pixels have been evaluated
+    assert isinstance(images, ArrayDataset)  # the probes on raw pixels are finished
     print(f"\nHandwritten digits, {len(images.test_examples)} held out:")
     print(table(results))
     print(

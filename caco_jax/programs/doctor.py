@@ -1,7 +1,7 @@
-"""Checks an installation, and says what to fix: caco doctor.
+"""Checks an installation and lists what to fix: caco doctor.
 
-Versions, devices, libtpu, the directory of compiled programs, and three steps of
-training on made-up images. Status 1 if anything is wrong.
+It checks versions, devices, libtpu, the compilation cache and three training steps on
+generated images. The exit status is 1 if anything is wrong.
 """
 
 import importlib.metadata
@@ -44,17 +44,17 @@ EXTRAS = {
 
 
 class Unwell(Exception):
-    """Something to fix, and how."""
+    """A fault of the installation, with its fix."""
 
 
 def versions() -> str:
-    """Of Python and of what all is built on."""
+    """Versions of Python and of the main dependencies."""
     found = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
     return ", ".join([f"Python {platform.python_version()}", *found])
 
 
 def devices() -> str:
-    """What JAX would run on.
+    """The devices that JAX would run on.
 
     Raises:
         Unwell: JAX finds none, or a graphics card is there that it does not use.
@@ -73,13 +73,13 @@ def devices() -> str:
 
 
 def cache() -> str:
-    """Where compiled programs are kept.
+    """Directory of the compilation cache.
 
     Raises:
-        Unwell: nothing can be written there.
+        Unwell: the directory is not writable.
     """
     wanted = os.environ["JAX_COMPILATION_CACHE_DIR"]
-    if "://" in wanted:  # a bucket: JAX itself writes there
+    if "://" in wanted:  # a bucket: JAX itself writes to it
         return f"compiled programs are kept in {wanted}, which was not tried"
     place = pathlib.Path(wanted)
     try:
@@ -94,23 +94,23 @@ def cache() -> str:
 
 
 def steps() -> str:
-    """Three steps of CaCo on made-up images.
+    """Three training steps of CaCo on generated images.
 
     Raises:
         Unwell: they fail.
     """
     if missing_devices() is not None:
         raise Unwell("three steps of training need a device, and JAX finds none")
-    # Whoever asks for a check does not ask what a run says of itself.
+    # The log of the run is not part of the check.
     logging.getLogger("caco_jax").setLevel(logging.WARNING)
-    # What is in proportion to so few images and steps: a run warns of the rest.
+    # Settings for so few images and steps; a run warns about others.
     config = read_config(
         "caco_digits:smoke", ["method.bank_size=16", "target.momentum=0.5"]
     )
     with tempfile.TemporaryDirectory() as folder:
         try:
             summary = pretrain(config, f"{folder}/run")
-        except Exception as error:  # whatever it is, it is what the reader must know
+        except Exception as error:  # any exception is a finding to report
             reason = (str(error).splitlines() or [""])[0]
             raise Unwell(
                 f"three steps of training fail: {type(error).__name__}: {reason}"
@@ -119,7 +119,7 @@ def steps() -> str:
 
 
 def extras() -> Iterator[str]:
-    """What is not installed, and who needs it."""
+    """Optional packages that are not installed, and what needs them."""
     for module, (name, use, remedy) in EXTRAS.items():
         if importlib.util.find_spec(module) is None:
             yield f"{name} is not here: only {use} needs it ({remedy})"

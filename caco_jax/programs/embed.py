@@ -1,10 +1,12 @@
-"""Writes features and names of images into a file: caco embed --workdir=... --out=...
+"""Writes features of images to a file: caco embed --workdir=... --out=...
 
-Of the run's own images or of those of --source, all splits of them; classes are not
-needed. .npz has the arrays features [N, F], names, labels (-1 without one), splits and
-class_names; .parquet has the same as a table. Images that cannot be read are left out
-and listed beside the file. What is done is kept in FILE.parts until all is: the same
-command goes on from there.
+It embeds all splits of the run's data set or of --source; labels are not needed. A .npz
+file has the arrays features [N, F], names, labels (-1 without one), splits and
+class_names; .parquet has the same as a table. Images that cannot be read are skipped
+and listed beside the file. Finished parts are kept in FILE.parts until the end: rerun
+the
+    same
+command to resume.
 """
 
 from caco_jax.programs.evaluating import data_changes, load, named_images
@@ -23,7 +25,7 @@ def main(stop: Stop | None = None) -> None:
     flags = parser_of("embed").parse_args()
     check_out(flags.out, force=flags.force)
     run = load(flags)
-    # Streamed, whatever its size: images in memory have no names.
+    # Always streamed: images in memory have no names.
     data = named_images(run, **data_changes(flags), max_resident_bytes=0)
     found = embed_dataset(
         run, data, flags.out, kind=flags.features, force=flags.force, stop=stop

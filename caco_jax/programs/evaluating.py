@@ -1,4 +1,4 @@
-"""What the evaluations share: which run, which images, and where figures go."""
+"""Shared code of the evaluations: the run, its images, and where results are saved."""
 
 import argparse
 import dataclasses
@@ -35,14 +35,14 @@ _DATA_FLAGS = ("source", "data_dir", "train_split", "test_split")
 
 
 def open_run(flags: argparse.Namespace, *, by_class: bool = True) -> Run:
-    """The run of the flags, with the images of the flags.
+    """The run and the images that the flags name.
 
     Args:
         flags: of the command.
-        by_class: whether labelled images have to be of two classes or more.
+        by_class: whether labelled images of at least two classes are required.
 
     Raises:
-        UserError: there is no such run, or its network cannot look at these images.
+        UserError: there is no such run, or its network cannot encode these images.
     """
     changes = data_changes(flags)
     run = load(flags)
@@ -50,20 +50,20 @@ def open_run(flags: argparse.Namespace, *, by_class: bool = True) -> Run:
         run = on_images(run, named_images(run, **changes))
     if by_class and run.data.has_labels and run.data.num_classes < 2:
         raise UserError(
-            f"--source: want images of two classes or more, {run.data.name} has "
+            f"--source: expected images of two classes or more, {run.data.name} has "
             f"{run.data.num_classes}"
         )
     return run
 
 
 def data_changes(flags: argparse.Namespace) -> dict[str, str]:
-    """What the flags say of the images, by the keys of a configuration."""
+    """Configuration keys of the section ``data`` that the flags set."""
     named = {name: getattr(flags, name) for name in _DATA_FLAGS}
     return {name: value for name, value in named.items() if value is not None}
 
 
 def named_images(run: Run, **changes: Any) -> Dataset:
-    """The images of a run's configuration with other values; says what is found.
+    """The images of a run's configuration with changed values; logs what is found.
 
     Args:
         run: the run.
@@ -73,16 +73,16 @@ def named_images(run: Run, **changes: Any) -> Dataset:
         UserError: there are none.
     """
     data = build_data(dataclasses.replace(saved_config(run.files).data, **changes))
-    if len(notes := data_notes(data)) > 1:  # a layout was guessed
+    if len(notes := data_notes(data)) > 1:  # the layout of a folder was inferred
         for line in notes:
             logger.info("%s", line)
     return data
 
 
 def load(flags: argparse.Namespace) -> Run:
-    """The run of the flags, on its own images.
+    """The run that the flags name, with its own images.
 
-    If the flags name others and it is one on photographs, its own need not be there.
+    If the flags name other images and the run uses photographs, its own may be missing.
 
     Raises:
         UserError: there is no run, or its network cannot be known without its images.
@@ -97,15 +97,15 @@ def load(flags: argparse.Namespace) -> Run:
         if not build_views(config.data).are_photos:
             raise
         logger.info("the run's own images are not there: %s", error)
-    count: Any = range(config.training.batch_size)  # nobody looks at them
+    count: Any = range(config.training.batch_size)  # they are not used
     return load_run(workdir, data=RecordDataset(config.data.source, count))
 
 
 def on_images(run: Run, data: Dataset) -> Run:
-    """The run, to be evaluated on other images than its own.
+    """The run with other images than its own, to evaluate it on them.
 
     Raises:
-        UserError: they cannot become such as its network takes.
+        UserError: the images cannot be converted to inputs of its network.
     """
     size_pixels = run.pretraining.views.largest_photo_pixels
     with as_user_error("--source"):
@@ -116,7 +116,7 @@ def on_images(run: Run, data: Dataset) -> Run:
 
 
 def run_features(run: Run, *, kind: str = "backbone") -> tuple[Split, Split]:
-    """Features of the images to learn from and of those held out; see `Run.features`.
+    """Features of the training images and of the held-out images; see `Run.features`.
 
     Raises:
         UserError: there are no labels, or a feature is not finite.
@@ -129,7 +129,7 @@ def run_features(run: Run, *, kind: str = "backbone") -> tuple[Split, Split]:
 
 
 def run_parts(run: Run) -> tuple[Part, Part]:
-    """The labelled images to learn from, and those held out.
+    """The labelled training images and the held-out images.
 
     Raises:
         UserError: there are no labels.
@@ -140,7 +140,7 @@ def run_parts(run: Run) -> tuple[Part, Part]:
 
 
 def unseen_part(run: Run) -> tuple[Part, str]:
-    """The images held out or, where none are, those trained on; what they are called.
+    """The held-out images or, if there are none, the training images; and their name.
 
     Labels are not needed.
 
@@ -158,13 +158,13 @@ def unseen_part(run: Run) -> tuple[Part, str]:
 
 
 def training_views(run: Run) -> Callable[..., tuple[jax.Array, ...]]:
-    """(key, pixels) -> the view that a classifier is trained on."""
+    """Makes (key, pixels) -> the augmented view that a classifier is trained on."""
     views = run.pretraining.views
     return make_views(dataclasses.replace(views, views=(training_view(views),)))
 
 
 def frozen_network(run: Run) -> Frozen:
-    """The run's network, as it stays."""
+    """The network of the run, with frozen weights."""
     encoder = run.pretraining.encoder
     return Frozen(
         run.network,
@@ -174,7 +174,7 @@ def frozen_network(run: Run) -> Frozen:
 
 
 def put_batch(run: Run) -> Callable[[Any], Any]:
-    """Spreads a batch's rows over the devices, if they can be."""
+    """Shards the rows of a batch over the devices, if their number divides."""
     mesh = run.pretraining.mesh
 
     def put(batch: Any) -> Any:
@@ -188,7 +188,7 @@ def put_batch(run: Run) -> Callable[[Any], Any]:
 def save(
     run: Run, flags: argparse.Namespace, name: str, figures: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes figures beside the run; those of other images under their name.
+    """Writes results into the run's directory, under the name of other images.
 
     Returns:
         What was written.
@@ -223,7 +223,7 @@ def finish(
 
 
 def summary(found: Accuracies, count: int) -> str:
-    """The accuracies in words."""
+    """The accuracies as text."""
     low, high = found.interval
     return (
         f"{found.top1:.2%} of {count} held-out images ({LEVEL:.0%} interval "
@@ -232,7 +232,7 @@ def summary(found: Accuracies, count: int) -> str:
 
 
 def figures(loaded: Run, found: Accuracies) -> dict[str, Any]:
-    """The accuracies as they are saved; classes without images have none."""
+    """The accuracies as saved; classes without images are left out."""
     by_class = zip(loaded.data.class_names, found.by_class, strict=True)
     return {
         "accuracy": found.top1,
@@ -247,12 +247,12 @@ def figures(loaded: Run, found: Accuracies) -> dict[str, Any]:
 def check_flags(
     flags: argparse.Namespace, names: Mapping[str, Any], wanted: str
 ) -> None:
-    """Refuses flags that what is asked for would ignore.
+    """Refuses flags that the chosen protocol would ignore.
 
     Args:
-        flags: as parsed.
-        names: those flags, with what they are where they are not given.
-        wanted: what they belong to, such as "--protocol=imagenet".
+        flags: the parsed flags.
+        names: flags of another protocol, with their defaults.
+        wanted: the flag that they need, such as "--protocol=imagenet".
 
     Raises:
         ConfigError: one was given.
@@ -260,5 +260,5 @@ def check_flags(
     for name, default in names.items():
         require(
             getattr(flags, name) == default,
-            f"--{name}: want it with {wanted} only; leave it out",
+            f"--{name}: expected it with {wanted} only; leave it out",
         )

@@ -1,8 +1,8 @@
-"""Event files, as TensorBoard reads them.
+"""Writer of TensorBoard event files.
 
-Written in the caller's thread, and open for no longer than that: the writers that come
-with TensorBoard's packages have threads, which end with a traceback where a disk is
-full, and then block who trains.
+It writes in the caller's thread and closes the file after each write. TensorBoard's own
+writers have threads, which fail with a traceback when the disk is full and then block
+training.
 """
 
 import os
@@ -14,11 +14,11 @@ from collections.abc import Mapping
 
 
 class EventFile:
-    """Curves in a folder.
+    """An event file of scalars.
 
     Args:
-        folder: of the events, in one that is there.
-        purge_step: what another file has of this step and later is void.
+        folder: directory for the file; its parent has to exist.
+        purge_step: TensorBoard drops points of other files from this step on.
     """
 
     def __init__(self, folder: pathlib.Path, *, purge_step: int) -> None:
@@ -38,11 +38,11 @@ class EventFile:
         """Adds a point to each curve.
 
         Args:
-            step: of all of them.
+            step: the step of all points.
             values: by the curves' names.
 
         Raises:
-            OSError: the file cannot be written; it may be torn, begin another.
+            OSError: the write failed; the file may be incomplete, so start another one.
         """
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
@@ -59,7 +59,7 @@ class EventFile:
 
 
 def _framed(content: bytes) -> bytes:
-    """A record of a TFRecord file: its length and itself, each with a checksum."""
+    """A record of a TFRecord file: length and data, each with a checksum."""
     from tensorboardX.record_writer import masked_crc32c
 
     length = struct.pack("<Q", len(content))

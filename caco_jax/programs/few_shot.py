@@ -1,6 +1,6 @@
 """Accuracy from few labels: caco few-shot --workdir=...
 
-The linear probe fitted to some labelled images of each class, drawn anew by each seed.
+Fits the linear probe to a few labelled images of each class, drawn again for each seed.
 """
 
 from caco_jax.evaluation.few_shot import few_shot_accuracy, spread

@@ -1,6 +1,6 @@
-"""Trains a run's network on with labels: caco fine-tune --workdir=...
+"""Fine-tuning of a run's network on labels: caco fine-tune --workdir=...
 
-For each share of the labels a new network is trained, from the run's.
+Each share of the labels fine-tunes a copy of the run's network.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from caco_jax.training.finite_check import check_finite
 
 @contextlib.contextmanager
 def plan_error() -> Iterator[None]:
-    """Makes a ValueError about a key of the plan the fault of its flag."""
+    """Converts a ValueError about a setting to a UserError about its flag."""
     try:
         yield
     except ConfigError as error:
@@ -37,7 +37,7 @@ def plan_error() -> Iterator[None]:
 
 
 def read_plan(flags: argparse.Namespace) -> FineTuning:
-    """The plan of the flags."""
+    """The fine-tuning settings of the flags."""
     values = {f.name: getattr(flags, f.name) for f in dataclasses.fields(FineTuning)}
     values["frozen"] = tuple(values["frozen"])
     with plan_error():
@@ -47,7 +47,7 @@ def read_plan(flags: argparse.Namespace) -> FineTuning:
 def tune(
     loaded: Run, plan: FineTuning, share: float, seed: int
 ) -> tuple[dict[str, Any], str]:
-    """Trains on a share of the labels, and judges."""
+    """Fine-tunes on a share of the labels, and measures the accuracy."""
     train, test = evaluating.run_parts(loaded)
     pretraining = loaded.pretraining
     with evaluating.as_user_error("--labels"):

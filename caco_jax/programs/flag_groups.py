@@ -1,4 +1,4 @@
-"""Groups of flags that several programs have, and how their values are read."""
+"""Groups of flags that several programs share, and parsers of their values."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from caco_jax.runs.settings import FEATURES, TIMEOUT_SECONDS
 
 
 def path_of(text: str) -> str:
-    """A path of this machine, as `local_path` reads it."""
+    """A path on this machine; see `local_path`."""
     try:
         return str(local_path(text))
     except ValueError as error:
@@ -17,7 +17,7 @@ def path_of(text: str) -> str:
 
 
 def place_of(text: str) -> str:
-    """A path of this machine or of a bucket."""
+    """A path on this machine or the address of a bucket."""
     try:
         return bucket_address(text) or str(local_path(text))
     except ValueError as error:
@@ -25,41 +25,48 @@ def place_of(text: str) -> str:
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """Which recipe."""
+    """Adds ``--config``, the recipe."""
     parser.add_argument(
         "--config",
         required=True,
-        help="a recipe: a name, or a Python file",
+        help="Recipe: its name, or a Python file.",
     )
 
 
 def add_workdir(parser: argparse.ArgumentParser) -> None:
-    """The run's directory."""
+    """Adds ``--workdir``, the directory of the run, which may be a bucket."""
     parser.add_argument(
         "--workdir",
         type=place_of,
         required=True,
-        help="the run's directory; gs://BUCKET/DIRECTORY is one, too",
+        help="Directory of the run; gs://BUCKET/DIRECTORY is possible.",
     )
 
 
 def add_local_workdir(parser: argparse.ArgumentParser) -> None:
-    """Of a program that draws figures into it."""
+    """Adds ``--workdir`` for a program that writes figures into it: no bucket."""
     parser.add_argument(
-        "--workdir", type=path_of, required=True, help="the run's directory"
+        "--workdir", type=path_of, required=True, help="Directory of the run."
     )
 
 
 def add_run(parser: Parser) -> None:
-    """Which run is evaluated, and on which images."""
+    """Adds the flags of an evaluation: the run, the data set and its splits."""
     add_workdir(parser)
     parser.add_argument(
         "--source",
-        help="other images than the run's: tfds:NAME, folder:PATH, wds:PATH, digits",
+        help="Data set to evaluate on (default: that of the run): tfds:NAME, "
+        "folder:PATH, wds:PATH, digits, ...",
     )
-    parser.add_argument("--data_dir", type=path_of, help="where prepared sets lie")
-    parser.add_argument("--train_split", help="of the source, to learn from")
-    parser.add_argument("--test_split", help="of the source, to judge by")
+    parser.add_argument(
+        "--data_dir", type=path_of, help="Directory of prepared data sets."
+    )
+    parser.add_argument(
+        "--train_split", help="Split of the data set that the classifier learns from."
+    )
+    parser.add_argument(
+        "--test_split", help="Split of the data set that accuracy is measured on."
+    )
 
 
 def add_json(parser: Parser) -> None:
@@ -72,29 +79,30 @@ def add_json(parser: Parser) -> None:
 
 
 def add_features(parser: Parser) -> None:
-    """Which output of the network."""
+    """Adds ``--features``, the output of the network that is evaluated."""
     parser.add_argument(
         "--features",
         choices=FEATURES,
         default=FEATURES[0],
-        help="the backbone's, or the projector's output (default: %(default)s)",
+        help="Output of the backbone, or embedding of the projector (default: "
+        "%(default)s).",
     )
 
 
 def add_reporting(parser: Parser) -> None:
-    """Who else is told."""
+    """Adds the flags of TensorBoard and Weights & Biases."""
     parser.add_argument(
         "--no_tensorboard",
         action="store_true",
-        help="write no TensorBoard events into WORKDIR/tensorboard",
+        help="Write no TensorBoard events to WORKDIR/tensorboard.",
     )
     parser.add_argument(
-        "--wandb", metavar="PROJECT", help="log to this project of Weights & Biases"
+        "--wandb", metavar="PROJECT", help="Log to this project of Weights & Biases."
     )
 
 
 def signals_of(text: str) -> list[str]:
-    """Names of signals, with commas between them."""
+    """Parses names of signals, separated by commas."""
     names = [name.strip().upper().removeprefix("SIG") for name in text.split(",")]
     known = (*SIGNALS, *MORE_SIGNALS)
     for name in names:
@@ -106,32 +114,39 @@ def signals_of(text: str) -> list[str]:
 
 
 def add_signals(parser: Parser) -> None:
-    """Which signals save and end."""
+    """Adds ``--signals``, the signals that save and end the run."""
     parser.add_argument(
         "--signals",
         type=signals_of,
         default=list(SIGNALS),
         metavar="NAME,NAME",
-        help="that end the run in order: it saves, and its status is "
-        f"{REQUEUE_STATUS} ({','.join(SIGNALS)} if not given)",
+        help="Signals at which the run saves a checkpoint and exits with status "
+        f"{REQUEUE_STATUS} (default: {','.join(SIGNALS)}).",
     )
 
 
 def add_distributed(parser: Parser) -> None:
-    """Who the other processes are."""
+    """Adds the flags of a run of many processes."""
     group = parser.add_argument_group("a run of many processes")
     group.add_argument(
         "--distributed",
         action="store_true",
-        help="join the other processes of this run; SLURM, GKE and TPU say the rest",
+        help="Join the other processes of this run. On SLURM, GKE and Cloud TPU the "
+        "other flags of this group are not needed.",
     )
-    group.add_argument("--coordinator_address", help="HOST:PORT of process 0")
-    group.add_argument("--num_processes", type=int, help="of the whole run")
-    group.add_argument("--process_id", type=int, help="of this one, from 0")
+    group.add_argument(
+        "--coordinator_address", help="Address of process 0 as HOST:PORT."
+    )
+    group.add_argument(
+        "--num_processes", type=int, help="Number of processes of the run."
+    )
+    group.add_argument(
+        "--process_id", type=int, help="Number of this process, counted from 0."
+    )
     group.add_argument(
         "--initialization_timeout",
         type=int,
         default=TIMEOUT_SECONDS,
         metavar="SECONDS",
-        help="how long processes wait for each other (default: %(default)s)",
+        help="Longest time that processes wait for each other (default: %(default)s).",
     )

@@ -1,6 +1,6 @@
-"""The flags of all programs, apart from their work: nothing here imports JAX.
+"""Command-line flags of all programs. Nothing here imports JAX.
 
-So ``--help``, a wrong flag and a shell that completes are answered at once.
+``--help``, the message about a wrong flag and shell completion therefore take no time.
 """
 
 import argparse
@@ -30,14 +30,15 @@ from caco_jax.programs.parser import Parser
 
 _KEYS_PAGE = "docs/reference/config.md"
 _REPLACES = (
-    "--config.SECTION.KEY=VALUE replaces a value of the recipe, such as "
-    f"--config.training.epochs=100; {_KEYS_PAGE} has all keys. Recipes: "
-    f"{', '.join(recipes())}; each with :smoke behind it is seconds on made-up images."
+    "--config.SECTION.KEY=VALUE changes a value of the recipe, for example "
+    f"--config.training.epochs=100; {_KEYS_PAGE} lists all keys. Recipes: "
+    f"{', '.join(recipes())}. NAME:smoke is a variant of each recipe that takes "
+    "seconds on generated images."
 )
 
 
 def parser_of(program: str) -> Parser:
-    """The parser of a program; its description is what the program's file says.
+    """The parser of a program, described by the docstring of its module.
 
     Args:
         program: its module, such as "linear_probe".
@@ -48,7 +49,7 @@ def parser_of(program: str) -> Parser:
 
 
 def docstring(program: str) -> str:
-    """What a program is for, without importing it."""
+    """The docstring of a program's module, read without importing it."""
     spec = importlib.util.find_spec(f"caco_jax.programs.{program}")
     assert spec and spec.loader
     source = spec.loader.get_source(spec.name)  # type: ignore[attr-defined]
@@ -59,15 +60,22 @@ def docstring(program: str) -> str:
 
 
 def _demo(parser: Parser) -> None:
-    parser.add_argument("--config", default="caco_digits", help="a recipe")
     parser.add_argument(
-        "--workdir", type=path_of, default="runs/caco_digits", help="the run's place"
+        "--config",
+        default="caco_digits",
+        help="Recipe to train (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=path_of,
+        default="runs/caco_digits",
+        help="Directory of the run (default: %(default)s).",
     )
     parser.add_argument(
         "--fresh",
-        "--force_new",  # as caco pretrain and the message of a mismatch have it
+        "--force_new",  # the name that caco pretrain and its messages use
         action="store_true",
-        help="start over; a run already there is moved to WORKDIR.old",
+        help="Start a new run; a run in WORKDIR is moved to WORKDIR.old.",
     )
     add_reporting(parser)
     add_signals(parser)
@@ -79,23 +87,26 @@ def _pretrain(parser: Parser) -> None:
     add_workdir(parser)
     parser.add_argument(
         "--source",
-        help="the images, for --config.data.source: folder:PATH, tfds:NAME, digits",
+        help="Data set to train on, as in --config.data.source: folder:PATH, "
+        "tfds:NAME, digits, ...",
     )
     parser.add_argument(
         "--force_new",
         action="store_true",
-        help="start over; a run already there is moved to WORKDIR.old",
+        help="Start a new run; a run in WORKDIR is moved to WORKDIR.old.",
     )
     parser.add_argument(
         "--resume_with_changes",
         default="",
         metavar="KEY,KEY",
-        help="go on with other values of these keys, such as training.epochs",
+        help="Resume the run with changed values of these keys, for example "
+        "training.epochs.",
     )
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="check the run, its images, memory, time and directory; write nothing",
+        help="Check configuration, data set, memory, time and directory of the run, "
+        "and write nothing.",
     )
     add_reporting(parser)
     add_signals(parser)
@@ -109,25 +120,31 @@ def _compile_for_pod(parser: Parser) -> None:
     )
     add_recipe(parser)
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--topology", help="CHIP:SHAPE, such as v5e:4x4 or v4:4x4x4")
-    where.add_argument("--sweep_topologies", help="several, with commas between them")
+    where.add_argument(
+        "--topology",
+        help="TPU slice as CHIP:SHAPE, for example v5e:4x4 or v4:4x4x4.",
+    )
+    where.add_argument(
+        "--sweep_topologies", help="Several TPU slices, separated by commas."
+    )
     parser.add_argument(
         "--scale_batch",
         action="store_true",
-        help="with --sweep_topologies: the batch grows with the chips, from the "
-        "recipe's on the first slice (weak scaling); else it is the same on all",
+        help="Weak scaling with --sweep_topologies: the batch grows with the number of "
+        "chips, from the recipe's batch size on the first slice. Without it all slices "
+        "have the same batch.",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="compile several times faster, with less optimisation: what chips send is "
-        "the same and memory nearly so, but HBM traffic, and so time, comes out higher",
+        help="Compile several times faster with fewer optimisations: communication is "
+        "the same and memory nearly so; HBM traffic, and so time, is overestimated.",
     )
     parser.add_argument(
         "--out",
         type=path_of,
         default="runs/pod/report.json",
-        help="file; %(default)s by default",
+        help="JSON file to write (default: %(default)s).",
     )
 
 
@@ -137,9 +154,20 @@ def _compile_for_pod(parser: Parser) -> None:
 def _knn(parser: Parser) -> None:
     add_run(parser)
     add_json(parser)
-    parser.add_argument("--k", type=int, nargs="+", default=[20], help="neighbours")
     parser.add_argument(
-        "--temperature", type=float, nargs="+", default=[0.2], help="of the votes"
+        "--k",
+        type=int,
+        nargs="+",
+        default=[20],
+        help="Numbers of nearest neighbours that vote (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        nargs="+",
+        default=[0.2],
+        help="Temperatures of the votes: a neighbour has weight exp(cosine similarity "
+        "/ temperature) (default: %(default)s).",
     )
     add_features(parser)
 
@@ -147,11 +175,11 @@ def _knn(parser: Parser) -> None:
 def _embed(parser: Parser) -> None:
     add_run(parser)
     parser.add_argument(
-        "--out", type=path_of, required=True, help="file to write, .npz or .parquet"
+        "--out", type=path_of, required=True, help="File to write, .npz or .parquet."
     )
     add_features(parser)
     parser.add_argument(
-        "--force", action="store_true", help="replace a file that is there"
+        "--force", action="store_true", help="Replace a file that exists."
     )
     add_signals(parser)
 
@@ -160,48 +188,85 @@ def _few_shot(parser: Parser) -> None:
     add_run(parser)
     add_json(parser)
     parser.add_argument(
-        "--shots", type=int, nargs="+", default=[1, 3, 10], help="labels a class"
+        "--shots",
+        type=int,
+        nargs="+",
+        default=[1, 3, 10],
+        help="Numbers of labelled images for each class (default: %(default)s).",
     )
-    parser.add_argument("--seeds", type=int, default=5, help="how many draws")
-    parser.add_argument("--l2", type=float, default=L2, help="penalty on the weights")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=5,
+        help="Number of random draws of the labelled images (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--l2",
+        type=float,
+        default=L2,
+        help="L2 penalty on the weights of the classifier (default: %(default)s).",
+    )
 
 
 def _linear_probe(parser: Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_run(parser)
     add_json(parser)
-    parser.add_argument("--protocol", choices=("lbfgs", "imagenet"), default="lbfgs")
+    parser.add_argument(
+        "--protocol",
+        choices=("lbfgs", "imagenet"),
+        default="lbfgs",
+        help="How the linear classifier is trained (default: %(default)s).",
+    )
     parser.add_argument(
         "--label_feature",
-        help="lbfgs: a feature of a TFDS set that lists the classes of an image, as "
-        "labels in tfds:voc/2007; judged by the mean average precision",
+        help="With lbfgs: multi-label evaluation by mean average precision, on this "
+        "feature of a TFDS set that lists the classes of an image, for example labels "
+        "in tfds:voc/2007.",
     )
     parser.add_argument(
         "--l2",
         type=float,
-        help="lbfgs: penalty on the weights; chosen among "
-        f"{', '.join(f'{l2:g}' for l2 in L2_GRID)} if not given",
+        help="With lbfgs: L2 penalty on the weights. By default it is chosen among "
+        f"{', '.join(f'{l2:g}' for l2 in L2_GRID)}.",
     )
     parser.add_argument(
         "--preset",
         choices=tuple(PRESETS),
-        help="imagenet: whose published settings; caco's if not given",
+        help="With imagenet: published settings of this paper (default: caco).",
     )
     parser.add_argument(
-        "--learning_rates", type=float, nargs="+", help="imagenet: to try"
+        "--learning_rates",
+        type=float,
+        nargs="+",
+        help="With imagenet: learning rates to try.",
     )
     parser.add_argument(
-        "--weight_decays", type=float, nargs="+", help="imagenet: to try with each"
+        "--weight_decays",
+        type=float,
+        nargs="+",
+        help="With imagenet: weight decays to try with each learning rate.",
     )
-    parser.add_argument("--batch_size", type=int, help="imagenet: images a step")
-    parser.add_argument("--epochs", type=int, help="imagenet: of training")
+    parser.add_argument(
+        "--batch_size", type=int, help="With imagenet: images in one step."
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        help="With imagenet: number of passes over the training images.",
+    )
     parser.add_argument(
         "--held_out",
         type=float,
-        help="imagenet: share of the training images kept back to choose by; "
-        f"{HELD_OUT} if not given",
+        help="With imagenet: share of the training images that is held out to choose "
+        f"between settings (default: {HELD_OUT}).",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="Seed of all random numbers (default: %(default)s).",
+    )
 
 
 def _fine_tune(parser: Parser) -> None:
@@ -212,7 +277,8 @@ def _fine_tune(parser: Parser) -> None:
         type=float,
         nargs="+",
         default=[0.01, 0.1, 1.0],
-        help="shares of the training images, of each class where all are known",
+        help="Shares of the labelled training images to fine-tune on, drawn for each "
+        "class (default: %(default)s).",
     )
     for field in dataclasses.fields(FineTuning):
         if field.name == "frozen":
@@ -224,17 +290,32 @@ def _fine_tune(parser: Parser) -> None:
         parser.add_argument(
             f"--{field.name}",
             default=field.default,
-            help=f"{field.metadata['doc']}; {field.default}",
+            help=f"{field.metadata['doc']} Default: {field.default}.",
             **options,
         )
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="Seed of all random numbers (default: %(default)s).",
+    )
 
 
 def _health(parser: Parser) -> None:
     add_run(parser)
     add_json(parser)
-    parser.add_argument("--images", type=int, default=2048, help="held out, at most")
-    parser.add_argument("--seed", type=int, default=0, help="of the views")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=2048,
+        help="Largest number of held-out images (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="Seed of the augmentation (default: %(default)s).",
+    )
 
 
 def _report(parser: Parser) -> None:
@@ -242,59 +323,72 @@ def _report(parser: Parser) -> None:
     parser.add_argument(
         "--compare",
         default="",
-        help="directories of other runs, with commas between, to show beside it",
+        help="Directories of other runs to compare with, separated by commas.",
     )
     parser.add_argument(
-        "--out", type=path_of, help="file to write; WORKDIR/report.html if not given"
+        "--out", type=path_of, help="File to write (default: WORKDIR/report.html)."
     )
 
 
-# Files of others.
+# Files of other programs.
 
 
 def _convert(parser: Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     actions = parser.add_subparsers(dest="action", required=True)
-    into = actions.add_parser("import", help="a file of weights becomes a run")
+    into = actions.add_parser("import", help="make a run from a file of weights")
     add_recipe(into)
     into.add_argument(
         "--parts",
         nargs="+",
         choices=[part for part in PARTS if part != TWINS],
-        help="what is taken; all that the file has by default",
+        help="Parts of the file to import (default: all that it has).",
     )
     into.add_argument(
         "--encoder",
         metavar="NAME",
-        help="which encoder, where the file has several: a part of the names before "
-        "it, such as teacher or encoder_k",
+        help="Encoder to import from a file of several: a part of the prefix of its "
+        "names, for example teacher or encoder_k.",
     )
-    out = actions.add_parser("export", help="a run becomes a file of weights")
+    out = actions.add_parser("export", help="write the weights of a run to a file")
     out.add_argument(
         "--parts",
         nargs="+",
         choices=PARTS,
         default=[BACKBONE],
-        help="what is written; twins: the adversarial branches of norms",
+        help="Parts of the run to export (default: backbone). twins are the "
+        "adversarial branches of the normalisation layers.",
     )
     for action in (into, out):
-        action.add_argument("--file", type=path_of, required=True, help="of weights")
+        action.add_argument(
+            "--file", type=path_of, required=True, help="File of weights."
+        )
         add_workdir(action)
         action.add_argument(
             "--force",
             action="store_true",
-            help="replace the file; a run is moved to WORKDIR.old",
+            help="Replace a file that exists; a run in WORKDIR is moved to "
+            "WORKDIR.old.",
         )
 
 
 def _prepare_dataset(parser: Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--dataset", required=True, help="tfds:NAME[/CONFIG][:VERSION]")
     parser.add_argument(
-        "--data_dir", type=path_of, required=True, help="where prepared sets lie"
+        "--dataset",
+        required=True,
+        help="Data set as tfds:NAME[/CONFIG][:VERSION].",
     )
     parser.add_argument(
-        "--manual_dir", type=path_of, help="where files fetched by hand are"
+        "--data_dir",
+        type=path_of,
+        required=True,
+        help="Directory of prepared data sets.",
+    )
+    parser.add_argument(
+        "--manual_dir",
+        type=path_of,
+        help="Directory of the files that you have to download by hand.",
     )
 
 
@@ -303,26 +397,54 @@ def _prepare_dataset(parser: Parser) -> None:
 
 def _alpha_gradients(parser: Parser) -> None:
     add_local_workdir(parser)
-    parser.add_argument("--batch_size", type=int, default=100, help="images of a batch")
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=100,
+        help="Images in the batch (default: %(default)s).",
+    )
     parser.add_argument(
         "--temperatures",
         type=float,
         nargs="+",
         default=[0.05, 0.1, 0.2, 0.5, 1.0],
-        help="of α",
+        help="Temperatures of the pairwise importance α (default: %(default)s).",
     )
-    parser.add_argument("--x64", action="store_true", help="in double precision")
+    parser.add_argument(
+        "--x64", action="store_true", help="Compute in double precision."
+    )
     parser.add_argument(
         "--player",
         choices=("bank", "none"),
-        help="bank: fail where the run has none; none: leave it out",
+        help="bank requires a run with a bank, none ignores the bank (default: use the "
+        "bank if the run has one).",
     )
-    parser.add_argument("--steps", type=int, default=40, help="of the game in turns")
-    parser.add_argument("--turns", type=int, nargs="+", default=[1, 5, 20])
     parser.add_argument(
-        "--rate", type=float, default=0.02, help="of its gradient steps"
+        "--steps",
+        type=int,
+        default=40,
+        help="Steps of the game that the players play in turns (default: %(default)s).",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of batch and views")
+    parser.add_argument(
+        "--turns",
+        type=int,
+        nargs="+",
+        default=[1, 5, 20],
+        help="Numbers of gradient steps in one turn of a player (default: "
+        "%(default)s).",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=0.02,
+        help="Learning rate of the gradient steps (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="Seed of the batch and the augmentation (default: %(default)s).",
+    )
 
 
 def _bank_dynamics(parser: Parser) -> None:
@@ -330,43 +452,122 @@ def _bank_dynamics(parser: Parser) -> None:
     parser.add_argument(
         "--bandwidth",
         type=float,
-        help="of the density's kernels, on the scale of cosines; if not given, the "
-        "bank's temperature",
+        help="Bandwidth of the kernel density, in units of cosine similarity (default: "
+        "the temperature of the bank).",
     )
-    parser.add_argument("--entries", type=int, default=4, help="of the gallery, twice")
-    parser.add_argument("--images", type=int, default=10, help="of a gallery's row")
-    parser.add_argument("--seed", type=int, default=0, help="of batches and views")
+    parser.add_argument(
+        "--entries",
+        type=int,
+        default=4,
+        help="Number of most used and of least used entries in the gallery (default: "
+        "%(default)s).",
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=10,
+        help="Images in each row of the gallery (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="Seed of the batches and the augmentation (default: %(default)s).",
+    )
 
 
 def _deep_linear_pca(parser: Parser) -> None:
     parser.add_argument(
-        "--out", type=path_of, default="runs/deep_linear_pca", help="a directory"
+        "--out",
+        type=path_of,
+        default="runs/deep_linear_pca",
+        help="Directory to write to (default: %(default)s).",
     )
-    parser.add_argument("--starts", type=int, default=128, help="of each network")
-    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--widths", type=int, nargs="+", default=[4, 16], help="units")
+    parser.add_argument(
+        "--starts",
+        type=int,
+        default=128,
+        help="Random initialisations of each network (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--depths",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3, 4, 5],
+        help="Numbers of layers (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--widths",
+        type=int,
+        nargs="+",
+        default=[4, 16],
+        help="Units of the hidden layers (default: %(default)s).",
+    )
     parser.add_argument(
         "--pairs",
         type=path_of,
-        help="a .npz file with views x1, x2 [N, d] and, if wanted, weights alpha "
-        "[N, N]: asks the theorem about these instead",
+        help="File .npz with your own views x1, x2 [N, d] and optional weights alpha "
+        "[N, N], to test the theorem on (default: generated views).",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of inputs and starts")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="Seed of the inputs and the initialisations (default: %(default)s).",
+    )
 
 
 def _relu_fixed_points(parser: Parser) -> None:
     parser.add_argument(
-        "--out", type=path_of, default="runs/relu_fixed_points", help="a directory"
+        "--out",
+        type=path_of,
+        default="runs/relu_fixed_points",
+        help="Directory to write to (default: %(default)s).",
     )
-    parser.add_argument("--seeds", type=int, default=64, help="networks at once")
-    parser.add_argument("--hidden", type=int, nargs="+", default=[5, 10, 20, 40])
-    parser.add_argument("--steps", type=int, default=5000, help="of training")
-    parser.add_argument("--batch_size", type=int, default=128, help="samples a step")
-    parser.add_argument("--temperature", type=float, default=0.1, help="of InfoNCE")
     parser.add_argument(
-        "--ascent_steps", type=int, default=2**15, help="at most, to a fixed point"
+        "--seeds",
+        type=int,
+        default=64,
+        help="Number of networks that are trained together (default: %(default)s).",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything")
+    parser.add_argument(
+        "--hidden",
+        type=int,
+        nargs="+",
+        default=[5, 10, 20, 40],
+        help="Numbers of hidden units (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=5000,
+        help="Training steps (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=128,
+        help="Samples in one step (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.1,
+        help="Temperature of InfoNCE (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--ascent_steps",
+        type=int,
+        default=2**15,
+        help="Largest number of gradient ascent steps to a fixed point (default: "
+        "%(default)s).",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="Seed of all random numbers (default: %(default)s).",
+    )
 
 
 def _recipes(parser: Parser) -> None:
@@ -374,7 +575,7 @@ def _recipes(parser: Parser) -> None:
         "recipe",
         nargs="?",
         metavar="NAME",
-        help="a recipe, or a file; with variants behind colons",
+        help="Name or Python file of a recipe, with its variants after colons.",
     )
 
 

@@ -1,8 +1,8 @@
-"""Whether a run's representation is alive: caco health --workdir=...
+"""Diagnosis of representation collapse: caco health --workdir=...
 
-Of the held-out images, or of those trained on where none are; labels are not needed:
-RankMe, spread and uniformity of the backbone's features, how
-two views of an image agree, and, where the run has a bank, how queries lie to it.
+On held-out images (or training images, if none are held out), without labels, it
+measures RankMe, spread and uniformity of the backbone's features, the similarity of two
+views of an image and, if the run has a bank, the similarity of queries to its entries.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ BATCH_ROWS = 128
 
 
 def measure(loaded: Run, part: Part, *, rows: int, seed: int) -> dict[str, float]:
-    """The figures of some of a part's images, by name."""
+    """The measurements on a sample of the images, by name."""
     pretraining, network = loaded.pretraining, loaded.network
     views = make_views(pretraining.views)
 
@@ -81,7 +81,7 @@ LINES = {
 def main() -> None:
     """Parses flags and runs."""
     flags = parser_of("health").parse_args()
-    require(flags.images >= 2, f"--images: want at least 2, got {flags.images}")
+    require(flags.images >= 2, f"--images: expected at least 2, got {flags.images}")
     loaded = open_run(flags, by_class=False)
     part, called = unseen_part(loaded)
     figures = measure(loaded, part, rows=flags.images, seed=flags.seed)

@@ -1,11 +1,10 @@
 """Linear probe of a run: caco probe --workdir=...
 
---protocol=lbfgs: features once, then multinomial logistic regression to convergence;
-its penalty is the one that does best on a held-out part of the training images.
---protocol=imagenet: SGD or LARC on augmented images, or Adam on clean features
-(--preset=clae), as the papers' figures are made.
-Several learning rates and weight decays train together, and training images that no
-head saw say which is taken.
+--protocol=lbfgs computes the features once and fits a multinomial logistic regression
+to convergence; the penalty is chosen on a held-out part of the training images.
+--protocol=imagenet trains by SGD or LARC on augmented images, or by Adam on clean
+features (--preset=clae), as in the papers. Several learning rates and weight decays
+train together; the best is chosen on training images that no head has seen.
 """
 
 import argparse
@@ -30,9 +29,9 @@ from caco_jax.programs.flags import parser_of
 from caco_jax.runs.run import Run
 from caco_jax.schema import ConfigError
 
-Say = Callable[[str], None]  # to be printed, once the figures are saved
+Say = Callable[[str], None]  # printed after the results are saved
 SWEPT = ("learning_rates", "weight_decays", "batch_size", "epochs")
-PRECISION_DRAWS = 200  # of the bootstrap: each ranks all images for all classes
+PRECISION_DRAWS = 200  # of the bootstrap; each one sorts all images for all classes
 
 
 def parse_flags() -> argparse.Namespace:
@@ -50,7 +49,7 @@ def parse_flags() -> argparse.Namespace:
 
 
 def by_lbfgs(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """Logistic regression on features that are taken once."""
+    """Logistic regression on features that are computed once."""
     train, test = evaluating.run_features(loaded)
     num_classes = loaded.data.num_classes
     l2, choice = flags.l2, None
@@ -72,7 +71,7 @@ def by_lbfgs(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, Any]
 
 
 def by_precision(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """One logistic regression a class, for images that show several."""
+    """One logistic regression for each class, for multi-label images."""
     with evaluating.as_user_error("--label_feature"):
         images = multilabel.multilabel_set(loaded.data, flags.label_feature)
     loaded = loaded._replace(data=images)
@@ -114,14 +113,14 @@ def by_precision(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, 
 
 
 def grid_figures(choice: linear.L2Choice | None) -> dict[str, float] | None:
-    """How each penalty did, by its value."""
+    """The validation score of each penalty."""
     if choice is None:
         return None
     return {f"{tried:g}": share for tried, share in choice.accuracies.items()}
 
 
 def read_protocol(flags: argparse.Namespace) -> Protocol:
-    """The preset with what the flags replace."""
+    """The preset with the values of the flags."""
     named = {name: getattr(flags, name) for name in SWEPT}
     changes: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
@@ -135,7 +134,7 @@ def read_protocol(flags: argparse.Namespace) -> Protocol:
 
 
 def by_sweep(loaded: Run, flags: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """Heads that train together, by a preset's protocol."""
+    """Linear heads that train together, by the protocol of a preset."""
     protocol = read_protocol(flags)
     train, test = evaluating.run_parts(loaded)
     frozen = evaluating.frozen_network(loaded)

@@ -1,4 +1,4 @@
-"""Flags of all commands."""
+"""The argument parser of all commands: errors in one line, shell completion."""
 
 import argparse
 import difflib
@@ -16,7 +16,7 @@ _UNKNOWN = "unrecognized arguments: "
 
 
 def config_keys() -> list[str]:
-    """The dotted keys of all recipes; it imports what knows them."""
+    """The dotted keys of all recipes. It imports the configuration, which is slow."""
     from caco_jax.config.sections import default_config
     from caco_jax.methods.registry import METHODS
 
@@ -25,19 +25,19 @@ def config_keys() -> list[str]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags of a command; a wrong one is one line and status 2."""
+    """Parser of a command; a wrong flag ends with a one-line message and status 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Prints the line, with what was meant if that can be guessed, and exits."""
+        """Prints the message, with a suggestion if one is near, and exits."""
         if message.startswith(_UNKNOWN):
             message += self._meant(*message.removeprefix(_UNKNOWN).split()[:2])
         more = " --help says more" if message.endswith("?") else "; see --help"
         self.exit(2, f"error: {message}{more}\n")
 
     def _meant(self, word: str, after: str = "") -> str:
-        """What a word that is no flag may stand for: another flag, or a recipe's key.
+        """Suggests a flag or a configuration key for a word that is no flag.
 
-        Keys are looked up, which takes a second, for what has a value.
+        Configuration keys are searched only if the word has a value: it takes a second.
         """
         name, _, value = word.partition("=")
         name, value = name.lstrip("-"), value or after
@@ -54,17 +54,17 @@ class Parser(argparse.ArgumentParser):
         return flag.replace("did you mean ", "did you mean --")
 
     def parse_args(self, *args: Any, **options: Any) -> Any:
-        """As its base; before that, answers a shell that completes a command line."""
+        """Parses as the base class does, after serving a request for completion."""
         print_any_text()
         argcomplete.autocomplete(self)
         return super().parse_args(*args, **options)
 
 
 def print_any_text() -> None:
-    """Lets standard output and error take what their codec does not know, as escapes.
+    """Makes standard output and error escape characters that their encoding lacks.
 
-    A terminal may be ASCII or Latin-1; names of files, Greek letters and plus-minus
-    signs are printed nevertheless.
+    On an ASCII or Latin-1 terminal, file names, Greek letters and plus-minus signs are
+    then printed as escapes and raise no UnicodeEncodeError.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -78,7 +78,7 @@ def parse(
     argv = sys.argv[1:] if argv is None else argv
     for word in argv:
         if word.startswith(PREFIX) and "=" not in word:
-            parser.error(f"{word}: want {word}=VALUE")
+            parser.error(f"{word}: expected {word}=VALUE")
     assignments = [a.removeprefix(PREFIX) for a in argv if a.startswith(PREFIX)]
     flags = parser.parse_args([a for a in argv if not a.startswith(PREFIX)])
     return flags, assignments

@@ -1,9 +1,9 @@
-"""Downloads a TFDS image set and writes it as ArrayRecord, for training to read.
+"""Downloads a TFDS image data set and writes it as ArrayRecord, for training.
 
     caco prepare --dataset=tfds:cifar10 --data_dir=data
 
-ImageNet's two tar files have to be fetched by hand, and --manual_dir says where they
-are. What was prepared is summed up on the screen and in summary.json beside it.
+Download ImageNet's two tar files by hand and give their directory as --manual_dir. A
+summary is printed and saved as summary.json beside the prepared files.
 """
 
 from pathlib import Path

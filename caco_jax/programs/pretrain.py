@@ -62,7 +62,7 @@ def main(stop: Stop | None = None) -> None:
 def read(
     flags: argparse.Namespace, assignments: Sequence[str]
 ) -> tuple[ExperimentConfig, Dataset | None]:
-    """The configuration of the flags, and its set where that had to be looked at.
+    """The configuration of the flags, and its data set if it had to be read.
 
     Raises:
         ConfigError: values that are not allowed; what does not fit together is found
@@ -70,7 +70,7 @@ def read(
     """
     if flags.source is not None:
         if any(word.startswith("data.source=") for word in assignments):
-            raise ConfigError("--source: want it or --config.data.source, got both")
+            raise ConfigError("--source: expected it or --config.data.source, got both")
         assignments = [f"data.source={flags.source!r}", *assignments]
     values, data = override(load_recipe(flags.config), assignments), None
     rules = rules_of(flags.config)
@@ -91,7 +91,7 @@ def read(
 def describe(
     config: ExperimentConfig, workdir: str, how: dict[str, Any], data: Dataset | None
 ) -> str:
-    """What a dry run found, as text."""
+    """The findings of a dry run as text."""
     try:
         found = build_run(config, data=data).dry_run(workdir, **how)
     except ConfigError as error:
@@ -115,9 +115,9 @@ def describe(
 
 
 def _time_of(found: dict[str, Any]) -> list[str]:
-    """How long the run will take, if that could be measured."""
+    """The estimated time of the run, if it could be measured."""
     a_step, left = found["step_seconds"], found["seconds"]
-    if not left > 0:  # nothing is left, or no second step was there to time
+    if not left > 0:  # the run is finished, or there was no second step to time
         return []
     return [
         f"about {duration(left)} on this machine, {a_step:.3g} s a step, start-up "
@@ -126,7 +126,7 @@ def _time_of(found: dict[str, Any]) -> list[str]:
 
 
 def join_others(flags: argparse.Namespace, stop: Stop) -> None:
-    """Joins this process to those of its run, if there are any."""
+    """Connects this process to the other processes of its run, if there are any."""
     names = ("coordinator_address", "num_processes", "process_id")
     values = {name: getattr(flags, name) for name in names}
     if flags.distributed:
@@ -137,4 +137,4 @@ def join_others(flags: argparse.Namespace, stop: Stop) -> None:
         return
     for name, value in values.items():
         if value is not None:
-            raise UserError(f"--{name}: want --distributed with it")
+            raise UserError(f"--{name}: expected --distributed with it")

@@ -1,7 +1,8 @@
-"""Lists the recipes, or where each setting of one comes from.
+"""Lists the recipes, or the source of each setting of one: caco recipes [NAME].
 
-Without a name: every recipe with its variants. With a name: each setting that is not
-the library's default, beside that default and the paper or the code that states it.
+Without a name it lists every recipe with its variants. With a name it lists each
+setting that differs from the library's default, with that default and the paper or
+released code that states it.
 """
 
 import ast
@@ -13,7 +14,7 @@ from caco_jax.config.recipe import recipes, rules_of
 from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
 
-LONGEST = 40  # characters of a value
+LONGEST = 40  # longest printed value, in characters
 
 
 def main() -> None:

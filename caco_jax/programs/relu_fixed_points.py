@@ -1,9 +1,9 @@
-"""Where two-layer ReLU networks come to rest: caco analyse relu.
+"""Fixed points of two-layer ReLU networks: caco analyse relu.
 
-Fixed points of the energy under fixed α from many starts at once, ReLU beside linear,
-in double precision; then the released training set-up over hidden sizes, with and
-without BatchNorm, InfoNCE beside the quadratic loss. Writes relu_fixed_points.json and
-relu_*.png into OUT.
+Finds fixed points of the energy under fixed α from many initialisations, for ReLU and
+linear networks, in double precision. Then repeats the released training set-up over
+hidden sizes, with and without BatchNorm, with InfoNCE and the quadratic loss. Writes
+relu_fixed_points.json and relu_*.png into OUT.
 """
 
 import itertools
@@ -53,7 +53,7 @@ def fixed_points(flags: Any) -> dict[str, FixedPoints]:
 
 
 def draw_fixed_points(found: dict[str, FixedPoints], out: pathlib.Path) -> None:
-    """Their figure, where a ReLU one was verified."""
+    """Draws the fixed points, if one of a ReLU network was verified."""
     example = found["relu"].highest()
     if example is not None:
         plots_networks.plot_fixed_points(
@@ -121,7 +121,7 @@ def draw_training(
 
 
 def rows(trained: dict[str, list[Trained]], hidden: list[int]) -> list[dict[str, Any]]:
-    """What is saved of the training: means over seeds, at every recorded step."""
+    """The saved results of training: means over seeds at every recorded step."""
     names = ("losses", "concentrations", "coverages", "ranks", "inter", "intra")
     return [
         {"setup": name, "hidden": size, "steps": done.steps.tolist()}
@@ -139,7 +139,7 @@ def main() -> None:
     """Parses flags and runs."""
     flags = parser_of("relu_fixed_points").parse_args()
     if flags.seeds < 1:
-        raise UserError(f"--seeds: want at least 1, got {flags.seeds}")
+        raise UserError(f"--seeds: expected at least 1, got {flags.seeds}")
     with as_user_error("--hidden, --batch_size, --temperature"):
         settings = setups(flags)
     out = pathlib.Path(flags.out)

@@ -1,8 +1,8 @@
-"""A run as one page for a browser: caco report --workdir=...
+"""Report of a run as one HTML page: caco report --workdir=...
 
-Settings, curves, evaluations, the health of the features, a map of held-out images,
-what each entry of the bank does, the weights of pairs, and the views as the encoder saw
-them: one HTML file that needs no network.
+It has the settings, training curves, evaluations, diagnostics of the features, a map of
+held-out images, the entries of the bank, the pair weights and the augmented views, in
+one file that needs no network.
 """
 
 from caco_jax.programs.flags import parser_of

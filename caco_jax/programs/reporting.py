@@ -1,4 +1,4 @@
-"""Who follows a run from the command line: a bar or lines, TensorBoard, W&B."""
+"""Progress of a run: a progress bar or log lines, TensorBoard, Weights & Biases."""
 
 import argparse
 import logging
@@ -19,10 +19,10 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 def make_reporter(flags: argparse.Namespace) -> Reporter:
-    """Everyone that the flags name; a bar on a terminal, lines elsewhere.
+    """The reporters of the flags; a progress bar on a terminal, log lines elsewhere.
 
     Raises:
-        UserError: Weights & Biases is asked for and not installed.
+        UserError: --wandb is given and the package is not installed.
     """
     everyone: list[Reporter] = [Bar() if sys.stderr.isatty() else Lines()]
     if bucket_address(flags.workdir):
@@ -35,7 +35,7 @@ def make_reporter(flags: argparse.Namespace) -> Reporter:
 
 
 class Everyone(Reporter):
-    """Several as one; whatever fails in one of them, the run goes on."""
+    """Several reporters as one; a failure in one of them does not stop the run."""
 
     def __init__(self, reporters: list[Reporter]) -> None:
         self._reporters = reporters
@@ -63,7 +63,7 @@ class Everyone(Reporter):
         self._tell("epoch_done", *args)
 
     def close(self) -> None:
-        """Closes all."""
+        """Closes all reporters."""
         self._tell("close")
 
 
@@ -77,14 +77,14 @@ def _warn(name: str, error: Exception) -> None:
 
 
 def in_words(row: dict[str, Any], images_per_second: float) -> str:
-    """An epoch's loss, kNN if it was found, and the speed."""
+    """The loss of an epoch, kNN accuracy if measured, and images per second."""
     knn = row.get("knn")
     said = "" if knn is None else f", kNN {knn:.1%}"
     return f"loss {row['loss']:.3f}{said}, {images_per_second:,.0f} images/s"
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that fits it."""
+    """A time in seconds, minutes, hours or days."""
     if seconds < 100:
         return f"{max(seconds, 1):.0f} s"
     minutes, hours = seconds / 60, seconds / 3600
@@ -94,7 +94,7 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """How far a phase is and how long it will take, compiling left out."""
+    """Progress of a phase and its estimated time without compilation."""
 
     def __init__(self, phase: str, done: int, steps: int) -> None:
         self.phase, self.steps = phase, steps
@@ -102,7 +102,7 @@ class Pace:
         self._since: tuple[int, float] | None = None
 
     def first_step(self, step: int) -> str | None:
-        """What is said when the first step is done; None after it."""
+        """The message after the first step; None after later steps."""
         if self._since is not None:
             return None
         self._since = step, time.monotonic()
@@ -110,7 +110,7 @@ class Pace:
         return f"first {self.phase} done, {seconds:.0f} s with compiling"
 
     def time_left(self, step: int) -> str:
-        """In words, "" as long as it is not known."""
+        """The remaining time as text, "" until it can be estimated."""
         if self._since is None or not self._since[0] < step < self.steps:
             return ""
         done, begun = self._since
@@ -119,7 +119,7 @@ class Pace:
 
 
 class Bar(Reporter):
-    """Epochs on a terminal, with the time left."""
+    """A progress bar of the epochs on a terminal."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -127,13 +127,13 @@ class Bar(Reporter):
         self._pace = Pace("step", 0, 0)
 
     def phase_begun(self, phase: str, done: int, steps: int) -> None:
-        """A bar of its own, of steps, for what is before the epochs."""
+        """Starts a phase; phases before the epochs get a bar of steps."""
         self._pace = Pace(phase, done, steps)
         if phase != "step":
             self._bar = _bar(total=steps, unit=phase.removesuffix(" step") + " step")
 
     def watch(self, phase: str, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Shows the steps before the epochs, and says when the first one is done."""
+        """Updates the bar of steps, and reports the end of the first step."""
         said = self._pace.first_step(step)
         if said is not None:
             _print_line(said)
@@ -146,7 +146,7 @@ class Bar(Reporter):
     def epoch_done(
         self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
     ) -> None:
-        """Shows an epoch's row."""
+        """Shows the metrics of an epoch."""
         if self._bar is None:
             self._bar = _bar(total=epochs, initial=epoch - 1, unit="epoch")
             self._bar.start_t -= time.perf_counter() - self._begun
@@ -155,7 +155,7 @@ class Bar(Reporter):
         self._bar.update()
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Closes the bar, which stays on the terminal."""
         if self._bar is not None:
             self._bar.close()
 
@@ -167,14 +167,14 @@ def _bar(**how: Any) -> Any:
 
 
 def _print_line(line: str) -> None:
-    """A line on stderr, above a bar if there is one."""
+    """Prints a line on stderr, above the bar if there is one."""
     from tqdm import tqdm
 
     tqdm.write(line, file=sys.stderr)
 
 
 class Lines(Reporter):
-    """Plain lines on stderr, one a minute and one for the last epoch."""
+    """Log lines on stderr, one each minute and one for the last epoch."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
@@ -188,11 +188,11 @@ class Lines(Reporter):
         self._last = time.monotonic()
 
     def phase_begun(self, phase: str, done: int, steps: int) -> None:
-        """Begins to measure the phase's pace."""
+        """Starts to measure the speed of a phase."""
         self._pace = Pace(phase, done, steps)
 
     def watch(self, phase: str, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Says when the first step is done, and each minute where it is."""
+        """Reports the end of the first step, and the progress once a minute."""
         said = self._pace.first_step(step)
         if said is not None:
             self._say(said)
@@ -206,14 +206,14 @@ class Lines(Reporter):
     def epoch_done(
         self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
     ) -> None:
-        """Says an epoch's row, if nothing was said for a minute."""
+        """Reports an epoch, if nothing was printed for a minute."""
         if self._is_due() or epoch == epochs:
             said = in_words(row, images_per_second)
             self._say(f"epoch {epoch:,} of {epochs:,}: {said}")
 
 
 def numbers(row: dict[str, Any]) -> dict[str, float]:
-    """What of a row can be drawn over epochs."""
+    """The numbers of a row that can be drawn over epochs."""
     return {
         name: value
         for name, value in row.items()
@@ -222,10 +222,10 @@ def numbers(row: dict[str, Any]) -> dict[str, float]:
 
 
 class TensorBoard(Reporter):
-    """A curve for each figure of a row, over epochs.
+    """TensorBoard scalars of each epoch.
 
     Args:
-        folder: of the events; a resumed run goes on in it.
+        folder: directory of the event files; a resumed run adds to it.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -235,22 +235,23 @@ class TensorBoard(Reporter):
     def epoch_done(
         self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
     ) -> None:
-        """Writes an epoch's row."""
+        """Writes the metrics of an epoch."""
         try:
-            if self._file is None:  # what a killed run wrote of this epoch is void
+            if self._file is None:  # drops what a killed run wrote of this epoch
                 self._file = EventFile(self._folder, purge_step=epoch)
             speed = {"images_per_second": images_per_second}
             self._file.write(epoch, numbers(row) | speed)
-        except OSError:  # metrics.jsonl and the checkpoints are what must not fail
+        except OSError:  # only metrics.jsonl and the checkpoints are essential
             self._file = None
 
 
 class WeightsAndBiases(Reporter):
-    """The same figures, at Weights & Biases.
+    """Metrics of each epoch at Weights & Biases.
 
     Args:
-        project: of theirs.
-        workdir: of the run; its name, and its identity when it is resumed.
+        project: name of the project.
+        workdir: directory of the run, which names the run there and identifies it on
+            resume.
 
     Raises:
         UserError: the package is not installed.
@@ -270,19 +271,21 @@ class WeightsAndBiases(Reporter):
                 resume="allow",
                 dir=place if address is None else None,
             )
-        except Exception as error:  # a server may be away; a run that is due is not
+        except (
+            Exception
+        ) as error:  # the server may be unreachable; training does not depend on it
             _warn(type(self).__name__, error)
 
     def epoch_done(
         self, epoch: int, epochs: int, row: dict[str, Any], images_per_second: float
     ) -> None:
-        """Logs an epoch's row."""
+        """Logs the metrics of an epoch."""
         if self._run is None:
             return
         values = numbers(row) | {"images_per_second": images_per_second}
         self._run.log(values, step=epoch)
 
     def close(self) -> None:
-        """Sends what is still here."""
+        """Sends the remaining metrics."""
         if self._run is not None:
             self._run.finish()

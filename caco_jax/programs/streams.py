@@ -1,7 +1,7 @@
-"""Standard output and error that never fail a run.
+"""Standard output and error that do not fail a run when they cannot be written.
 
-The reader of a pipe may leave, a terminal close, the disk of a redirected log fill up.
-What is said is lost then; what is computed and saved is not.
+The reader of a pipe may exit, a terminal close, the disk of a redirected log be full.
+The output is lost then; results and checkpoints are not.
 """
 
 import contextlib
@@ -12,11 +12,11 @@ from typing import Any, TextIO
 
 
 class LenientStream:
-    """A text stream that loses what it cannot write.
+    """A text stream that drops what it cannot write.
 
     Args:
         stream: to write to.
-        name: of it, for the one word on standard error that something is lost.
+        name: name of the stream in the warning that output is lost.
     """
 
     def __init__(self, stream: TextIO, name: str) -> None:
@@ -30,7 +30,7 @@ class LenientStream:
         return iter(self._stream)
 
     def write(self, text: str) -> int:
-        """Writes what it can; as many characters as it was given."""
+        """Writes the text if possible; returns its length in any case."""
         with self._losing():
             self._stream.write(text)
         return len(text)
@@ -46,7 +46,7 @@ class LenientStream:
             self._stream.flush()
 
     def isatty(self) -> bool:
-        """Whether somebody sees it; nobody does once it is closed."""
+        """Whether the stream is a terminal; False once it is closed."""
         with contextlib.suppress(OSError, ValueError):
             return self._stream.isatty()
         return False
@@ -57,7 +57,7 @@ class LenientStream:
             yield
         except (OSError, ValueError) as error:  # ValueError: it was closed
             first, self._failed = not self._failed, True
-            # Who left did so on purpose.
+            # No warning for a closed pipe: its reader closed it on purpose.
             if first and getattr(error, "errno", None) not in (errno.EPIPE, None):
                 message = f"warning: {self._name} is lost: {error.strerror}\n"  # type: ignore[union-attr]
                 with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -65,8 +65,9 @@ class LenientStream:
 
 
 def be_lenient() -> None:
-    """Makes standard output and error such streams, also where they were closed."""
-    # A closed one's number would be the next file's, and C's messages land in it.
+    """Replaces standard output and error, open or closed, by lenient streams."""
+    # The descriptor of a closed stream would be reused by the next file that is opened,
+    # and messages of C libraries would be written into that file.
     while (hole := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(hole)

@@ -1,1 +1,1 @@
-"""A pretraining run from its parts to its files: fit, resume, read back."""
+"""Pretraining runs: their parts, training, checkpoints, resuming, reading back."""

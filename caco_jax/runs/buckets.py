@@ -1,8 +1,8 @@
-"""Runs in a bucket of Google Cloud Storage, and what is another way there.
+"""Runs in a bucket of Google Cloud Storage.
 
-A bucket has objects and no directories. An object is whole or not there, so none is
-renamed; none is appended to, and no process can lock one. A checkpoint counts once
-Orbax's last object, `COMMITTED`, is there.
+A bucket has objects and no directories. An object is written whole or not at all, so no
+rename is needed; objects cannot be appended to or locked. A checkpoint is complete when
+Orbax's last object, `COMMITTED`, exists.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ def run_path(path: str | os.PathLike) -> pathlib.Path:
     """The path of a run's directory, on this machine or in a bucket.
 
     Args:
-        path: as of `local_path`, or gs://BUCKET/DIRECTORY.
+        path: a local path, see `local_path`, or gs://BUCKET/DIRECTORY.
 
     Returns:
-        Of a bucket etils' path, which has pathlib's methods.
+        For a bucket a path of etils, which has pathlib's methods.
 
     Raises:
-        UserError: it is elsewhere, or the bucket cannot be read.
+        UserError: the path is on another machine, or the bucket cannot be read.
     """
     try:
         address = bucket_address(path)
@@ -46,8 +46,8 @@ def in_bucket(path: pathlib.PurePath) -> bool:
 
 
 def exists(path: pathlib.Path) -> bool:
-    """Whether there is a file or directory; False where that cannot be seen."""
-    # Unlike Path.exists, False and no error where a directory may not be searched.
+    """Whether a file or directory exists; False if that cannot be read."""
+    # Unlike Path.exists, no error in a directory without permission to search it.
     return path.exists() if in_bucket(path) else os.path.exists(path)
 
 
@@ -58,9 +58,9 @@ def size_bytes(path: pathlib.Path) -> int:
 
 
 def move(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Moves a directory to a place beside it, in the stead of what is there.
+    """Renames a directory and replaces what is at the new path.
 
-    Of a bucket's all objects are copied before any is removed.
+    In a bucket all objects are copied before any is removed.
     """
     if not in_bucket(source):
         shutil.rmtree(target, ignore_errors=True)
@@ -74,7 +74,7 @@ def move(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def store_of(folder: pathlib.Path) -> dict[str, str]:
-    """What TensorStore opens for a folder."""
+    """TensorStore's specification of a folder."""
     if not in_bucket(folder):
         return {"driver": "file", "path": f"{folder}/"}
     bucket, _, path = str(folder).removeprefix("gs://").partition("/")
@@ -83,7 +83,7 @@ def store_of(folder: pathlib.Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def as_os_error(path: pathlib.Path) -> Iterator[None]:
-    """A block in which what a bucket raises is an OSError, as a disk's errors are."""
+    """Converts errors of a bucket, raised inside, to OSError, as a disk raises."""
     try:
         yield
     except (UserError, FileNotFoundError):
@@ -96,7 +96,7 @@ def as_os_error(path: pathlib.Path) -> Iterator[None]:
 
 def _open(address: str) -> pathlib.Path:
     require_package("gcsfs", purpose=f"--workdir: {address}")
-    from etils import epath  # of buckets alone
+    from etils import epath  # only needed for buckets
 
     files = _files()
     try:
@@ -113,11 +113,11 @@ def _open(address: str) -> pathlib.Path:
 
 
 def _files() -> Any:
-    """The file system that etils uses for gs://, without memory of earlier listings.
+    """The file system that etils uses for gs://, without a cache of listings.
 
-    TensorStore and other processes write into the same bucket.
+    No cache, because TensorStore and other processes write into the same bucket.
     """
-    import fsspec  # of the same extra as gcsfs
+    import fsspec  # installed by the same extra as gcsfs
 
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints tracebacks
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False

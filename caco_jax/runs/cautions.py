@@ -1,7 +1,7 @@
-"""What is allowed and yet seldom meant: settings that others have left behind.
+"""Warnings about settings that are allowed but probably not intended.
 
-A run is checked before it begins. What cannot be is an error of `checks`; what follows
-from changing one number and not those that go with it is said here, and the run begins.
+Impossible settings are errors of `checks`. This module warns if one number was changed
+and those that depend on it were not, and the run starts.
 """
 
 import math
@@ -13,13 +13,13 @@ import numpy as np
 from caco_jax.optim.settings import OptimizerConfig, optimizer_key
 from caco_jax.runs.pretraining import Pretraining
 
-# Where each begins; recipes as they are shipped stay below.
-MEETINGS = 0.5  # of the queries, with a key of their own image in the queue
-WARMUP_SHARE = 0.25  # of the run's epochs
+# Threshold of each warning; no shipped recipe reaches one.
+MEETINGS = 0.5  # share of queries with a key of their own image in the queue
+WARMUP_SHARE = 0.25  # share of the run's epochs
 
 
 def cautions(run: Pretraining) -> list[str]:
-    """One line for each setting that seems left behind, as `checks` would put it.
+    """One line for each setting that probably should have been changed too.
 
     Args:
         run: the run; nothing is compiled or read.
@@ -28,25 +28,25 @@ def cautions(run: Pretraining) -> list[str]:
 
 
 def own_key_share(*, queue_steps: int, epoch_steps: int) -> float:
-    """Share of queries that meet a key of their own image from the epoch before.
+    """Share of queries whose image has a key of the epoch before in the queue.
 
-    An image comes once an epoch, at any of its steps alike. Its last key is then as
-    many steps old as an epoch has, give or take the two places, and the queue still has
-    it if that is no more than the steps whose keys it holds. Older keys of the image,
-    which longer queues hold too, are not counted again.
+    An image comes once in each epoch, at a step drawn uniformly. The age of its last
+    key is then the length of an epoch, plus or minus the difference of the two places.
+    The queue still has it if the age is at most the number of steps whose keys it
+    holds. Older keys of the image, which longer queues hold too, are not counted again.
 
     Args:
-        queue_steps: for how many steps a key stays, at least 0.
+        queue_steps: number of steps that a key stays in the queue, at least 0.
         epoch_steps: steps in an epoch, at least 1.
     """
-    # Of S x S pairs of places, those that lie d steps apart in one direction: S - |d|.
+    # Of S x S pairs of places, S - |d| are d steps apart in one direction.
     apart = np.arange(1 - epoch_steps, epoch_steps)
     pairs = epoch_steps - np.abs(apart)
     return float(pairs[epoch_steps + apart <= queue_steps].sum() / epoch_steps**2)
 
 
 def _rows(run: Pretraining) -> tuple[str, int] | None:
-    """The setting that says how many rows queries are scored against, and its value."""
+    """The setting of the rows that queries are compared with, and its value."""
     name = run.method.memory
     if name is None or name not in run.method.row_sharded:
         return None
@@ -57,7 +57,7 @@ def _rows(run: Pretraining) -> tuple[str, int] | None:
 
 
 def _bank_beside_the_set(run: Pretraining) -> Iterator[str]:
-    """A bank of more entries than there are examples to fill or to move it."""
+    """Warns of a bank with more entries than there are examples."""
     rows, count = _rows(run), run.data.train_count
     if rows is None or run.method.memory not in run.method.moves or rows[1] <= count:
         return
@@ -69,7 +69,7 @@ def _bank_beside_the_set(run: Pretraining) -> Iterator[str]:
 
 
 def _queue_beside_the_set(run: Pretraining) -> Iterator[str]:
-    """A queue in which most queries find their own image's key, as a negative."""
+    """Warns of a queue with a key of the same image for most queries."""
     rows = _rows(run)
     if rows is None or run.method.memory in run.method.moves:
         return
@@ -89,7 +89,7 @@ def _queue_beside_the_set(run: Pretraining) -> Iterator[str]:
 
 
 def _schedules_beside_the_run(run: Pretraining) -> Iterator[str]:
-    """Warm-ups that are much of the run, milestones that it does not reach."""
+    """Warns of a warm-up that is most of the run and of milestones after its end."""
     epochs = run.training.epochs
     for player, part in run.optimizers.items():
         if not isinstance(part, OptimizerConfig):
@@ -111,7 +111,7 @@ def _schedules_beside_the_run(run: Pretraining) -> Iterator[str]:
 
 
 def _target_beside_the_run(run: Pretraining) -> Iterator[str]:
-    """A target encoder that stays near its first weights to the end."""
+    """Warns of a target encoder that stays near its initial weights."""
     momentum, steps = run.target.momentum, run.total_steps
     memory = math.inf if momentum == 1 else 1 / (1 - momentum)
     if run.method.uses_target and memory > steps:
@@ -124,7 +124,7 @@ def _target_beside_the_run(run: Pretraining) -> Iterator[str]:
 
 
 def _start_up_beside_the_run(run: Pretraining) -> Iterator[str]:
-    """A phase before training that is longer than training."""
+    """Warns of a start-up phase that is longer than training."""
     phase, epochs = run.method.start_up, run.training.epochs
     if phase is not None and phase.epochs > epochs:
         yield (

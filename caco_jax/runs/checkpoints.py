@@ -1,4 +1,4 @@
-"""A run's checkpoints: saved behind its back, checked before they are believed."""
+"""Checkpoints of a run: saved asynchronously, verified by digests when read."""
 
 import contextlib
 import logging
@@ -25,14 +25,14 @@ logger = logging.getLogger("caco_jax")
 
 
 class SaveError(UserError):
-    """A checkpoint could not be written; those before it are as they were."""
+    """A checkpoint could not be written; earlier ones are unchanged."""
 
 
 class Checkpoints:
     """Saves and restores train states, by step; a context manager.
 
-    Saving goes on behind the training. A checkpoint is there once all its files and
-    their digests are.
+    Saving is asynchronous. A checkpoint exists once all its files and their digests are
+    written.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class Checkpoints:
             self._manager.close()
 
     def steps(self) -> list[int]:
-        """The saved steps, damaged ones among them, oldest first."""
+        """The saved steps, including damaged ones, oldest first."""
         if not self.folder.is_dir():
             return []
         names = (entry.name for entry in self.folder.iterdir() if _is_written(entry))
         return sorted(int(name) for name in names if name.isdecimal())
 
     def damage(self, step: int) -> str | None:
-        """What is wrong with a saved step, or None; the first process looks."""
+        """The damage of a saved step, or None; the first process checks."""
         folder = self.folder / str(step)
         if step in self._whole or not is_primary() or _is_old(folder):
             return None
@@ -71,12 +71,12 @@ class Checkpoints:
         return damage
 
     def latest_step(self) -> int | None:
-        """The newest saved step whose files are what was written, or None."""
+        """The newest saved step whose files match their digests, or None."""
         steps = reversed(self.steps())
         return next((step for step in steps if self.damage(step) is None), None)
 
     def require_some(self) -> None:
-        """Raises UserError where no save was ever finished."""
+        """Raises UserError if no checkpoint was completed."""
         if not self.steps():
             raise UserError(
                 f"--workdir: {self.folder.parent} has no checkpoint yet; let caco "
@@ -84,7 +84,7 @@ class Checkpoints:
             )
 
     def require_whole(self) -> int:
-        """The newest step that can be restored; UserError says why there is none."""
+        """The newest step that can be restored; UserError if there is none."""
         newest = self.latest_step()
         if newest is None:
             self.require_some()
@@ -97,16 +97,17 @@ class Checkpoints:
         return newest
 
     def save(self, state: TrainState, progress: RunProgress | None = None) -> None:
-        """Begins to save under the state's own step, unless that is there.
+        """Starts to save the state under its step, unless that step is saved already.
 
-        Waits for the save before, and until the state may be donated.
+        Waits for the previous save, and until the state may be donated.
 
         Args:
-            state: of the step.
-            progress: of the same step; None: of a run that has not begun.
+            state: the train state.
+            progress: the progress at the same step; None for a run that has not
+                started.
 
         Raises:
-            SaveError: this save could not begin, or the one before failed.
+            SaveError: this save could not start, or the previous one failed.
         """
         self.finish()
         step = int(state.step)
@@ -123,7 +124,7 @@ class Checkpoints:
             manager.save(step, args=items, force=True)
 
     def finish(self) -> bool:
-        """Waits for what is being saved; whether there was something.
+        """Waits for the running save; whether there was one.
 
         Raises:
             SaveError: it could not be saved.
@@ -139,7 +140,7 @@ class Checkpoints:
         """Moves the damaged steps that are newer than the newest whole one.
 
         Args:
-            place: the folder for them.
+            place: the folder to move them to.
 
         Raises:
             UserError: none is whole; nothing was moved.
@@ -182,13 +183,13 @@ class Checkpoints:
                 self.folder.mkdir(parents=True, exist_ok=True)
             background = ocp.options.AsyncOptions(
                 post_finalization_callback=self._before_it_counts,
-                # Where this fails, it is said at once.
+                # A failure here is reported at once.
                 create_directories_asynchronously=False,
             )
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep,
                 async_options=background,
-                # The newest and the best are saved at once: each meets by itself.
+                # The newest and the best are saved together: each has its own barrier.
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     barrier_sync_key_prefix=self.folder.name
                 ),
@@ -199,7 +200,7 @@ class Checkpoints:
         return self._manager
 
     def _before_it_counts(self) -> None:
-        """Adds the digests: Orbax has written all else, and renames the folder next.
+        """Adds the digests after Orbax wrote all files, before it renames the folder.
 
         Raises:
             ValueError: what was written cannot be restored; it is not renamed.
@@ -218,15 +219,15 @@ class Checkpoints:
 
         Args:
             like: arrays or shapes with shardings, of the same structure.
-            step: which; None: the newest that is whole.
+            step: the step; None: the newest undamaged one.
 
         Raises:
-            UserError: it was not saved, it is damaged, or it has other arrays.
+            UserError: the step was not saved, is damaged, or has other arrays.
         """
         folder = self.folder / str(self._whole_step(step))
         state = folder / ("default" if _is_old(folder) else "state")
         with ocp.StandardCheckpointer() as reader:
-            # Orbax would begin to read what does not fit, and leave it unfinished.
+            # Orbax would start to read arrays that do not fit, and fail in the middle.
             if _shapes(_saved_tree(state)) != _shapes(like):
                 raise UserError(
                     f"--workdir: expected {folder} to hold the arrays of this "
@@ -239,7 +240,7 @@ class Checkpoints:
     def restore_arrays(self, *, step: int | None = None) -> dict[str, Any]:
         """The state of a step as nested dictionaries, on one device.
 
-        Nothing has to be known of its structure.
+        Its structure need not be known.
 
         Args:
             step: as of `restore`.
@@ -259,7 +260,7 @@ class Checkpoints:
             return reader.restore(folder, like)
 
     def _whole_step(self, step: int | None) -> int:
-        """The step, or the newest; UserError where it is not there or is damaged."""
+        """The given step or the newest; UserError if it is missing or damaged."""
         found = self.require_whole() if step is None else step
         if found not in self.steps():
             kept = ", ".join(map(str, self.steps())) or "none"
@@ -276,7 +277,7 @@ class Checkpoints:
         return found
 
     def read_progress(self) -> RunProgress | None:
-        """What is said beside the newest state; None where nothing was saved."""
+        """The progress saved with the newest state; None if nothing was saved."""
         step = self.latest_step()
         if step is None:
             return None
@@ -285,7 +286,8 @@ class Checkpoints:
                 f"--workdir: {self.folder} is of an earlier version of this program, "
                 "which this one cannot go on with; use --force_new"
             )
-        # A Checkpointer would wait for all processes; the first reads this alone, too.
+        # Not by a Checkpointer, which waits for all processes: the first one also reads
+        # alone.
         with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
             return RunProgress.from_json(
                 reader.restore(self.folder / str(step) / "record")
@@ -293,22 +295,22 @@ class Checkpoints:
 
 
 def _check_space(folder: pathlib.Path, state: TrainState) -> None:
-    """Raises OSError where a state cannot fit: half a save helps nobody."""
+    """Raises OSError if the disk has too little space for the state."""
     if buckets.in_bucket(folder):
         return
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(folder).free
     if is_primary() and free < needed:
-        raise OSError(f"want {needed:,} bytes on the disk, {free:,} are free")
+        raise OSError(f"expected {needed:,} bytes on the disk, {free:,} are free")
 
 
 def _is_written(folder: pathlib.Path) -> bool:
-    """Whether a step's folder is complete: on a disk it has its name only then."""
+    """Whether a step's folder is complete: on a disk it is renamed at the end."""
     return not buckets.in_bucket(folder) or (folder / buckets.COMMITTED).exists()
 
 
 def _apart(leaf: jax.Array) -> jax.Array:
-    """An array whose copy on the host is one: a CPU's would be the array itself."""
+    """A copy of the array on the host; on a CPU the array itself would be returned."""
     on_cpu = (
         isinstance(leaf, jax.Array) and next(iter(leaf.devices())).platform == "cpu"
     )
@@ -316,27 +318,28 @@ def _apart(leaf: jax.Array) -> jax.Array:
 
 
 def _saved_tree(folder: pathlib.Path) -> Any:
-    """What lies in a folder, as nested dictionaries of shapes and dtypes."""
-    # The handler's: a checkpointer looks for a file that an item of a step never has,
-    # and warns of it.
+    """The saved arrays of a folder as nested dictionaries of shapes and dtypes."""
+    # By the handler: a checkpointer looks for a file that an item of a step never has,
+    # and warns about it.
     saved: Any = ocp.StandardCheckpointHandler().metadata(folder)
     return saved.tree
 
 
 def _shapes(tree: Any) -> list[tuple[int, ...]]:
-    """The shapes of all arrays, sorted: trees of other kinds can be compared."""
+    """Sorted shapes of all arrays, to compare trees of different containers."""
     return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def in_tree_of(like: Any, saved: Mapping[str, Any]) -> Any:
-    """Arrays of nested dictionaries in a tree of any containers, by their paths.
+    """Puts arrays of nested dictionaries into a tree of other containers, by path.
 
     Args:
-        like: arrays or shapes, in dictionaries, lists, modules of Equinox or what else.
-        saved: such a tree as `Checkpoints.restore_arrays` gives it back.
+        like: arrays or shapes in any containers: dictionaries, lists, modules of
+            Equinox.
+        saved: a tree as `Checkpoints.restore_arrays` returns it.
 
     Raises:
-        KeyError: an array is not there, or has another shape.
+        KeyError: an array is missing or has another shape.
     """
 
     def find(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -352,5 +355,5 @@ def in_tree_of(like: Any, saved: Mapping[str, Any]) -> Any:
 
 
 def _is_old(folder: pathlib.Path) -> bool:
-    """Whether a checkpoint is from before there were records and digests."""
+    """Whether a checkpoint is of an old version without progress and digests."""
     return (folder / "default").is_dir()

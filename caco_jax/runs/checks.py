@@ -1,4 +1,4 @@
-"""Whether the parts of a run fit each other and the devices, by shapes alone."""
+"""Checks that the parts of a run fit each other and the devices, by shapes alone."""
 
 import dataclasses
 from collections.abc import Collection
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def check_names(training: Collection[str]) -> None:
-    """Checks that arguments of `Pretraining` which it does not name are settings.
+    """Checks that further keyword arguments of `Pretraining` are training settings.
 
     Raises:
-        TypeError: there is no such argument; the nearest one is offered.
+        TypeError: there is no such argument; the nearest name is suggested.
     """
     known = [field.name for field in dataclasses.fields(TrainingConfig)]
     known += ["method", "encoder", "views", "data", "projector", "optimizers", "seed"]
@@ -35,7 +35,7 @@ def check_names(training: Collection[str]) -> None:
 
 
 def as_method(method: Any, embedding_dim: int) -> Method:
-    """A method, or what makes it of the embedding's width.
+    """The method, made for the width of the embedding if a function is given.
 
     Raises:
         ConfigError: it is something else.
@@ -61,22 +61,23 @@ def check_sizes(training: TrainingConfig, data: Dataset, devices: int) -> None:
         data.train_count,
         training.microbatches,
     )
-    require(count > 1, f"data: want at least 2 images, {data.name} has {count}")
+    require(count > 1, f"data: expected at least 2 images, {data.name} has {count}")
     with Conflicts() as found:
         found.require(
             batch_size <= count,
-            f"batch_size: want at most {count}, the training images of {data.name}, "
-            f"got {batch_size}",
+            f"batch_size: expected at most {count}, the training images of "
+            f"{data.name}, got {batch_size}",
         )
         found.require(
             batch_size % devices == 0,
-            f"batch_size: want a multiple of the {devices} devices, got {batch_size}",
+            f"batch_size: expected a multiple of the {devices} devices, got "
+            f"{batch_size}",
         )
         found.require(
             batch_size % devices != 0
             or (batch_size % parts == 0 and batch_size // parts % devices == 0),
-            f"microbatches: want parts of the batch that the {devices} devices share "
-            f"evenly, got {parts} parts of {batch_size // parts} images",
+            f"microbatches: expected parts of the batch that the {devices} devices "
+            f"share evenly, got {parts} parts of {batch_size // parts} images",
         )
 
 
@@ -88,7 +89,7 @@ def view_shapes(run: "Pretraining") -> list[jax.ShapeDtypeStruct]:
     """
     require(
         run.data.in_memory or run.views.are_photos,
-        f"views: want views of photographs, {run.data.name} is streamed",
+        f"views: expected views of photographs, {run.data.name} is streamed",
     )
     examples = step_examples(run.data, run.views, 1)
     make = make_views(run.views)
@@ -96,7 +97,7 @@ def view_shapes(run: "Pretraining") -> list[jax.ShapeDtypeStruct]:
         return list(jax.eval_shape(make, jax.random.key(0), examples))
     except ConfigError:
         raise
-    # A view is the user's own code, which may fail in any way.
+    # A view is the user's own code, which may raise anything.
     except Exception as error:
         raise ConfigError(
             "views: expected functions (key, example) -> example for examples of "
@@ -109,7 +110,7 @@ def check_method(run: "Pretraining", optimizers: Collection[str]) -> None:
 
     Args:
         run: the run.
-        optimizers: players for which one was given.
+        optimizers: players whose optimiser was given.
 
     Raises:
         ConfigError: they do not fit.
@@ -132,7 +133,7 @@ def check_method(run: "Pretraining", optimizers: Collection[str]) -> None:
 
 
 def _check_neighbours(run: "Pretraining", found: Conflicts) -> None:
-    """The kNN monitor cannot ask more images than it has."""
+    """Checks that the kNN monitor has at least k training images."""
     most, data = run.evaluation.knn_train_images, run.data
     if not data.has_labels:
         return
@@ -165,20 +166,20 @@ def _check_optimizers(
 
 
 def _check_rows(run: "Pretraining", found: Conflicts) -> None:
-    """Rows that are spread over the devices have to be as many on each."""
+    """Checks that the devices divide the number of sharded rows."""
     method, devices = run.method, run.mesh.size
     for tree in jax.eval_shape(method.init, run.keys.players):
         for name in tree.keys() & method.row_sharded.keys():
             rows = tree[name].shape[:1]
             found.require(
                 rows != () and rows[0] % devices == 0,
-                f"method.{method.row_sharded[name]}: want a multiple of the "
+                f"method.{method.row_sharded[name]}: expected a multiple of the "
                 f"{devices} devices, got {rows[0] if rows else 'a scalar'}",
             )
 
 
 def check_views(method: Method, shapes: list[tuple[int, ...]]) -> None:
-    """Checks that a method can play with these views.
+    """Checks the number and sizes of the views that a method gets.
 
     Args:
         method: the method.
@@ -188,13 +189,13 @@ def check_views(method: Method, shapes: list[tuple[int, ...]]) -> None:
         ConfigError: a number of views that the method does not take, or a small crop
             before or larger than a large one.
     """
-    want = "two views or more" if method.multicrop else "two views"
+    expected = "two views or more" if method.multicrop else "two views"
     require(
         len(shapes) == 2 or (method.multicrop and len(shapes) > 2),
-        f"views: {method.name} wants {want}, got {len(shapes)}",
+        f"views: expected {expected} for {method.name}, got {len(shapes)}",
     )
     lengths = [shape[0] for shape in shapes if shape]
     require(
         lengths == sorted(lengths, reverse=True),
-        f"views: want no crop larger than those before it, got heights {lengths}",
+        f"views: expected no crop larger than those before it, got heights {lengths}",
     )

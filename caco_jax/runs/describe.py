@@ -1,4 +1,4 @@
-"""Objects as plain values, to tell a run that was built of them from another."""
+"""Describes objects by plain values, to compare runs that were built in Python."""
 
 import dataclasses
 import functools
@@ -13,10 +13,11 @@ _OF_FLAX = {"parent", "name"}
 
 
 def describe(thing: Any) -> Any:
-    """What JSON can say of an object: its values, or what it is called.
+    """An object as JSON values: its fields, or its name.
 
     Dataclasses and modules become mappings of their fields, functions their names. Two
-    objects of one description may still differ, in what a function has closed over.
+    objects with the same description may differ in values that a function has closed
+    over.
 
     Args:
         thing: any object.

@@ -1,8 +1,8 @@
-"""Many processes as one program: how they meet, agree and stop.
+"""Runs of many processes: initialisation, common decisions, stopping together.
 
-The engine is `jax.distributed`: every process runs the same commands on the same
-configuration and owns some of the mesh's devices. Here is what is around it: a meeting
-that fails with one clear line, and decisions that all take or none.
+`jax.distributed` connects the processes: each runs the same commands on the same
+configuration and owns some of the mesh's devices. This module adds a one-line message
+if they cannot connect, and decisions that all processes take together.
 """
 
 import json
@@ -25,15 +25,15 @@ from caco_jax.training.sharding import replicated, rows
 
 T = TypeVar("T")
 
-# Above what we wait ourselves: JAX aborts the process with a dump of its stack.
+# Longer than our own timeout: JAX would abort the process with a stack dump.
 _GRACE_SECONDS = 60
 
 
 class AgreedError(UserError):
-    """A refusal that all processes know of: all stop, and one of them says why.
+    """An error that all processes know: all stop, and one of them prints the reason.
 
     Attributes:
-        ours: whether this process is the one.
+        ours: whether this process prints it.
     """
 
     def __init__(self, message: str, *, ours: bool) -> None:
@@ -42,7 +42,7 @@ class AgreedError(UserError):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """Those of the refusal."""
+        """The lines of the error message."""
         return tuple(str(self).splitlines())
 
 
@@ -54,28 +54,29 @@ def initialize(
     timeout_seconds: int = TIMEOUT_SECONDS,
     give_up: Callable[[str], object] | None = None,
 ) -> None:
-    """Joins this process to the others; before anything touches a device.
+    """Connects this process to the others; call it before anything uses a device.
 
-    Without the first three a cluster's environment says them: SLURM, GKE, TPU, Open MPI
-    and what else JAX knows. On CPUs the processes talk through Gloo.
+    Without the first three arguments JAX reads them from the environment of the cluster
+    (SLURM, GKE, Cloud TPU, Open MPI, ...). On CPUs the processes communicate by Gloo.
 
     Args:
-        coordinator_address: "host:port" of process 0, which must be free there.
-        num_processes: of the whole run.
-        process_id: of this one, from 0.
-        timeout_seconds: how long to wait for the others, here and at the end.
-        give_up: called with a line, in another thread, if they are not there by then;
-            it should end the process, for JAX waits on. None: JAX aborts it in the
-            end.
+        coordinator_address: "host:port" on the machine of process 0; the port has to be
+            free.
+        num_processes: number of processes of the run.
+        process_id: number of this process, from 0.
+        timeout_seconds: longest wait for the other processes, here and at the end.
+        give_up: called with a message, in another thread, if the others are missing by
+            then; it should end the process, because JAX continues to wait. None: JAX
+            aborts the process in the end.
 
     Raises:
-        UserError: the values do not fit, or there are none.
+        UserError: the values do not fit, or no cluster was found.
     """
     given = (coordinator_address, num_processes, process_id)
     _check(*given)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     place = coordinator_address or "the address that the cluster's environment names"
-    # JAX does not raise here, it aborts, and a coordinator that nobody joins waits too.
+    # JAX does not raise here, it aborts; a coordinator without others waits, too.
     said = (
         f"--coordinator_address: the processes did not all meet at {place} within "
         f"{timeout_seconds} s; see that all were started and that process 0 can be "
@@ -87,7 +88,7 @@ def initialize(
     try:
         jax.distributed.initialize(
             *given,
-            # What is said in full is not mixed with what is detected.
+            # Either all values are given or all are detected.
             cluster_detection_method=None if None in given else "deactivate",
             initialization_timeout=timeout_seconds + _GRACE_SECONDS,
             shutdown_timeout_seconds=timeout_seconds,
@@ -106,27 +107,28 @@ def initialize(
 def _check(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Checks what can be checked alone."""
+    """Checks the values without the other processes."""
     if num_processes is not None and num_processes < 1:
-        raise UserError(f"--num_processes: want at least 1, got {num_processes}")
+        raise UserError(f"--num_processes: expected at least 1, got {num_processes}")
     last = float("inf") if num_processes is None else num_processes - 1
     if process_id is not None and not 0 <= process_id <= last:
         raise UserError(
-            f"--process_id: want 0 to --num_processes - 1 ({last}), got {process_id}"
+            f"--process_id: expected 0 to --num_processes - 1 ({last}), got "
+            f"{process_id}"
         )
     if coordinator_address is None:
         return
     host, _, port = coordinator_address.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise UserError(
-            f"--coordinator_address: want HOST:PORT, got {coordinator_address}"
+            f"--coordinator_address: expected HOST:PORT, got {coordinator_address}"
         )
     if process_id == 0:
         _check_free(int(port))
 
 
 def _check_free(port: int) -> None:
-    """Checks that process 0 can listen: JAX would end in a segmentation fault."""
+    """Checks that process 0 can listen on the port; JAX would crash otherwise."""
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     try:
@@ -140,9 +142,9 @@ def _check_free(port: int) -> None:
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that writes and prints; it touches the devices.
+    """Whether this process writes files and prints. The call initialises the devices.
 
-    There is always exactly one, also where there is but one process.
+    There is exactly one such process, also in a run of one process.
     """
     return jax.process_index() == 0
 
@@ -163,16 +165,16 @@ def gather_texts(text: str) -> list[str]:
 
 
 def all_or_none(act: Callable[[], T]) -> T:
-    """What a function returns, in every process or in none; all must call it.
+    """Calls a function; if it refuses in one process, all fail. All must call it.
 
     Args:
-        act: raises UserError to refuse; it may differ among processes, and must not
-            wait for others.
+        act: raises UserError to refuse; its result may differ between processes, and it
+            must not wait for other processes.
 
     Raises:
         AgreedError: in all processes, if it was refused in one; `ours` is true in the
             first that refused.
-        UserError: the function's own, where there is but one process.
+        UserError: of the function, in a run of one process.
     """
     if jax.process_count() == 1:
         return act()
@@ -196,10 +198,10 @@ def require_same(values: Mapping[str, Any]) -> None:
     """Stops all processes unless all have the same values; all must call it.
 
     Args:
-        values: by name, of what JSON can write.
+        values: JSON values by name.
 
     Raises:
-        AgreedError: they have not; the message names what differs from process 0.
+        AgreedError: they differ; the message names the differences from process 0.
     """
     texts = gather_texts(json.dumps(values, sort_keys=True, default=str))
     wanted = json.loads(texts[0])
@@ -219,9 +221,10 @@ def require_same(values: Mapping[str, Any]) -> None:
 
 
 def any_process(ask: Callable[[], bool], mesh: Mesh) -> Callable[[], bool]:
-    """A question that all processes ask at the same times, and all get one answer to.
+    """Makes a function that tells all processes whether any of them said yes.
 
-    Of many processes, the answer is that of the time before: nobody waits for it.
+    All call it at the same times. With many processes it returns the result of the
+    previous call, so that none waits.
 
     Args:
         ask: this process's answer.

@@ -1,4 +1,4 @@
-"""Everything that can be found out about a run without training and without writing."""
+"""The dry run: checks data, memory, time and disk without training or writing."""
 
 import itertools
 import math
@@ -35,10 +35,10 @@ def dry_run(
     force_new: bool = False,
     changes: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Checks a run: its first examples, memory, time, and its directory.
+    """Checks a run: its first examples, memory, time and directory.
 
-    The program that `fit` would run is compiled, which may take minutes, and some of
-    its steps are done for their time.
+    It compiles the program that `fit` would run, which may take minutes, and times some
+    of its steps.
 
     Args:
         run: the run.
@@ -88,38 +88,38 @@ def dry_run(
 
 
 def _read_a_batch(run: Pretraining) -> None:
-    """Opens the feed: what cannot be read is found now."""
+    """Reads a first batch, to find unreadable data."""
     with run.feeds()(run.keys.order, steps=run.steps_per_epoch, epochs=1) as feed:
         for _, inputs in itertools.islice(feed.epochs, 1):
             next(inputs)
 
 
 def _disk(run: Pretraining, path: pathlib.Path) -> dict[str, int | None]:
-    """What checkpoints need and what there is, where the run would write."""
+    """Disk space that checkpoints need and that is free in the run's directory."""
     state = jax.eval_shape(run.initial_state)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    # The newest, the best, and while they are written one more of each.
+    # The newest ones, the best one, and one more of each while it is written.
     most = run.training.keep_checkpoints + 3
     needed: dict[str, int | None] = {"checkpoint_bytes": size, "most_checkpoints": most}
     if buckets.in_bucket(path):
         return needed | {"free_bytes": None}
     folder = next(place for place in (path, *path.parents) if os.path.exists(place))
     try:
-        # It never has a name, where the system can do that.
+        # The file has no name, if the system supports that.
         with tempfile.TemporaryFile(dir=folder):
             free = shutil.disk_usage(folder).free
     except OSError as error:
         raise cannot_write(path, error) from None
     if free < size * most:
         raise UserError(
-            f"--workdir: want {size * most:,} bytes for {most} checkpoints, {folder} "
-            f"has {free:,} free"
+            f"--workdir: expected {size * most:,} bytes for {most} checkpoints, "
+            f"{folder} has {free:,} free"
         )
     return needed | {"free_bytes": free}
 
 
 def _measure(run: Pretraining) -> tuple[int, float]:
-    """Bytes that a step needs on each device, and the seconds that it takes."""
+    """Memory of a step on each device in bytes, and its time in seconds."""
     limit, needed = device_bytes(run.mesh.devices.flat[0]), None
     try:
         compiled = run.lower_step().compile()
@@ -131,7 +131,7 @@ def _measure(run: Pretraining) -> tuple[int, float]:
             raise
     said = "more" if needed is None else f"{needed:,} bytes"
     raise ConfigError(
-        f"batch_size: want a step that fits into the {limit} bytes "
+        f"batch_size: expected a step that fits into the {limit} bytes "
         f"of a device, this one needs {said}; use a smaller batch, "
         "microbatches or remat"
     )
@@ -140,8 +140,8 @@ def _measure(run: Pretraining) -> tuple[int, float]:
 def _seconds_a_step(run: Pretraining, step: jax.stages.Compiled) -> float:
     """The time of a step on real batches, reading included.
 
-    What is read ahead at first is soon used up: several steps are done, if they are
-    fast. Of many processes all have to do as many.
+    Batches that were prefetched before are used first: several steps are timed, if they
+    are fast. With many processes all have to time the same number.
     """
     feeds = open_feeds(
         run.data,
@@ -163,5 +163,5 @@ def _seconds_a_step(run: Pretraining, step: jax.stages.Compiled) -> float:
                 not alone or times[-1] - times[0] > _TIMED_SECONDS
             ):
                 break
-    # The first is not counted: it waits for the first batch.
+    # The first step is not counted: it waits for the first batch.
     return (times[-1] - times[0]) / (len(times) - 1) if times[1:] else math.nan

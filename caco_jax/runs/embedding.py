@@ -1,4 +1,4 @@
-"""The embeddings of a whole set, in a file; a killed command goes on where it was."""
+"""Embeds a whole data set into a file; rerun the same command to resume."""
 
 import contextlib
 import hashlib
@@ -35,7 +35,7 @@ from caco_jax.schema import UserError
 logger = logging.getLogger("caco_jax")
 
 _BATCH_ROWS = 128
-_PART_ROWS = 8 * _BATCH_ROWS  # what a kill may cost
+_PART_ROWS = 8 * _BATCH_ROWS  # work that is lost by a kill
 _SECONDS_BETWEEN_LINES = 30.0
 
 FitFn = Callable[[Record], np.ndarray]
@@ -50,24 +50,26 @@ def embed_dataset(
     force: bool = False,
     stop: Stop | None = None,
 ) -> Embedded:
-    """Writes features and names of all examples of a set, with labels if it has any.
+    """Writes features, names and labels (if any) of all examples of a data set.
 
-    Images of another size or of other channels become such as the run's; the set may be
-    larger than the memory. What is done is kept in parts beside the file until all is:
-    the same call goes on with them.
+    Images are converted to the size and channels of the run's images. The data set may
+    be larger than the memory. Finished parts are kept beside the file until the end:
+    the same call resumes from them.
 
     Args:
-        run: whose network embeds.
-        dataset: all its splits are embedded.
+        run: the run whose network is used.
+        dataset: the data set; all its splits are embedded.
         out: a file, .npz or .parquet.
-        kind: "backbone" for what evaluation uses, "embedding" for what the loss sees.
-        force: replace a file that is there.
-        stop: asked after every batch.
+        kind: "backbone" for the features of evaluation, "embedding" for the projector's
+            output.
+        force: whether to replace a file that exists.
+        stop: called after every batch; True stops.
 
     Raises:
         UserError: the set does not fit the network, no image of it can be read, a
             feature is not finite, or the file cannot be written.
-        Stopped: it was told to end, or the images went away; it can be continued.
+        Stopped: `stop` returned True, or the images can no longer be read; rerun to
+            resume.
     """
     path = pathlib.Path(out)
     check_out(path, force=force)
@@ -109,7 +111,7 @@ def _embed_split(
     parts: Parts,
     watch: "_Watch",
 ) -> None:
-    """Embeds what is not done of a split, and saves it in parts."""
+    """Embeds the remaining examples of a split, and saves them in parts."""
     first = end = parts.done(split)
     watch.skip(first)
     source = CenterSource(
@@ -132,7 +134,7 @@ def _embed_split(
 
 @contextlib.contextmanager
 def _pieces(source: CenterSource, records: Records) -> Iterator[Iterator[Centers]]:
-    """The parts of a source, read ahead unless they are in memory."""
+    """The parts of a source, prefetched unless they are in memory."""
     if isinstance(records, ArrayRecords):
         yield (source[index] for index in range(len(source)))
     else:
@@ -151,7 +153,7 @@ def _rows(
 
 
 def _line(reason: str) -> str:
-    return "\\n".join(reason.splitlines())  # a name may have two
+    return "\\n".join(reason.splitlines())  # a name may contain line breaks
 
 
 def _joined(pieces: Sequence[Rows]) -> Rows:
@@ -167,11 +169,11 @@ def _joined(pieces: Sequence[Rows]) -> Rows:
 
 
 class _Watch:
-    """Says how far it is, and ends where that is asked for.
+    """Logs the progress, and stops on request.
 
     Args:
-        total: records.
-        stop: whether to end; None: never.
+        total: number of records.
+        stop: whether to stop; None: never.
     """
 
     def __init__(self, total: int, stop: Stop | None) -> None:
@@ -181,21 +183,21 @@ class _Watch:
         self._begun = self._said
 
     def kept(self) -> str:
-        """What a command that ends now leaves behind."""
+        """The message about finished parts if the command stops now."""
         return (
             f"{self._done:,} of {self._total:,} images are done; the same command goes "
             "on from there"
         )
 
     def skip(self, count: int) -> None:
-        """Counts records that were done before."""
+        """Counts records of an earlier command."""
         if count:
             logger.info("%s images were done before", f"{count:,}")
         self._before += count
         self._done += count
 
     def advance(self, count: int) -> None:
-        """Counts records; raises Stopped where the process is to end."""
+        """Counts records; raises Stopped if the process has to stop."""
         self._done += count
         now = time.monotonic()
         if now - self._said >= _SECONDS_BETWEEN_LINES:
@@ -214,7 +216,7 @@ class _Watch:
 def _plan(
     run: Run, dataset: Dataset, splits: Mapping[str, tuple[Records, Any]], kind: str
 ) -> dict[str, Any]:
-    """What is embedded and by what: parts of another are not gone on with."""
+    """Identifies data set and network: parts of others are not reused."""
     return {
         "features": kind,
         "network": _network_digest(run.network),
@@ -235,7 +237,7 @@ def _network_digest(network: Network) -> str:
 
 
 def _names_digest(records: Records) -> str | None:
-    """Tells lists of files apart; other records are known by their number."""
+    """A digest of the file names; records without names are identified by number."""
     if not isinstance(records, FolderRecords):
         return None
     digest = hashlib.sha256()

@@ -1,7 +1,7 @@
-"""Embeddings on a disk: in parts while they are made, then as one file.
+"""Files of embeddings: parts while they are computed, then one file.
 
-A part is there whole or not at all, and its name says which records it is of: a command
-that was killed goes on behind the last one. No more than a part is in memory.
+A part is written whole or not at all, and its name gives the numbers of its records, so
+that a killed command can resume. Only one part is in memory at a time.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
         features: float32 [m, F].
         names: [m].
         labels: int32 [m]; -1 without one.
-        bad: a line for each record that is left out.
+        bad: a line for each record that was skipped.
     """
 
     split: str
@@ -49,10 +49,10 @@ class Embedded(NamedTuple):
     """What was written.
 
     Attributes:
-        rows: records that were embedded.
-        features: of each.
-        bad: records that could not be read.
-        bad_file: where they are listed, if there are any.
+        rows: number of embedded records.
+        features: number of features of each record.
+        bad: number of unreadable records.
+        bad_file: list of the unreadable records, if there are any.
     """
 
     rows: int
@@ -62,14 +62,14 @@ class Embedded(NamedTuple):
 
 
 def check_out(path: str | os.PathLike, *, force: bool = False) -> None:
-    """Checks that a file can be written as `Parts.join` will.
+    """Checks that `Parts.join` will be able to write a file.
 
     Args:
         path: the file.
-        force: whether one that is there may be replaced.
+        force: whether an existing file may be replaced.
 
     Raises:
-        UserError: it has no such ending, is there already, or is a directory.
+        UserError: the suffix is unknown, the file exists, or it is a directory.
     """
     path = pathlib.Path(path)
     if path.suffix not in _WRITERS:
@@ -100,13 +100,13 @@ class Parts:
 
     @contextlib.contextmanager
     def opened(self, plan: Mapping[str, Any]) -> Iterator[None]:
-        """A block in which the parts are this process's.
+        """Locks the parts for this process, as a context manager.
 
         Args:
-            plan: what is embedded, and by what. Parts of another plan are removed.
+            plan: identifies data set and network. Parts of another plan are removed.
 
         Raises:
-            UserError: another process has them, or nothing can be written there.
+            UserError: another process has locked them, or the folder is not writable.
         """
         with _writing(self._out):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ class Parts:
         return [file for *_, file in sorted(found)]
 
     def done(self, split: str) -> int:
-        """How many records of a split are done; what is not whole is removed."""
+        """Number of finished records of a split; incomplete parts are removed."""
         done = 0
         for file in self._files():
             of, first, end = file.stem.rsplit("-", 2)
@@ -154,9 +154,9 @@ class Parts:
         """Writes a part.
 
         Args:
-            rows: of it.
+            rows: its rows.
             first: the number of its first record in the split.
-            end: of the first record behind it.
+            end: number after its last record.
 
         Raises:
             UserError: it cannot be written.
@@ -176,20 +176,20 @@ class Parts:
             unfinished.replace(file)
 
     def column(self, name: str) -> Iterator[np.ndarray]:
-        """One array of each part in turn, of those that have rows."""
+        """One array of each part in turn; empty parts are left out."""
         for file in self._files():
             with np.load(file) as part:
                 if len(part[_LABELS]) or name == "bad":
                     yield part[name]
 
     def join(self, class_names: Sequence[str]) -> Embedded:
-        """Makes them the file, beside it the list of bad records, and removes them.
+        """Joins the parts to the file, lists the bad records, and removes the parts.
 
         Args:
-            class_names: of the labels.
+            class_names: names of the labels.
 
         Raises:
-            UserError: none was embedded, or the file cannot be written.
+            UserError: no record was embedded, or the file cannot be written.
         """
         bad = [str(line) for lines in self.column("bad") for line in lines]
         count = sum(map(len, self.column(_LABELS)))
@@ -222,7 +222,7 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
 def _write_npz(
     file: pathlib.Path, parts: Parts, count: int, class_names: list[str]
 ) -> None:
-    """Arrays of a row a record, and the names of the classes."""
+    """Writes arrays with one row for each record, and the names of the classes."""
     with zipfile.ZipFile(file, "w") as archive:
         for name in (_FEATURES, _NAMES, _LABELS, _SPLITS):
             dtype = _DTYPES.get(name) or _widest(parts.column(name))
@@ -239,14 +239,14 @@ def _write_npz(
 
 
 def _widest(column: Iterator[np.ndarray]) -> np.dtype:
-    """The type of texts that the longest of a column fits in."""
+    """The string dtype for the longest text of a column."""
     return np.result_type(*{array.dtype for array in column})
 
 
 def _write_parquet(
     file: pathlib.Path, parts: Parts, count: int, class_names: list[str]
 ) -> None:
-    """A table of a row a record; its features are lists of one length."""
+    """Writes a table with one row for each record; features are lists of one length."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -279,7 +279,7 @@ def _write_parquet(
 
 
 def _utf8(names: Any) -> list[str | None]:
-    """Names that may not be UTF-8, with their odd bytes as escapes."""
+    """Names with bytes that are not UTF-8 written as escapes."""
     return [
         None if name is None else str(name).encode(errors="backslashreplace").decode()
         for name in names

@@ -1,4 +1,4 @@
-"""A pretraining run from its first step or its last checkpoint to its end."""
+"""Trains a run to its end, from the first step or from its last checkpoint."""
 
 import contextlib
 import json
@@ -47,15 +47,15 @@ logger = logging.getLogger("caco_jax")
 
 
 class Reporter:
-    """Who follows a run. This one does nothing: override what matters."""
+    """Base class of reporters of a run. Its methods do nothing: override them."""
 
     def phase_begun(self, phase: str, done: int, steps: int) -> None:
         """Called before a phase's program is compiled.
 
         Args:
             phase: "step" or "start-up step".
-            done: steps of the phase so far.
-            steps: of the whole phase.
+            done: steps of the phase that are done.
+            steps: steps of the whole phase.
         """
 
     def watch(self, phase: str, step: int, metrics: Metrics) -> None:
@@ -63,8 +63,8 @@ class Reporter:
 
         Args:
             phase: "step" or "start-up step".
-            step: how many are done.
-            metrics: of the last of them, [S] each.
+            step: number of steps done.
+            metrics: of the newest steps, [S] each.
         """
 
     def epoch_done(
@@ -74,13 +74,13 @@ class Reporter:
 
         Args:
             epoch: its number, from 1.
-            epochs: of the whole run.
+            epochs: number of epochs of the run.
             row: the line of ``metrics.jsonl``.
-            images_per_second: so far.
+            images_per_second: mean over the run so far.
         """
 
     def close(self) -> None:
-        """Called by whoever made it, after the run's end or interruption."""
+        """Called by the owner of the reporter when the run has ended or was stopped."""
 
 
 def fit(
@@ -92,16 +92,16 @@ def fit(
     stop: Stop | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Trains until the number of epochs is done, resuming what is there.
+    """Trains for the number of epochs; resumes a run that exists in the directory.
 
     Args:
-        run: what is trained.
+        run: the run.
         workdir: its directory.
-        force_new: move a run that is already there aside and start over.
-        changes: dotted keys of the description that may differ from the run's that is
-            there.
-        stop: tells when to end early; None: never.
-        reporter: who follows the run.
+        force_new: whether to start over; an existing run is moved aside.
+        changes: dotted keys of the description that may differ from those of the
+            existing run.
+        stop: whether to end early; None: never.
+        reporter: gets the progress of the run.
 
     Returns:
         The summary, as in ``summary.json``: "epochs", "steps", "pretrain_seconds",
@@ -111,7 +111,7 @@ def fit(
     Raises:
         UserError: the run and the directory do not fit, or the disk fails.
         NonFiniteError: a metric or a player became NaN or infinite.
-        Stopped: it was told to end; it has saved.
+        Stopped: `stop` asked for it; a checkpoint is saved.
     """
     files = Workdir(workdir, complete=run.description.complete)
     require_same(
@@ -153,11 +153,11 @@ def fit(
 def require_same_images(
     run: Pretraining, checkpoints: Checkpoints, changes: Collection[str]
 ) -> None:
-    """Checks that the newest checkpoint can be gone on with, if there is one.
+    """Checks that the newest checkpoint, if any, was trained on the same images.
 
     Args:
-        run: what would go on.
-        checkpoints: of the run that is there.
+        run: the run to resume.
+        checkpoints: of the existing run.
         changes: keys of the description that may differ.
 
     Raises:
@@ -173,7 +173,7 @@ def require_same_images(
 
 
 class _Fit:
-    """The side effects around the loop: metrics, monitor, alarms, checkpoints."""
+    """Side effects of training: metrics, kNN monitor, alarms, checkpoints."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class _Fit:
         self.reporter = reporter
         self.bad = count_bad(run.data)
         self.progress = self._progress_so_far()
-        # Of many processes none may leave an evaluation that the others go on with.
+        # With many processes none may leave an evaluation that the others continue.
         poll = self.stop.check if jax.process_count() == 1 else lambda: None
         self.monitor = Monitor(run, self.bad, self.progress.rows, poll)
 
@@ -206,7 +206,7 @@ class _Fit:
             kept = self.checkpoints.latest_step()
             said = "nothing is" if kept is None else f"step {kept} is"
             line = f"{error}; {said} saved, the same command goes on from there"
-            # A drive may come back: a scheduler is to start the run again.
+            # The drive may be mounted again: a scheduler should restart the run.
             kind = Stopped if isinstance(error, SourceGoneError) else UserError
             raise kind(line) from None
         except BadImagesError as error:
@@ -224,19 +224,21 @@ class _Fit:
         return self.progress.summary()
 
     def _bad_images_file(self) -> pathlib.Path:
-        """Of this process: each reads other images."""
+        """The list of unreadable images of this process, which reads a part of them."""
         file = self.files.bad_images_file
         return file if is_primary() else file.with_suffix(f".{jax.process_index()}.txt")
 
     def _progress_so_far(self) -> RunProgress:
-        """The newest checkpoint's, with the metric line that it was waiting for."""
+        """The progress of the newest checkpoint, completed by a missing metric line."""
         progress = self.checkpoints.read_progress() or RunProgress()
         progress.epoch_steps = self.run.steps_per_epoch
         progress.image_digest = self.run.data.digest()
-        if len(progress.rows) < self.run.training.epochs:  # else another made it
+        if (
+            len(progress.rows) < self.run.training.epochs
+        ):  # otherwise another process made it
             progress.provenance = provenance(self.run.description.values)
         self.bad.reasons.update(progress.bad_images)
-        # Only the first process's file counts, which it is about to rewrite.
+        # Only the first process has the file, which it rewrites next.
         (first, *_) = gather_texts(json.dumps(self.files.read_metrics()))
         lines = json.loads(first)[len(progress.rows) :]
         if progress.is_waiting() and lines:
@@ -269,9 +271,9 @@ class _Fit:
                     self._end_epoch(state)
                 elif jax.process_count() > 1 or self.stop.requested():
                     self._leave(state)
-                # Otherwise the stream ended: the next turn says why.
+                # Otherwise the stream ended: the next iteration raises the reason.
         except StreamError:
-            if jax.process_count() == 1:  # others may not have lost it
+            if jax.process_count() == 1:  # other processes may still be able to read
                 self._save(state)
             raise
 
@@ -305,7 +307,7 @@ class _Fit:
         self.policy.epoch_done(state, progress, due=due)
         if epoch == training.epochs:
             self.policy.save_now(state, progress)
-        # Last: who is told may fail, and what it is told of is saved.
+        # Last, after saving: a reporter may fail.
         speed = progress.throughput.images_per_second()
         self.reporter.epoch_done(epoch, training.epochs, row, speed)
 
@@ -327,16 +329,16 @@ def start_up(
     *,
     watch: WatchFn = lambda *_: None,
 ) -> TrainState:
-    """The state that training begins with: after the method's start-up, if it has one.
+    """The state at the start of training, after the start-up phase of the method.
 
-    At the end the target's parameters become the online encoder's, each keeps its own
-    BatchNorm statistics, and the encoder's momentum lives on while its schedule starts
-    anew.
+    After the start-up phase the target encoder gets the online encoder's parameters.
+    Both keep their BatchNorm statistics. The encoder's momentum is kept and its
+    schedule restarts.
 
     Args:
-        run: what is trained.
-        feeds: where its examples come from.
-        throughput: what is counted here.
+        run: the run.
+        feeds: feeds of its examples.
+        throughput: measures the time and counts the images.
         watch: called after every dispatch.
     """
     state = run.initial_state()
@@ -355,11 +357,11 @@ def _warm(
     throughput: Throughput,
     watch: WatchFn,
 ) -> TrainState:
-    """The last state of a start-up that begins with the encoder of a state."""
+    """The last state of the start-up phase, which starts from a state's encoder."""
     optimizer = run.start_up_optimizer()
     _, extra = phase.method.init(run.keys.players)
     warming = state._replace(extra=extra, opt_state=optimizer.init(state.players))
-    # A copy: the dispatch donates what it is given, and the caller needs `state`.
+    # A copy, because the dispatch donates its arguments and the caller needs `state`.
     warming = run.place(jax.tree.map(jnp.copy, warming))
     with feeds(
         run.keys.start_up_order,
@@ -388,14 +390,14 @@ def train_epochs(
     stop: Callable[[], bool] = lambda: False,
     watch: WatchFn = lambda *_: None,
 ) -> EpochsDone:
-    """Trains from the state's step, of whichever epoch, to the end of the run.
+    """Trains from the step of the state to the end of the run.
 
     Args:
-        run: what is trained.
+        run: the run.
         state: on the device; donated.
-        feeds: where the examples come from.
-        throughput: what is counted here.
-        stop: asked after every dispatch whether to yield before the epoch's end.
+        feeds: feeds of the examples.
+        throughput: measures the time and counts the images.
+        stop: called after every dispatch; True yields before the end of the epoch.
         watch: called after every dispatch.
 
     Yields:

@@ -1,4 +1,4 @@
-"""What machine a time or a memory figure is of."""
+"""Names of the processor and the accelerators, and memory sizes."""
 
 import os
 import pathlib
@@ -12,13 +12,13 @@ from caco_jax._process import usable_cores
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process held at once."""
+    """Peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def processor() -> str:
-    """The processor's name, as the system says it."""
+    """Name of the processor as the system reports it."""
     names = pathlib.Path("/proc/cpuinfo")
     if names.exists():
         for line in names.read_text().splitlines():
@@ -37,7 +37,7 @@ def machine() -> str:
 
 
 def device_bytes(device: jax.Device) -> int | None:
-    """The memory of a device, or None where it does not say."""
+    """Memory of a device, or None if it is unknown."""
     if device.platform == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return memory // jax.local_device_count()

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's files are what was written, and all that a restore needs."""
+"""Digests of a checkpoint's files, to find damaged and incomplete checkpoints."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ _AFTERWARDS = {"_CHECKPOINT_METADATA", buckets.COMMITTED}
 
 
 def write_manifest(folder: pathlib.Path) -> None:
-    """Writes the digests of all files of a checkpoint that is otherwise complete.
+    """Writes the digests of all files of a complete checkpoint.
 
-    Of a bucket's objects, which have digests of its own, only the sizes.
+    For objects in a bucket, which have digests of their own, it writes only the sizes.
     """
     entries = json.dumps(
         {
@@ -32,7 +32,7 @@ def write_manifest(folder: pathlib.Path) -> None:
 
 
 def find_damage(folder: pathlib.Path) -> str | None:
-    """What is wrong with a checkpoint, or None.
+    """The damage of a checkpoint, or None.
 
     Every file is read.
 
@@ -63,10 +63,10 @@ def find_damage(folder: pathlib.Path) -> str | None:
 
 
 def find_missing(folder: pathlib.Path) -> str | None:
-    """Which array of a checkpoint's state a restore would not find, or None.
+    """The name of an array that a restore would not find, or None.
 
-    Orbax may write all of a state and not the index by which it is read again. No
-    array's values are read.
+    Orbax may write all of a state but not the index that a restore needs. No values are
+    read.
 
     Args:
         folder: of one checkpoint.
@@ -91,7 +91,7 @@ def _arrays(metadata: pathlib.Path) -> Iterator[str]:
 
 
 def _stored(state: pathlib.Path) -> set[str]:
-    """The names of the arrays that have both their description and some values."""
+    """The names of the arrays that have both metadata and values."""
     place = {"driver": "ocdbt", "base": buckets.store_of(state)}
     store: Any = tensorstore.KvStore.open(place).result()
     keys = (key.decode().rpartition("/") for key in store.list().result())

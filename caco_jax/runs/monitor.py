@@ -1,4 +1,4 @@
-"""What is said of an epoch: its mean metrics, how it is judged where due, alarms."""
+"""The metric line of an epoch: means, kNN evaluation, alarms."""
 
 import logging
 import math
@@ -20,14 +20,14 @@ from caco_jax.training.state import TrainState
 
 logger = logging.getLogger("caco_jax")
 
-# Where alarms sound; a report's verdicts judge by the same.
-COLLAPSED_STD = 0.05  # of the embeddings, scaled
-CHANCE_MARGIN = 0.01  # of the cross entropy, from chance's to either side
-UNUSED_SHARE = 0.02  # of the bank's entries
-DEAD_MASS = 0.05  # of the softmax at the bank's temperature, on its entries
-SHRUNK_LENGTH = 0.2  # of the bank's rows, where a key has 1
-PATIENCE_EPOCHS = 10  # before which chance, use and nearness say nothing
-BANK_PATIENCE_EPOCHS = 2  # likewise the bank's mass
+# Thresholds of the alarms; the verdicts of a report use the same.
+COLLAPSED_STD = 0.05  # scaled standard deviation of the embeddings
+CHANCE_MARGIN = 0.01  # distance of the cross entropy from that of chance
+UNUSED_SHARE = 0.02  # share of the bank's entries
+DEAD_MASS = 0.05  # softmax probability on the bank's entries, at the bank's temperature
+SHRUNK_LENGTH = 0.2  # norm of the bank's rows; that of a key is 1
+PATIENCE_EPOCHS = 10  # epochs before chance, use and nearness are meaningful
+BANK_PATIENCE_EPOCHS = 2  # epochs before the probability on the bank is meaningful
 
 
 class Monitor:
@@ -36,8 +36,8 @@ class Monitor:
     Args:
         run: the run.
         bad: counts unreadable images.
-        rows: lines of the epochs done, whose alarms are not sounded again.
-        poll: called now and then while there is much to compute; may raise.
+        rows: lines of the epochs done; their alarms are not repeated.
+        poll: called regularly during long computations; it may raise.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Monitor:
             logger.info("%s has no labels: no kNN", run.data.name)
 
     def row(self, epoch: int, state: TrainState, metrics: Metrics) -> dict[str, Any]:
-        """The line of an epoch.
+        """The metric line of an epoch.
 
         Args:
             epoch: its number, from 1.
-            state: at its end.
-            metrics: of each of its steps.
+            state: state at its end.
+            metrics: metrics of each of its steps.
         """
         means = _means(metrics)
         means |= self._bank.row(state, means)
@@ -90,7 +90,7 @@ class Monitor:
         return row
 
     def _judge(self, state: TrainState) -> dict[str, float | None]:
-        """Held-out images judged by training images: neighbours, and a linear head."""
+        """Accuracies on held-out images: kNN, and a linear head if configured."""
         if self._features is None:
             return {"knn": None}
         network = Network(state.players["encoder"], state.stats)
@@ -111,7 +111,7 @@ class Monitor:
 
 
 def _means(metrics: Metrics) -> dict[str, float]:
-    """The means over an epoch's steps; of skipped ones only their number counts."""
+    """Means over the steps of an epoch; of skipped steps only the number is kept."""
     skipped = metrics.get("skipped")
     if skipped is None:
         return {name: float(np.mean(values)) for name, values in metrics.items()}
@@ -135,8 +135,9 @@ def find_alarms(
     Args:
         epoch: epochs done.
         metrics: the epoch's means.
-        candidates: among which the cross entropy looks for the positive; an encoder
-            that knows nothing is at its logarithm. None where the method has none.
+        candidates: number of classes of the cross entropy: the positive and the
+            negatives. A random encoder has its logarithm. None if the method has no
+            such number.
     """
     alarms = {}
     if metrics.get("embedding_std", 1.0) < COLLAPSED_STD:
@@ -164,7 +165,7 @@ def find_alarms(
 
 
 def _bank_alarms(epoch: int, metrics: Mapping[str, float]) -> dict[str, str]:
-    """Signs that a bank, an adversary above all, no longer plays."""
+    """Alarms of a collapsed bank, which an adversary in particular can show."""
     alarms = {}
     mass, length = metrics.get("bank_mass", 1.0), metrics.get("bank_row_length", 1.0)
     if mass < DEAD_MASS and epoch >= BANK_PATIENCE_EPOCHS:

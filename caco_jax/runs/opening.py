@@ -1,4 +1,4 @@
-"""The first lines of a run: what it is, how large, where it goes, how to stop it."""
+"""The first lines of a run: its parts, sizes, directory, and how to stop it."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ logger = logging.getLogger("caco_jax")
 
 
 def announce(run: Pretraining, files: Workdir) -> None:
-    """Says what a run is, and warns of settings that seem left behind.
+    """Logs what a run is, and warnings about settings.
 
     Args:
         run: the run.
@@ -28,7 +28,7 @@ def announce(run: Pretraining, files: Workdir) -> None:
 
 
 def opening_lines(run: Pretraining, files: Workdir) -> list[str]:
-    """What a person wants to know before the first step.
+    """Lines that a run prints before its first step: method, encoder, data, device.
 
     Args:
         run: the run.
@@ -51,7 +51,7 @@ def opening_lines(run: Pretraining, files: Workdir) -> list[str]:
 
 
 def data_notes(data: Dataset) -> tuple[str, ...]:
-    """How a set's source was understood; nothing of one that does not say it."""
+    """Notes on how the source of a data set was interpreted, if it has any."""
     return getattr(data, "notes", ())
 
 

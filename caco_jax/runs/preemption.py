@@ -1,8 +1,8 @@
-"""Ending early and in order: what SIGTERM and SIGINT do to a run.
+"""Handling of SIGTERM and SIGINT: save a checkpoint, then exit.
 
-While nothing would be lost the process ends at once, even in the midst of compiling.
-Once a run has trained it finishes its step, saves, and then ends. A second SIGTERM or
-SIGINT ends it at once. The status is the same in all cases, and says: start me again.
+Before training has started the process exits at once, even during compilation. Later
+the run finishes its step, saves a checkpoint and exits. A second SIGTERM or SIGINT ends
+it at once. The exit status is the same in all cases and asks the scheduler to requeue.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ logger = logging.getLogger("caco_jax")
 
 # EX_TEMPFAIL of sysexits.h: "try again later".
 REQUEUE_STATUS = 75
-# By a scheduler or a person; by a terminal that closes; by SLURM's --signal and others.
+# Of a scheduler or a user; of a closed terminal; of SLURM's --signal and others.
 SIGNALS = ("TERM", "INT", "HUP", "USR1", "USR2")
 MORE_SIGNALS = ("XCPU", "ALRM", "QUIT")
-# The others may come twice of themselves: from the shell and from the terminal.
+# The others may arrive twice for one event: from the shell and from the terminal.
 _IMPATIENT = ("SIGTERM", "SIGINT")
-# How long the end waits for who does not read what is said.
+# Longest wait at the exit for a reader of the output that does not read.
 _SECONDS_TO_SAY = 1.0
 
 
 class Stopped(Exception):
-    """A run ended early because it was asked to; it can be continued."""
+    """A run was stopped on request; rerun the same command to resume."""
 
 
 class Stop:
-    """Whether this process was asked to end."""
+    """Listens for signals that ask this process to stop."""
 
     def __init__(self) -> None:
         self._name: str | None = None
@@ -41,7 +41,7 @@ class Stop:
         self._writer: socket.socket | None = None
 
     def listen(self, end: Callable[[int], object]) -> None:
-        """Takes over the signals; only in the main thread.
+        """Installs the signal handlers; only in the main thread.
 
         Args:
             end: ends the process at once with a status, from any thread.
@@ -49,15 +49,15 @@ class Stop:
         self._end = end
         reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        # A thread, for Python calls handlers between two lines of Python only: a
-        # compiler may take minutes from one to the next.
+        # In a thread, because Python runs handlers only between two bytecodes: a
+        # compiler may take minutes between them.
         threading.Thread(target=self._watch, args=[reader], daemon=True).start()
         self.listen_again()
 
     def listen_again(self, signals: Sequence[str] | None = None) -> None:
-        """Takes the signals back if `listen` had them and something took them since.
+        """Installs the handlers again after a library has replaced them.
 
-        SIGHUP stays ignored where it is, as below ``nohup``.
+        SIGHUP stays ignored if it is ignored, as under ``nohup``.
 
         Args:
             signals: these from now on, and no others; None: as before.
@@ -90,7 +90,7 @@ class Stop:
         self._end(REQUEUE_STATUS)
 
     def requested(self) -> bool:
-        """Whether to end; once this has been asked, a first signal waits for it."""
+        """Whether to stop. After the first call, a signal waits for the next call."""
         self._is_polled = True
         return self._name is not None
 
@@ -101,11 +101,11 @@ class Stop:
 
 
 def _hear(*_: object) -> None:
-    """What a signal does in the main thread: the watching one is told by itself."""
+    """The handler in the main thread; the watching thread gets the signal by itself."""
 
 
 def _say(act: Callable[[], object]) -> None:
-    """Says something, unless nobody is left to read it, or nobody reads on."""
+    """Prints a line, unless the reader of the output has gone or does not read."""
 
     def say() -> None:
         with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""A pretraining run as objects: what is trained, on what and how; not its progress."""
+"""A pretraining run as objects: method, encoder, data, settings; not its progress."""
 
 import dataclasses
 import functools
@@ -77,12 +77,11 @@ class Keys(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What is saved of a run, to tell it from others and to make it again.
+    """The saved description of a run, to compare it with others and to rebuild it.
 
     Attributes:
         values: nested plain values.
-        complete: adds to values that were saved earlier the defaults of keys that came
-            since.
+        complete: adds defaults of newer keys to values that an older version saved.
     """
 
     values: Mapping[str, Any]
@@ -101,21 +100,21 @@ class Pretraining:
             `Views`, which also normalise.
         data: examples [M, ...] of any rank and dtype; (examples, labels [M]), of which
             a tenth of each class is held out for kNN; or a `Dataset`.
-        projector: a flax.linen module behind the encoder, or the widths of an MLP.
+        projector: a flax.linen module after the encoder, or the widths of an MLP.
             Evaluation then uses the encoder's output. None: the encoder's output is the
             embedding.
-        optimizers: of some players, by name: a descending optax transformation or an
-            `OptimizerConfig`. The others have the method's defaults.
-        batch_size: examples a step, of all devices together.
+        optimizers: optimisers by player: a descending optax transformation or an
+            `OptimizerConfig`. The other players have the method's defaults.
+        batch_size: examples in one step, over all devices together.
         epochs: passes over the data.
-        seed: of every random draw.
-        evaluation_view: example -> example, for kNN and evaluation, where that is not
-            the example itself.
-        target: how the target encoder moves.
+        seed: seed of all random numbers.
+        evaluation_view: example -> example, for kNN and evaluation; by default the
+            identity.
+        target: momentum of the target encoder.
         evaluation: the kNN monitor.
         batchnorm_group: rows that share statistics in the encoder, if it has groups.
-        mesh: the devices; None: all that there are.
-        description: what is saved of the run; None: made of the objects.
+        mesh: the devices; None: all.
+        description: saved description of the run; None: made from the objects.
         **training: other fields of `caco_jax.runs.settings.TrainingConfig`, such as
             ``checkpoint_every_epochs``, ``microbatches`` or ``skip_nonfinite``.
 
@@ -165,7 +164,7 @@ class Pretraining:
             with found.noting():
                 check_sizes(self.training, self.data, self.mesh.size)
             self._join(method, encoder, projector, optimizers or {})
-        self.training_optimizer()  # refuses what does not fit, before anything runs
+        self.training_optimizer()  # checks that the parts fit, before anything runs
         self.description = description or Description(_described(self))
 
     def _join(
@@ -175,7 +174,7 @@ class Pretraining:
         projector: Any,
         optimizers: Mapping[str, Optimizer],
     ) -> None:
-        """Makes of the parts what depends on the others, and checks it."""
+        """Makes the parts that depend on others, and checks them."""
         self.view_shapes = view_shapes(self)
         self.encoder = with_projector(encoder, projector)
         rows = self.training.batch_size // self.training.microbatches
@@ -195,17 +194,17 @@ class Pretraining:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in an epoch; what does not fill a batch is left out."""
+        """Steps in an epoch; an incomplete last batch is dropped."""
         return self.data.train_count // self.training.batch_size
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run, start-up excluded."""
+        """Steps of the whole run, without the start-up phase."""
         return self.training.epochs * self.steps_per_epoch
 
     @property
     def start_up_steps(self) -> int:
-        """Steps of the phase before training; 0 without one."""
+        """Steps of the start-up phase; 0 without one."""
         phase = self.method.start_up
         if phase is None:
             return 0
@@ -218,13 +217,13 @@ class Pretraining:
 
     def new_network(self) -> Network:
         """The encoder as it is before training."""
-        # Zeros: to draw views outside of a program compiles each operation alone.
+        # Zeros, because making views outside of jit compiles each operation separately.
         view = self.view_shapes[0]
         example = jnp.zeros((2, *view.shape[1:]), view.dtype)
         return jax.jit(self.encoder.init)(self.keys.encoder, example)
 
     def initial_state(self) -> TrainState:
-        """The state at step 0 of training, before any start-up."""
+        """The state at step 0 of training, before a start-up phase."""
         return create_state(
             self.keys.players,
             self.method,
@@ -244,7 +243,7 @@ class Pretraining:
         )
 
     def shardings(self, state: TrainState) -> TrainState:
-        """Where each array of the run's state is, see `state_shardings`."""
+        """Shardings of the arrays of the run's state, see `state_shardings`."""
         return state_shardings(
             state,
             self.mesh,
@@ -253,7 +252,7 @@ class Pretraining:
         )
 
     def place(self, state: TrainState) -> TrainState:
-        """A state that every process has whole, on the run's devices."""
+        """Puts a state, which every process has whole, on the run's devices."""
         return place(state, self.shardings(state))
 
     # Its steps
@@ -265,7 +264,7 @@ class Pretraining:
         )
 
     def player_optimizer(self, name: str) -> optax.GradientTransformation:
-        """The optimiser of a player that moves, with its schedule; it descends."""
+        """The optimiser of a player with its schedule, as a descending optax object."""
         part = self.optimizers[name]
         if not isinstance(part, OptimizerConfig):
             return part
@@ -278,21 +277,22 @@ class Pretraining:
         )
 
     def start_up_optimizer(self) -> optax.GradientTransformation:
-        """The start-up's: the encoder at its full first rate, whatever the warm-up."""
+        """The optimisers of the start-up phase: the encoder at its full rate."""
         assert self.method.start_up is not None
         part = self.optimizers["encoder"]
         if isinstance(part, OptimizerConfig):
-            # The same tree as with a schedule, so that momentum can be handed over.
+            # A state of the same structure as with a schedule, so that momentum can be
+            # reused.
             rate = part.first_rate(self.training.batch_size)
             part = part.transformation(optax.constant_schedule(rate))
         phase = self.method.start_up.method
-        # Whom the phase does not name holds still.
+        # Players that the phase does not name do not move.
         moves = {name: phase.moves.get(name, "hold") for name in self.method.moves}
         phase = phase._replace(moves=moves)
         return make_optimizer(phase, {"encoder": part})
 
     def encode(self) -> Encode:
-        """How the run's networks encode: whole batches or microbatches."""
+        """Makes the encoding of the run: whole batches or microbatches."""
         gather = None
         if self.training.shard_encoder:
             gather = functools.partial(
@@ -307,7 +307,7 @@ class Pretraining:
         return Encode(encode, encode)
 
     def training_step(self) -> StepFn:
-        """The train step."""
+        """The training step."""
         return make_train_step(
             self.method,
             encode=self.encode(),
@@ -321,7 +321,7 @@ class Pretraining:
         )
 
     def start_up_step(self) -> StepFn:
-        """The step of the phase before training; the method must have one."""
+        """The step of the start-up phase, which the method must have."""
         start_up = self.method.start_up
         assert start_up is not None
         momentum = start_up.target_momentum
@@ -338,7 +338,7 @@ class Pretraining:
         )
 
     def dispatch(self, step: StepFn, state: TrainState, layout: Layout) -> DispatchFn:
-        """A step as the one program that this run is made of, see `make_dispatch`."""
+        """The compiled program of several steps, see `make_dispatch`."""
         return make_dispatch(
             step,
             state,
@@ -350,10 +350,10 @@ class Pretraining:
         )
 
     def lower_step(self) -> jax.stages.Lowered:
-        """The training's dispatch of one step, traced for the run's mesh.
+        """The program of one training step, traced for the run's mesh.
 
-        It is the program that `fit` runs; on devices that are not there it can be
-        compiled all the same.
+        It is the program that `fit` runs. It can be compiled for devices of another
+        machine.
         """
         fixed, chosen = dispatch_shapes(self.data, self.views, self.training.batch_size)
         with jax.set_mesh(self.mesh):
@@ -379,7 +379,7 @@ class Pretraining:
         """A batch of examples -> the encoder's input at evaluation."""
         return make_evaluation_view(self.views)
 
-    # What is done with it
+    # Use of the run
 
     def fit(
         self,
@@ -390,7 +390,7 @@ class Pretraining:
         stop: "Stop | None" = None,
         reporter: "Reporter | None" = None,
     ) -> dict[str, Any]:
-        """Trains to the end, or goes on with the run that is in the directory.
+        """Trains to the end; resumes a run that exists in the directory.
 
         See `caco_jax.runs.fit.fit` for arguments, summary and errors.
         """
@@ -406,7 +406,7 @@ class Pretraining:
         return dry_run(self, workdir, **how)
 
     def load(self, workdir: str | os.PathLike) -> "Run":
-        """The run of a directory with its newest state, for evaluation and report.
+        """Loads the run of a directory with its newest state, to evaluate or report.
 
         Raises:
             UserError: there is no run of this description, or it saved nothing yet.
@@ -424,7 +424,7 @@ _ARGUMENTS = {
 
 
 def _described(run: Pretraining) -> dict[str, Any]:
-    """A run that was built of objects, as far as plain values can tell."""
+    """The description of a run that was built in Python, by plain values."""
     settings = run.method.settings
     known = {} if settings is None else describe(settings)
     view = run.view_shapes[0]

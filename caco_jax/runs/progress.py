@@ -1,4 +1,4 @@
-"""What a checkpoint says beside the state: how far the run is, and what made it."""
+"""Progress of a run, saved in each checkpoint beside the state."""
 
 import dataclasses
 import hashlib
@@ -38,18 +38,18 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class RunProgress:
-    """How far a run is; everything that its end depends on beside the train state.
+    """The progress of a run: everything beside the train state that its result needs.
 
     Attributes:
         epoch_steps: steps in an epoch; None before the run has trained.
-        image_digest: of what it trains on; None before the run has trained.
+        image_digest: digest of the training images; None before the run has trained.
         rows: the metric lines of the epochs done.
-        begun: the metrics of each step of the epoch begun; all steps' where it waits
-            for nothing but its metric line.
+        begun: the metrics of each step of the current epoch; of all its steps if only
+            its metric line is missing.
         throughput: time and images so far.
-        peak_memory_bytes: of all its processes so far.
+        peak_memory_bytes: maximum over all its processes so far.
         bad_images: the reason for each unreadable image, by its number.
-        provenance: see the function; of the process that saved.
+        provenance: of the process that saved, see `provenance`.
     """
 
     epoch_steps: int | None = None
@@ -62,7 +62,7 @@ class RunProgress:
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def add(self, metrics: Metrics) -> None:
-        """Adds the metrics of more steps of the epoch begun."""
+        """Adds the metrics of further steps of the current epoch."""
         for name, values in metrics.items():
             before = self.begun.get(name, values[:0])
             self.begun[name] = np.concatenate([before, values])
@@ -70,11 +70,11 @@ class RunProgress:
     def require_same_images(
         self, *, epoch_steps: int, image_digest: str, changes: Collection[str]
     ) -> None:
-        """Checks that a run can go on with what is there to train on.
+        """Checks that a run can be resumed with the present images.
 
         Args:
             epoch_steps: steps that an epoch would have.
-            image_digest: of the images that are there.
+            image_digest: digest of the present images.
             changes: keys of the configuration that may differ; one of the section
                 "data" allows other images.
 
@@ -98,27 +98,27 @@ class RunProgress:
             )
 
     def is_waiting(self) -> bool:
-        """Whether all steps of an epoch are done and its metric line is not there."""
+        """Whether all steps of an epoch are done and its metric line is missing."""
         return len(self.begun.get("loss", ())) == self.epoch_steps
 
     def finish_epoch(self, row: dict[str, Any]) -> None:
-        """Adds the epoch's line; what its steps said is no longer needed."""
+        """Adds the line of the epoch and drops the metrics of its steps."""
         self.rows.append(row)
         self.begun = {}
 
     def is_best(self) -> bool:
-        """Whether the last epoch's kNN is above all before it."""
+        """Whether the kNN accuracy of the last epoch is the best so far."""
         *before, last = [row.get("knn") for row in self.rows]
         seen = [accuracy for accuracy in before if accuracy is not None]
         return last is not None and last > max(seen, default=-1)
 
     def note_process(self, bad: BadImages) -> None:
-        """Notes what this process has used and met."""
+        """Records the peak memory and the unreadable images of this process."""
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory_bytes())
         self.bad_images |= bad.reasons
 
     def summary(self) -> dict[str, Any]:
-        """The run's measure of itself, as in ``summary.json``."""
+        """Time, throughput and memory of the run, as in ``summary.json``."""
         last = self.rows[-1] if self.rows else {"epoch": 0, "step": 0}
         return {
             "epochs": last["epoch"],
@@ -132,7 +132,7 @@ class RunProgress:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """As plain values, exact; the names are those of version 0.1."""
+        """The progress as plain values, exactly; names are those of version 0.1."""
         values = {**vars(self), "progress": vars(self.throughput)}
         del values["throughput"]
         begun = {
@@ -143,7 +143,7 @@ class RunProgress:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RunProgress":
-        """The progress again."""
+        """Inverse of `as_json`."""
         values = dict(values)
         throughput = Throughput()
         vars(throughput).update(values.pop("progress"))

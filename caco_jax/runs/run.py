@@ -1,4 +1,4 @@
-"""A finished or unfinished run, read back from its directory."""
+"""A run that is read from its directory, finished or not."""
 
 import os
 from collections.abc import Callable
@@ -22,9 +22,9 @@ from caco_jax.runs.workdir import Workdir, read_json
 from caco_jax.schema import UserError
 from caco_jax.training.state import TrainState
 
-# Of features: what the network gives, and two to compare it with.
+# Kinds of features: outputs of the network, and two baselines.
 KINDS = ("backbone", "embedding", "random", "raw")
-# Examples at a time, through the network.
+# Examples in one batch of the network.
 _BATCH_ROWS = 128
 
 
@@ -34,8 +34,8 @@ class Run(NamedTuple):
     Attributes:
         files: its directory.
         pretraining: its parts.
-        state: of its newest checkpoint.
-        data: what it is evaluated on, its own set if not another one.
+        state: state of its newest checkpoint.
+        data: data set to evaluate on, by default its own.
     """
 
     files: Workdir
@@ -51,15 +51,15 @@ class Run(NamedTuple):
     def embed(
         self, examples: Shaped[np.ndarray, "m *example"], *, batch_size: int = 128
     ) -> Float[np.ndarray, "m f"]:
-        """Features of examples, as evaluation takes them: nothing is random.
+        """Features of examples without augmentation, as in evaluation.
 
         Args:
             examples: [M, ...] like those that the run was trained on. Images, uint8
-                [M, H, W, 1 or 3], of another size or of other channels become such.
-            batch_size: examples at a time.
+                [M, H, W, 1 or 3], are converted to the run's size and channels.
+            batch_size: examples in one batch.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there are no examples.
         """
         size_pixels = self.pretraining.views.largest_photo_pixels
         fitted = fit_images(
@@ -71,19 +71,19 @@ class Run(NamedTuple):
         return extract_features(compute, self.network, fitted, batch_size=batch_size)
 
     def features(self, *, kind: str = "backbone") -> tuple["Split", "Split"]:
-        """Features and labels of the labelled examples and of those held out.
+        """Features and labels of the labelled training and held-out examples.
 
         Args:
-            kind: "backbone" for what evaluation uses, "embedding" for what the loss
-                sees; to compare with, "random" for the backbone before training, "raw"
-                for the examples themselves.
+            kind: "backbone" for the features of evaluation, "embedding" for the output
+                of the projector; as baselines "random" for a backbone before training
+                and "raw" for the examples themselves.
 
         Raises:
             UserError: there are no labels.
             ValueError: an unknown kind.
         """
         if kind not in KINDS:
-            raise ValueError(f"kind: want one of {', '.join(KINDS)}, got {kind!r}")
+            raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
         if kind == "raw":
             return raw_features(self)
         random = kind == "random"
@@ -95,12 +95,12 @@ class Run(NamedTuple):
     def knn(
         self, *, kind: str = "backbone", k: int = 20, temperature: float = 0.2
     ) -> float:
-        """Share of held-out examples that their nearest neighbours name rightly.
+        """The kNN accuracy on the held-out examples, in [0, 1].
 
         Args:
-            kind: of features, as in `features`.
-            k: neighbours, among the labelled examples.
-            temperature: of their votes.
+            kind: kind of features, see `features`.
+            k: number of neighbours among the labelled training examples.
+            temperature: temperature of their votes.
 
         Raises:
             UserError: there are no labels.
@@ -116,22 +116,22 @@ class Run(NamedTuple):
         return share
 
     def metrics(self) -> list[dict[str, Any]]:
-        """What the run measured, a row an epoch: losses, the method's own, "knn"."""
+        """Metrics of the run, one row for each epoch: losses, kNN accuracy, others."""
         return self.files.read_metrics()
 
 
 def read_run(pretraining: Pretraining, workdir: str | os.PathLike) -> Run:
-    """The run of a directory, by the parts that it was made of.
+    """Reads the run of a directory, given its parts.
 
     Args:
         pretraining: the parts.
         workdir: the directory.
 
     Raises:
-        UserError: there is no run, it saved nothing yet, or its state is another.
+        UserError: there is no run, it saved nothing yet, or its arrays differ.
     """
     files = Workdir(workdir, complete=pretraining.description.complete)
-    files.read_config()  # which says so where there is no run
+    files.read_config()  # which raises if there is no run
     require_checkpoints(files)
     with Checkpoints(files) as checkpoints:
         state = restore_state(pretraining, checkpoints)
@@ -139,12 +139,12 @@ def read_run(pretraining: Pretraining, workdir: str | os.PathLike) -> Run:
 
 
 def require_checkpoints(files: Workdir) -> None:
-    """Raises UserError where a run has saved nothing yet."""
+    """Raises UserError if a run has saved nothing yet."""
     Checkpoints(files).require_some()
 
 
 class Embedder(NamedTuple):
-    """A trained encoder, without the rest of its run.
+    """A trained encoder without the rest of its run.
 
     Attributes:
         encoder: its functions.
@@ -161,7 +161,8 @@ class Embedder(NamedTuple):
     ) -> Float[np.ndarray, "m f"]:
         """Features of examples of the size that the encoder was trained on.
 
-        See `Run.embed`; nothing is converted here, where the run's set is not known.
+        See `Run.embed`; images are not converted, because the run's data set is not
+        known.
         """
         compute = make_features(self.encoder, self.preprocess)
         return extract_features(
@@ -172,7 +173,7 @@ class Embedder(NamedTuple):
 def restore_state(
     pretraining: Pretraining, checkpoints: Checkpoints, *, step: int | None = None
 ) -> TrainState:
-    """A checkpoint's state, on the run's devices; without a step the newest."""
+    """The state of a checkpoint, by default the newest, on the run's devices."""
     return checkpoints.restore(pretraining.state_shapes(), step=step)
 
 
@@ -192,19 +193,20 @@ def make_network_features(
     kind: str = "backbone",
     poll: Callable[[], None] = lambda: None,
 ) -> Callable[[Network], tuple[Split, Split]]:
-    """A function of a network: features of training and held-out examples.
+    """Makes a function from a network to features of training and held-out examples.
 
-    It is compiled once, however many networks it is asked about. Unreadable images of
-    a streamed set are left out, with their labels.
+    It is compiled once for all networks. Unreadable images of a streamed set are left
+    out, with their labels.
 
     Args:
         pretraining: the run, for its encoder.
-        data: the examples; None: those that it trains on.
-        bad: counts the unreadable training images of a streamed set, together with
-            whoever else reads them; None: anew.
-        most_train: training examples at most, spread evenly over the set; None: all.
+        data: the examples; None: the run's own.
+        bad: counter of unreadable training images of a streamed set, which may be
+            shared; None makes a new one.
+        most_train: largest number of training examples, taken evenly from the set;
+            None: all.
         kind: "backbone" for what evaluation uses, "embedding" for what the loss sees.
-        poll: called before every batch; what it raises ends the extraction.
+        poll: called before every batch; an exception of it ends the extraction.
 
     Raises:
         UserError: the examples have no labels to evaluate with.
@@ -228,7 +230,7 @@ def make_network_features(
 
 
 def raw_features(run: Run) -> tuple[Split, Split]:
-    """Examples as their own features, bytes in [0, 1]: the floor for any encoder."""
+    """The examples themselves as features, bytes scaled to [0, 1]: a baseline."""
 
     def of_examples(examples: np.ndarray) -> np.ndarray:
         scale = 255 if examples.dtype == np.uint8 else 1
@@ -259,12 +261,12 @@ def _split(
     pieces = [(features(examples), labels) for examples, labels in part.centers(rows)]
     if not pieces:
         raise UserError(
-            "config.data.source: want images to evaluate with, none can be read"
+            "config.data.source: expected images to evaluate with, none can be read"
         )
     columns = zip(*pieces, strict=True)
     return Split(*(jnp.asarray(np.concatenate(rows)) for rows in columns))
 
 
 def read_summary(files: Workdir) -> dict[str, Any]:
-    """What the run measured of itself."""
+    """The summary of a run: time, throughput, memory."""
     return read_json(files.summary_file)

@@ -1,4 +1,4 @@
-"""When a run is saved, and what it bears with before it gives up."""
+"""The checkpoint policy: when to save, and how many failed saves end the run."""
 
 import logging
 import time
@@ -15,13 +15,13 @@ _PAUSE_SECONDS = 1.0
 
 
 class CheckpointPolicy:
-    """Saves the newest states and the best, and goes on for a while if it cannot.
+    """Saves the newest states and the best, and tolerates some failed saves.
 
     Args:
         files: the run's directory.
-        newest: checkpoints of the newest states.
-        best: of the best by kNN.
-        attempts: failed saves in a row that end the run.
+        newest: number of checkpoints of the newest states.
+        best: number of checkpoints of the best states by kNN.
+        attempts: number of successive failed saves that end the run.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class CheckpointPolicy:
         self._lines_missing = False
 
     def write_line(self, progress: RunProgress) -> None:
-        """Writes the last epoch's metric line, and what could not be written before."""
+        """Writes the metric line of the last epoch, and lines that failed before."""
         try:
             if self._lines_missing:
                 self._files.write_metrics(progress.rows)
@@ -50,10 +50,10 @@ class CheckpointPolicy:
     def epoch_done(
         self, state: TrainState, progress: RunProgress, *, due: bool
     ) -> None:
-        """Saves after an epoch where that is due, where it is best, or failed before.
+        """Saves after an epoch if it is due, the best so far, or failed before.
 
         Raises:
-            SaveError: it failed too often.
+            SaveError: too many saves failed in succession.
         """
 
         def save() -> None:
@@ -65,7 +65,7 @@ class CheckpointPolicy:
         self._try(save)
 
     def save_now(self, state: TrainState, progress: RunProgress) -> None:
-        """Saves and waits until it is done, in as many attempts as are left.
+        """Saves and waits until it is done, with the remaining attempts.
 
         Raises:
             SaveError: all failed.
@@ -111,5 +111,5 @@ class CheckpointPolicy:
 
 
 def write_summary(files: Workdir, progress: RunProgress) -> None:
-    """Writes ``summary.json``, which the checkpoints hold, too."""
+    """Writes ``summary.json``, whose values are in the checkpoints, too."""
     write_json(files.summary_file, progress.summary())

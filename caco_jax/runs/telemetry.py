@@ -1,6 +1,7 @@
-"""What is measured of a run's bank at the end of an epoch, of its state alone.
+"""Measurements of a run's bank at the end of an epoch, from its state alone.
 
-So an interrupted run finds what an uninterrupted one does, and the step is as it was.
+An interrupted run thus measures the same as an uninterrupted one, and the training step
+is not changed.
 """
 
 import dataclasses
@@ -24,20 +25,20 @@ from caco_jax.runs.pretraining import Pretraining
 from caco_jax.training.sharding import alone
 from caco_jax.training.state import TrainState
 
-QUERIES = 128  # training examples that are embedded, at most
+QUERIES = 128  # largest number of training examples that are embedded
 
 
 class BankTelemetry:
-    """Measures the player that a method's queries are scored against.
+    """Measures the bank that the queries of a method are compared with.
 
     Args:
         run: the run.
-        bad: counts unreadable images; None: anew.
+        bad: counter of unreadable images; None makes a new one.
     """
 
     def __init__(self, run: Pretraining, bad: BadImages | None = None) -> None:
         self._run, self._bad = run, bad
-        # A method of one's own need not have a temperature.
+        # A method of the user may have no temperature.
         config: Any = run.method.settings
         temperature = getattr(config, "temperature", None)
         self._temperature = getattr(config, "bank_temperature", temperature)
@@ -45,11 +46,11 @@ class BankTelemetry:
         self._turn = jax.jit(self._momentum_turn)
 
     def row(self, state: TrainState, means: Mapping[str, float]) -> dict[str, float]:
-        """The figures by name; none where no player is a bank.
+        """The measurements by name; empty if no player is a bank.
 
         Args:
-            state: of the run.
-            means: of the epoch's metrics.
+            state: state of the run.
+            means: mean metrics of the epoch.
         """
         name = self._run.method.memory
         bank = state.players.get(name) if name is not None else None
@@ -71,7 +72,7 @@ class BankTelemetry:
 
     @functools.cached_property
     def _examples(self) -> np.ndarray:
-        """Training examples, spread evenly, that views are made of."""
+        """Training examples, taken evenly from the set, to make views of."""
         size = self._run.views.largest_photo_pixels
         part = open_part(self._run.data, "train", size_pixels=size, bad=self._bad)
         if part is None:
@@ -82,7 +83,7 @@ class BankTelemetry:
     def _figures(
         self, network: Network, bank: Float[Array, "k d"], examples: Array
     ) -> dict[str, Array]:
-        # The first view as training makes it: the encoder need not take others.
+        # The first view as in training: the encoder may not accept others.
         first = dataclasses.replace(self._run.views, views=self._run.views.views[:1])
         (view,) = make_views(first)(self._run.keys.steps, examples)
         queries, _ = self._run.encoder.embed(network, view, train=False)
@@ -91,7 +92,7 @@ class BankTelemetry:
     def _momentum_turn(
         self, inner: optax.OptState, bank: Float[Array, "k d"]
     ) -> dict[str, Array]:
-        """What the optimiser's next step does to the bank if nothing pulls it."""
+        """The next step of the optimiser on the bank for a zero gradient."""
         name = self._run.method.memory
         assert name is not None
         optimizer = self._run.player_optimizer(name)

@@ -1,4 +1,4 @@
-"""A run's directory: whose it is, its configuration, its metric lines."""
+"""The directory of a run: its lock, its configuration and its metric lines."""
 
 import contextlib
 import fcntl
@@ -15,9 +15,9 @@ from caco_jax.runs import buckets
 from caco_jax.runs.distributed import is_primary
 from caco_jax.schema import UserError, did_you_mean, flatten
 
-# A key of a run's description that only runs have which were built in Python.
+# A key that only descriptions of runs have that were built in Python.
 BUILT_OF, OBJECTS = "built_of", "objects"
-# Where images lie and how they come: whether they are the same a `RunProgress` says.
+# Keys of the place of the images; `RunProgress` checks that the images are the same.
 _FREE_KEYS = {"data.data_dir", "data.max_resident_bytes", "data.workers"}
 
 
@@ -27,16 +27,16 @@ CompleteFn = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Workdir:
-    """The files of one run, where of many processes the first one writes.
+    """The files of one run; with many processes only the first writes.
 
     ``config.json``, ``checkpoints/`` with the newest and ``best/`` with the best by
     kNN, ``metrics.jsonl`` (a line an epoch, the same however often the run was
     interrupted), ``summary.json`` and ``lock``; ``bad_images.txt`` if there were any,
-    ``damaged/`` for checkpoints that are no longer what was written.
+    and ``damaged/`` for damaged checkpoints.
 
     Args:
-        path: the directory; gs://BUCKET/DIRECTORY is one, too.
-        complete: adds to a saved configuration the defaults of keys that came since.
+        path: the directory; gs://BUCKET/DIRECTORY is possible.
+        complete: adds defaults of newer keys to a saved configuration.
 
     Raises:
         UserError: the path is of another machine, or of a bucket that cannot be read.
@@ -63,13 +63,13 @@ class Workdir:
         force_new: bool = False,
         changes: Collection[str] = (),
     ) -> None:
-        """Makes the directory this configuration's, or finds that it already is.
+        """Writes the configuration into the directory, or checks that it is the same.
 
         Args:
             config: the whole configuration, as nested mappings.
-            force_new: move a run that is there aside, to ``<workdir>.old``, where it
-                replaces what an earlier move left.
-            changes: dotted keys that may differ from the run's that is there.
+            force_new: whether to move an existing run to ``<workdir>.old``, replacing
+                an older one there.
+            changes: dotted keys that may differ from those of the existing run.
 
         Raises:
             UserError: the directory cannot be written, or belongs to another
@@ -100,16 +100,16 @@ class Workdir:
         changes: Collection[str] = (),
         check: Callable[[], object] = lambda: None,
     ) -> Iterator[None]:
-        """`claim`, and a block for which no other process may do the same.
+        """Calls `claim` and locks the directory for this process, as a context manager.
 
         Args:
             config: as of `claim`.
             force_new: as of `claim`.
             changes: as of `claim`.
-            check: called before a run that is there is gone on with; it may refuse.
+            check: called before an existing run is resumed; it may raise.
 
         Raises:
-            UserError: as `claim`, or another process has the directory.
+            UserError: see `claim`; or another process has locked the directory.
         """
         how: dict[str, Any] = {"force_new": force_new, "changes": changes}
         if self.has_run():
@@ -127,10 +127,10 @@ class Workdir:
             yield
 
     def require_plain_name(self) -> None:
-        """Raises UserError where Orbax could not read back what it writes.
+        """Raises UserError for a directory name that Orbax cannot read back.
 
-        It searches its own folders by patterns, and TensorStore takes UTF-8 and no
-        backslash.
+        Orbax searches its folders by glob patterns, and TensorStore accepts only UTF-8
+        without backslashes.
         """
         shown = str(self.path).encode("utf-8", "backslashreplace").decode()
         if glob.has_magic(shown) or "\\" in shown:
@@ -141,7 +141,7 @@ class Workdir:
             )
 
     def require_movable(self) -> None:
-        """Raises UserError where a run that is there would not be moved aside."""
+        """Raises UserError if an existing run could not be moved aside."""
         if self.has_run() and buckets.in_bucket(self.path):
             raise UserError(
                 f"--force_new: a run in a bucket is not moved aside, got {self.path}; "
@@ -149,13 +149,13 @@ class Workdir:
             )
 
     def has_run(self) -> bool:
-        """Whether there is a run."""
+        """Whether the directory has a run."""
         return buckets.exists(self.config_file)
 
     def compare(self, config: Mapping[str, Any], changes: Collection[str] = ()) -> None:
-        """Checks that the run that is there has this configuration.
+        """Checks that the existing run has this configuration.
 
-        Where its images lie and how they are read may differ.
+        Keys of the place of the images may differ.
 
         Args:
             config: the whole configuration, as nested mappings.
@@ -193,26 +193,26 @@ class Workdir:
             )
 
     def read_config(self) -> dict[str, Any]:
-        """The configuration as saved.
+        """The saved configuration.
 
         Raises:
             UserError: there is no run here.
         """
         if not self.has_run():
             raise UserError(
-                f"--workdir: want the directory of a run, got {self.path}: it has no "
-                "config.json; run caco pretrain first"
+                f"--workdir: expected the directory of a run, got {self.path}: it has "
+                "no config.json; run caco pretrain first"
             )
         return read_json(self.config_file)
 
     def _completed(self) -> dict[str, Any]:
-        """The saved configuration with the defaults of keys that came since."""
+        """The saved configuration, completed by the defaults of newer keys."""
         return json.loads(json.dumps(self._complete(self.read_config())))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The metric lines so far, oldest first; a line that is not whole is left out.
+        """The metric lines so far, oldest first; an incomplete line is left out.
 
-        A process that is killed may leave such a line at the end.
+        A killed process may leave an incomplete line at the end.
         """
         if not self.metrics_file.exists():
             return []
@@ -232,15 +232,15 @@ class Workdir:
                 file.write(json.dumps(row) + "\n")
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Makes these the lines."""
+        """Replaces all metric lines."""
         write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """What a file of a run says.
+    """The JSON value of a file of a run.
 
     Raises:
-        UserError: it cannot be read, or is not whole.
+        UserError: the file cannot be read, or is incomplete.
     """
     try:
         with buckets.as_os_error(path):
@@ -258,15 +258,15 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a value to a file that is either whole or not there."""
+    """Writes a value to a JSON file atomically."""
     write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is either whole or not there; the first process does.
+    """Writes a file atomically; only the first process writes.
 
-    A file that says so already is left alone. It is UTF-8; of a name that is not, such
-    as a picture's, the odd bytes are written as escapes.
+    A file with the same content is not rewritten. The encoding is UTF-8; other bytes,
+    for example in the name of an image, are written as escapes.
     """
     content = text.encode(errors="backslashreplace")
     if buckets.in_bucket(path):
@@ -283,16 +283,16 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, *, flag: str = "--workdir") -> Iterator[None]:
-    """A block for which a directory is this process's alone.
+    """Locks a directory for this process, as a context manager.
 
-    The kernel gives the lock back when the process ends, however it ends.
+    The kernel releases the lock when the process ends in any way.
 
     Args:
         path: the directory; a file ``lock`` stays in it. A bucket has no locks.
-        flag: that named it, with which messages begin.
+        flag: the flag that named it, for the start of messages.
 
     Raises:
-        UserError: another process has it, or it cannot be written.
+        UserError: another process has locked it, or it is not writable.
     """
     if buckets.in_bucket(path):
         _warn_once(path, "a bucket has no locks")
@@ -310,7 +310,7 @@ def locked(path: pathlib.Path, *, flag: str = "--workdir") -> Iterator[None]:
                 f"{flag}: {path} is in use by another process; wait for it or stop "
                 "it, or name another directory"
             ) from None
-        except OSError as error:  # a network's file system may not know locks
+        except OSError as error:  # a network file system may not support locks
             logger.warning(_NO_LOCK, path, error.strerror)
         yield
 
@@ -323,7 +323,7 @@ def _warn_once(path: pathlib.Path, reason: str) -> None:
 def cannot_write(
     path: pathlib.Path, error: OSError, *, flag: str = "--workdir"
 ) -> UserError:
-    """The refusal of a directory that cannot be written."""
+    """The error of a directory that is not writable."""
     return UserError(
         f"{flag}: cannot write to {path}: {error.strerror}; name a directory that "
         "you may write to"

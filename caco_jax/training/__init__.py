@@ -1,1 +1,1 @@
-"""One train state, one step, one loop for every method."""
+"""The train state, the training step and the training loop of all methods."""

@@ -1,4 +1,4 @@
-"""How networks encode a batch while they train: whole, in parts, in another order."""
+"""Encoding a batch in training: whole, in microbatches, or in shuffled order."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from caco_jax.nets.functions import as_encoder
 def make_encode(
     encoder: Any, *, gather: Callable[[PyTree], PyTree] | None = None
 ) -> Encode:
-    """How an encoder turns a view into unit embeddings, in train mode.
+    """Makes the function from a view to unit embeddings, in train mode.
 
     Args:
-        encoder: of any form that `as_encoder` takes.
-        gather: of sharded parameters, makes what the encoder needs: all of each.
+        encoder: any form that `as_encoder` accepts.
+        gather: gathers sharded parameters on every device.
     """
     functions = as_encoder(encoder)
 
@@ -29,8 +29,8 @@ def make_encode(
         embeddings, after = functions.embed(
             Network(params, network.stats), view.images, train=True, branch=view.branch
         )
-        # Statistics are a record. A norm may read them in the next pass: without this,
-        # that pass would differentiate this one again, to find a gradient of zero.
+        # Running statistics carry no gradient. Without this, a norm that reads them in
+        # the next pass would differentiate this pass again, to find a gradient of zero.
         stats = jax.lax.stop_gradient(after.stats)
         return l2_normalize(embeddings), Network(network.params, stats)
 
@@ -38,15 +38,15 @@ def make_encode(
 
 
 def shuffle_rows(encode: EncodeFn, key: PRNGKeyArray) -> EncodeFn:
-    """The encoder on rows in another order; its embeddings are in the views' own.
+    """Shuffle-BN: encodes rows in a random order and restores the order of embeddings.
 
-    Where BatchNorm has groups of rows, a key then shares its statistics with other
-    examples than its query does, and cannot be recognised by them. The order follows
-    from the key alone: it is the same on one device and on many.
+    If BatchNorm has groups of rows, a key then shares its statistics with other
+    examples than its query does, so that they cannot leak which key is the positive.
+    The order follows from `key` alone: it is the same on one device and on many.
 
     Args:
         encode: the encoder.
-        key: of the permutation.
+        key: random key of the permutation.
 
     References:
         He et al. 2020, arXiv:1911.05722, section 3.3.
@@ -64,27 +64,30 @@ def shuffle_rows(encode: EncodeFn, key: PRNGKeyArray) -> EncodeFn:
 def microbatched(
     encode: EncodeFn, count: int, *, group_size: int | None = None, unroll: bool
 ) -> EncodeFn:
-    """An encoder that takes its rows in parts, one after the other.
+    """Encodes the rows in parts, one after the other, to save memory (GradCache).
 
-    The caller gets the embeddings of all rows and contrasts them once, so every
-    negative is there. Nothing else of a part is kept: going back, each part is encoded
-    again and the gradient of its cached embeddings is carried through it, added to that
-    of the parts before. Activations are those of one part at a time.
+    The caller gets the embeddings of all rows, so the contrastive loss has all
+    negatives. Nothing else of a part is kept: in the backward pass each part is encoded
+    again, and
+        the
+    gradient of its embeddings is carried through it and added to that of the other
+    parts. Only the activations of one part are in memory at a time.
 
     The result is that of the whole batch where BatchNorm has groups of rows and each
     part holds whole ones. Without groups the statistics are those of each part.
 
-    Row i goes to part i modulo `count` (or its group does): each part then has rows of
-    every device that the batch is spread over, and no row moves.
+    Row i (or its group) goes to part i modulo `count`: each part then has rows of every
+    device that the batch is sharded over, and no row moves between devices.
 
     Args:
         encode: the encoder.
-        count: of parts; 1 is the encoder itself.
-        group_size: rows that share statistics, as of `BatchNorm`; they stay together.
-        unroll: whether to write the loop out, which CPUs need to be fast.
+        count: number of parts; 1 returns the encoder itself.
+        group_size: rows that share statistics, see `BatchNorm`; they stay in one part.
+        unroll: whether to unroll the loop, which is faster on CPUs.
 
     Raises:
-        ValueError: (of the encoder returned) the rows do not fit into the parts.
+        ValueError: (raised by the returned encoder) the rows do not divide into the
+            parts.
 
     References:
         Gao et al. 2021, arXiv:2101.06983; here autodiff does it.
@@ -104,7 +107,8 @@ def microbatched(
             embeddings, stats = jax.tree.map(lambda *x: jnp.stack(x), *found)
         else:
             embeddings, stats = jax.lax.map(one, parts)
-        # Each part moved the same statistics; of equal parts the mean is the batch's.
+        # Each part has updated the same statistics; the mean over equal parts is the
+        # batch's.
         stats = jax.tree.map(
             lambda old, new: old + (new - old[None]).mean(axis=0), network.stats, stats
         )
@@ -117,14 +121,14 @@ def microbatched(
 def split_groups(
     rows: Float[Array, "n *c"], count: int, *, group_size: int
 ) -> Float[Array, "count m *c"]:
-    """Parts of the rows: of every `count` groups in succession each gets one.
+    """Splits the rows into parts: each gets one of every `count` successive groups.
 
     Raises:
-        ValueError: that leaves rows over.
+        ValueError: the rows do not divide evenly.
     """
     if len(rows) % (count * group_size):
         raise ValueError(
-            f"want a multiple of {count} parts of groups of {group_size} rows, got "
+            f"expected a multiple of {count} parts of groups of {group_size} rows, got "
             f"{len(rows)} rows"
         )
     groups = rows.reshape(-1, count, group_size, *rows.shape[1:])
@@ -134,7 +138,7 @@ def split_groups(
 def join_groups(
     parts: Float[Array, "count m *c"], *, group_size: int
 ) -> Float[Array, "n *c"]:
-    """The rows that `split_groups` took apart."""
+    """Inverse of `split_groups`."""
     rest = parts.shape[2:]
     groups = parts.reshape(len(parts), -1, group_size, *rest)
     return jnp.moveaxis(groups, 0, 1).reshape(-1, *rest)

@@ -1,7 +1,8 @@
-"""How images reach the compiled steps: from the devices' memory, or from a stream.
+"""Feeds: images for the compiled steps, from the devices' memory or from a stream.
 
-A feed is data, as a method is: what every dispatch gets, what each gets in its turn,
-and how a step's batch is made of both. The loop and the step know no kinds of feed.
+A feed is data, like a method: the arrays that every dispatch gets, the arrays of each
+dispatch, and how a step's batch is made of both. The loop and the step know no kinds of
+feed.
 """
 
 import contextlib
@@ -26,12 +27,12 @@ from caco_jax.training.sharding import local_rows, place, replicated, rows
 
 
 class Layout(NamedTuple):
-    """What a compiled dispatch must know of a feed.
+    """What a compiled dispatch has to know about a feed.
 
     Attributes:
-        fixed: the sharding of the arrays that every dispatch gets.
-        chosen: the sharding of a dispatch's own, which have an axis of steps first.
-        batch: (fixed, one step of the dispatch's own) -> the step's images; traced.
+        fixed: sharding of the arrays that every dispatch gets.
+        chosen: sharding of the arrays of one dispatch; their first axis is the steps.
+        batch: (fixed, chosen of one step) -> the images of the step; traced.
     """
 
     fixed: NamedSharding
@@ -40,7 +41,7 @@ class Layout(NamedTuple):
 
 
 def resident_layout(mesh: Mesh) -> Layout:
-    """All images on every device, and the rows of each step."""
+    """Layout of a resident set: all images on every device, row numbers for a step."""
 
     def batch(examples: Shaped[Array, "m *example"], chosen: Int[Array, " n"]) -> Array:
         return jax.lax.with_sharding_constraint(examples[chosen], rows(mesh))
@@ -49,17 +50,17 @@ def resident_layout(mesh: Mesh) -> Layout:
 
 
 def streamed_layout(mesh: Mesh) -> Layout:
-    """Nothing on the devices but each step's crops."""
+    """Layout of a streamed set: only the crops of each step are on the devices."""
     return Layout(replicated(mesh), rows(mesh, axis=1), lambda _, crops: crops)
 
 
 class Feed(NamedTuple):
-    """How one phase of a run goes through the images.
+    """The order and the transfer of the images in one phase of a run.
 
     Attributes:
-        layout: what its dispatches are compiled for.
-        fixed: what every dispatch gets.
-        epochs: (epoch, each dispatch's own in it), of the epochs that are left.
+        layout: layout that its dispatches are compiled for.
+        fixed: the arrays that every dispatch gets.
+        epochs: (epoch, arrays of each dispatch), for the remaining epochs.
     """
 
     layout: Layout
@@ -68,18 +69,18 @@ class Feed(NamedTuple):
 
 
 class OpenFeed(Protocol):
-    """Opens the feed of a phase; it ends with the block."""
+    """Opens the feed of a phase as a context manager."""
 
     def __call__(
         self, key: PRNGKeyArray, *, steps: int, epochs: int, first_step: int = 0
     ) -> AbstractContextManager[Feed]:
-        """The feed from a step on, the same as if it had begun at the first.
+        """The feed from a given step on; it yields what a feed from step 0 would.
 
         Args:
-            key: of the order of every epoch, and of what the host draws.
-            steps: in an epoch.
-            epochs: of the phase.
-            first_step: of the phase, to begin with.
+            key: random key of the order of every epoch and of the host's crops.
+            steps: steps in an epoch.
+            epochs: epochs of the phase.
+            first_step: step of the phase to start at.
         """
 
 
@@ -92,12 +93,12 @@ def epoch_order(
 
 
 def dispatch_size(steps: int, at_most: int | None) -> int:
-    """The largest allowed divisor of a number of steps: one compiled shape.
+    """Steps in one dispatch: the largest allowed divisor, to compile one shape only.
 
     Args:
-        steps: to be run.
-        at_most: what is allowed; None is 16, but 1 on a CPU, where loops are unrolled
-            and a step outlasts any return to Python.
+        steps: number of steps.
+        at_most: largest allowed number; None is 16, or 1 on a CPU, where loops are
+            unrolled and a step takes longer than a return to Python.
     """
     if at_most is None:
         at_most = 1 if jax.default_backend() == "cpu" else 16
@@ -106,7 +107,7 @@ def dispatch_size(steps: int, at_most: int | None) -> int:
 
 
 def spans(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
-    """[first, last) in pieces that end at multiples of a size."""
+    """Splits [first, last) at the multiples of a size."""
     while first < last:
         end = min(first - first % size + size, last)
         yield first, end
@@ -121,7 +122,7 @@ def _epochs(
     first_step: int,
     size: int,
 ) -> Iterator[tuple[int, Iterator[Any]]]:
-    """What is taken of each epoch that is left: (epoch, step, step after the last)."""
+    """The remaining part of each epoch: (epoch, first step, step after the last)."""
     for epoch in range(first_step // steps, epochs):
         first = max(first_step - epoch * steps, 0)
         of_epoch = functools.partial(take, epoch)
@@ -135,12 +136,12 @@ def resident_feeds(
     batch_size: int,
     steps_per_dispatch: int | None = None,
 ) -> OpenFeed:
-    """Feeds of a small set, which goes to every device once, whole.
+    """Feeds of a resident set, which is copied to every device once.
 
     Args:
-        examples: of the set.
+        examples: the examples of the set.
         mesh: the devices.
-        batch_size: images a step.
+        batch_size: images in one step.
         steps_per_dispatch: at most, see `dispatch_size`.
     """
     layout = resident_layout(mesh)
@@ -167,7 +168,7 @@ def resident_feeds(
 
 
 def crop_specs(views: Views) -> list[CropSpec]:
-    """What the host crops for each of some views, photographs' all."""
+    """The crops that the host makes for each view, which has to be a `PhotoView`."""
     return [
         CropSpec(view.size_pixels, view.crop_scale, view.crop_aspect)
         for view in views.views
@@ -185,7 +186,7 @@ def streamed_feeds(
     steps_per_dispatch: int | None = None,
     workers: int | None = None,
 ) -> OpenFeed:
-    """Feeds of a large set: the host crops, the devices do the rest of the views.
+    """Feeds of a streamed set: the host crops, the devices make the rest of the views.
 
     Each process reads only the rows of its own devices.
 
@@ -193,10 +194,10 @@ def streamed_feeds(
         records: the set.
         views: `PhotoView`s.
         mesh: the devices.
-        bad: counts the records that are no images.
-        batch_size: images a step, of all processes.
-        steps_per_dispatch: at most; None: 1, or as many batches would be held.
-        workers: processes of each host; 0: threads; None: one a core.
+        bad: counts the unreadable images.
+        batch_size: images in one step, over all processes.
+        steps_per_dispatch: at most; None is 1, since that many batches are in memory.
+        workers: worker processes of each host; 0: threads; None: one for each core.
     """
 
     @contextlib.contextmanager
@@ -222,12 +223,12 @@ def streamed_feeds(
         with stream(source, workers=count, first=first) as parts:
 
             def take(epoch: int, first: int, last: int) -> tuple[Array, ...]:
-                del epoch  # parts come in order
+                del epoch  # parts arrive in order
                 steps = last - first
                 crops = pipeline.join_steps(
                     parts, source.parts_per_step * steps, steps=steps, bad=bad
                 )
-                # The copy to the devices goes on while the step before is computed.
+                # The copy to the devices runs while the previous step computes.
                 return tuple(_put(view, layout.chosen, batch_size) for view in crops)
 
             inputs = _epochs(
@@ -245,18 +246,18 @@ def streamed_feeds(
 def _put(
     crops: UInt8[np.ndarray, "s n h w c"], sharding: NamedSharding, batch_size: int
 ) -> UInt8[Array, "s batch_size h w c"]:
-    """This process's rows of some batches, as part of the global array."""
+    """Puts this process's rows of some batches into the global array."""
     shape = (len(crops), batch_size, *crops.shape[2:])
     return jax.make_array_from_process_local_data(sharding, crops, shape)
 
 
 def layout_of(dataset: Dataset, mesh: Mesh) -> Layout:
-    """The layout of a set's feeds."""
+    """The layout of the feeds of a data set."""
     return (resident_layout if dataset.in_memory else streamed_layout)(mesh)
 
 
 def count_bad(dataset: Dataset) -> pipeline.BadImages:
-    """A count of a set's unreadable training images, at none."""
+    """A new counter of the unreadable training images of a data set."""
     share = getattr(dataset, "bad_share", 0.0)
     return pipeline.BadImages(dataset.name, count=dataset.train_count, share=share)
 
@@ -270,15 +271,15 @@ def open_feeds(
     steps_per_dispatch: int | None = None,
     bad: pipeline.BadImages | None = None,
 ) -> OpenFeed:
-    """The feeds of a set's training examples.
+    """The feeds of the training examples of a data set.
 
     Args:
         dataset: the set.
-        views: of the run; what the host crops for a streamed set.
+        views: views of the run, which the host crops for a streamed set.
         mesh: the devices.
-        batch_size: examples a step.
+        batch_size: examples in one step.
         steps_per_dispatch: at most, see `dispatch_size`.
-        bad: counts the unreadable images of a streamed set; None: anew.
+        bad: counter of the unreadable images of a streamed set; None makes a new one.
     """
     how: dict[str, Any] = {
         "batch_size": batch_size,
@@ -294,7 +295,7 @@ def open_feeds(
 
 
 def step_examples(dataset: Dataset, views: Views, batch_size: int) -> Any:
-    """The shapes of what a step gets: examples, or crops for each view."""
+    """Shapes of the inputs of a step: examples, or crops for each view."""
     if isinstance(dataset, ArrayDataset):
         examples = dataset.train_examples
         shape = (batch_size, *examples.shape[1:])
@@ -306,7 +307,7 @@ def step_examples(dataset: Dataset, views: Views, batch_size: int) -> Any:
 
 
 def dispatch_shapes(dataset: Dataset, views: Views, batch_size: int) -> tuple[Any, Any]:
-    """The shapes of what a dispatch of one step gets: (fixed, chosen)."""
+    """Shapes of the inputs of a dispatch of one step: (fixed, chosen)."""
     fixed: Any = ()
     batch: Any = step_examples(dataset, views, batch_size)
     if isinstance(dataset, ArrayDataset):

@@ -1,4 +1,4 @@
-"""What happens to a step whose numbers are no longer finite."""
+"""Detection of NaN and infinite values: stop the run or undo the step."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,19 +20,21 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def check_step(train_step: StepFn, *, skip: bool = False) -> StepFn:
-    """A step that says what it did to each player, and may undo itself.
+    """A training step that checks its result for NaN and infinity and may undo itself.
 
-    Metrics are of before the players' moves: without these, a last move to infinity
-    would be saved as good.
+    The loss is computed before the update: without this check an update to infinity in
+        the
+    last step would be saved.
 
     Args:
         train_step: any step.
-        skip: undo a step that ends in anything not finite, but for its being counted.
-            Old and new state are then held at once.
+        skip: whether to undo a step with a result that is not finite; the step is
+            counted. Old and new state are then in memory together.
 
     Returns:
-        The step. Its metrics have "finite", a boolean by player and one of BatchNorm's
-        statistics, and with `skip` "skipped", 1 where the step was undone.
+        The step. Its metrics have "finite", a boolean for each player and for
+        BatchNorm's statistics, and with `skip` also "skipped", 1 if the step was
+        undone.
     """
 
     def guarded(state: TrainState, images: Any) -> tuple[TrainState, Metrics]:
@@ -57,7 +59,7 @@ class NonFiniteError(FloatingPointError):
         step: the first step with such a value.
         metric: the first such metric of that step by name, or None.
         players: whose arrays are not finite after that step.
-        kept_step: of the checkpoint that is there, None without one.
+        kept_step: step of the newest checkpoint, None without one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The one loop: epochs of jitted dispatches, for every method and phase."""
+"""The training loop: epochs of jitted dispatches, for every method and phase."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ from caco_jax.training.sharding import on_cpu, replicated, state_shardings
 from caco_jax.training.state import TrainState
 from caco_jax.training.step import StepFn
 
-# (state, what every dispatch gets, this dispatch's own) -> (state, metrics by step)
+# (state, fixed arrays, arrays of this dispatch) -> (state, metrics of each step)
 DispatchFn = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Array]]]
 
 
@@ -39,17 +39,16 @@ def make_dispatch(
 ) -> DispatchFn:
     """Several steps as one jitted call: (state, fixed, chosen [S, ...]).
 
-    The one place where a step becomes a program: what trains, what a dry run measures
-    and what is compiled for chips that are not there is lowered from here. The state is
-    donated. Metrics come back stacked, [S] each.
+    Training, the dry run and the compiler for TPU slices all lower this one program.
+    The state is donated. Metrics are stacked, [S] each.
 
     Args:
         train_step: one step.
         state: any state of the run, or its shapes, for its shardings.
-        layout: of the feed.
+        layout: layout of the feed.
         mesh: the devices.
-        row_sharded: as of `state_shardings`.
-        shard_encoder: as of `state_shardings`.
+        row_sharded: see `state_shardings`.
+        shard_encoder: see `state_shardings`.
         skip_nonfinite: whether a step that is not finite is undone.
     """
     guarded_step = check_step(train_step, skip=skip_nonfinite)
@@ -82,7 +81,7 @@ def make_dispatch(
 
 
 def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Bytes on each chip while the step runs: what is donated counts once."""
+    """Memory in bytes on each device while the step runs; donated arrays count once."""
     stats: Any = compiled.memory_analysis()
     uses = {
         "arguments": stats.argument_size_in_bytes,
@@ -94,11 +93,11 @@ def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 class Throughput:
-    """Seconds and images of the steps proper: not compiling, evaluation, saving.
+    """Time and images of training steps, without compilation, evaluation and saving.
 
     Attributes:
-        seconds: of steps.
-        images: source images.
+        seconds: time of the steps.
+        images: number of source images.
         skipped: steps that were undone because they were not finite.
     """
 
@@ -106,20 +105,20 @@ class Throughput:
         self.seconds, self.images, self.skipped = 0.0, 0, 0
 
     def images_per_second(self) -> float:
-        """Source images a second; 0 before the first."""
+        """Source images per second; 0 before the first step."""
         return self.images / self.seconds if self.seconds else 0.0
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
-        """Counts the time inside."""
+        """Adds the time inside the block."""
         begun = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - begun
 
     def sparing_the_first(self, dispatch: DispatchFn) -> DispatchFn:
-        """The function, of which the first call does not count: it compiles.
+        """Wraps a function so that its first call, which compiles, is not timed.
 
-        A compiler needs some hundred megabytes, which the system gets back then.
+        The memory that the compiler needed is then returned to the system.
         """
         calls = itertools.count()
 
@@ -136,12 +135,12 @@ class Throughput:
 
 Metrics = dict[str, np.ndarray]
 EpochsDone = Iterator[tuple[int, TrainState, Metrics]]
-# (what a step is called, the number of steps done, the metrics of the last ones)
+# (name of a step, number of steps done, metrics of the newest steps)
 WatchFn = Callable[[str, int, Metrics], None]
 
 
 def _nobody(*_: Any) -> None:
-    """Watches nothing."""
+    """Does nothing."""
 
 
 def run_phase(
@@ -156,17 +155,18 @@ def run_phase(
     stop: Callable[[], bool] = lambda: False,
     watch: WatchFn = _nobody,
 ) -> EpochsDone:
-    """Trains on all that a feed has.
+    """Trains on all examples of a feed.
 
     Args:
-        dispatch: of the phase's step, see `make_dispatch`.
+        dispatch: compiled steps of the phase, see `make_dispatch`.
         state: on the devices; donated.
         feed: the phase's examples.
-        throughput: what is counted here.
+        throughput: measures the time and counts the images.
         batch_size: examples a step.
-        most_skipped: steps of the run that may be undone since they are not finite.
-        phase: what messages call a step.
-        stop: asked after every dispatch whether the epoch shall end with it.
+        most_skipped: largest number of steps that may be undone because of NaN or
+            infinity.
+        phase: name of a step in messages.
+        stop: called after every dispatch; True ends the epoch there.
         watch: called after every dispatch.
 
     Yields:
@@ -174,8 +174,8 @@ def run_phase(
 
     Raises:
         NonFiniteError: a metric or a player is NaN or infinite.
-        StreamError: there are no more examples to be had. The steps done before
-            are yielded first, unless other processes wait for this one.
+        StreamError: no more examples can be read. The steps done before are yielded
+            first, unless other processes wait for this one.
     """
     dispatch = throughput.sparing_the_first(dispatch)
     for epoch, inputs in feed.epochs:
@@ -203,12 +203,12 @@ def _dispatched(
     stop: Callable[[], bool],
     gone: list[StreamError],
 ) -> Iterator[tuple[TrainState, Any]]:
-    """The state so far and the next metrics, which are of one dispatch before it.
+    """The newest state, and the metrics of the dispatch before it.
 
-    Where the examples went away, `gone` says it after the steps that were done.
+    If examples can no longer be read, `gone` raises after the finished steps.
 
-    One dispatch waits behind the one that runs: the devices are never idle, and a
-    stream's batches do not pile up on them.
+    One dispatch is queued behind the running one: the devices are never idle, and the
+    batches of a stream do not accumulate on them.
     """
     waiting = None
     inputs = iter(inputs)
@@ -234,7 +234,7 @@ def _dispatched(
 def _judge(
     step: int, metrics: Any, throughput: Throughput, most_skipped: int, phase: str
 ) -> Metrics:
-    """A dispatch's metrics, where the run may go on with them."""
+    """The metrics of a dispatch, if they are finite or the steps were undone."""
     finite = metrics.pop("finite", None)
     if "skipped" in metrics:
         throughput.skipped += int(metrics["skipped"].sum())
@@ -246,11 +246,11 @@ def _judge(
 
 
 def hand_over(warmed: TrainState, fresh: TrainState) -> TrainState:
-    """What training takes from its start-up.
+    """The state at the start of training, made of the last state of the start-up phase.
 
     Args:
-        warmed: the start-up's last state.
-        fresh: the state that training would start from without a start-up.
+        warmed: last state of the start-up phase.
+        fresh: the state that training would start from without a start-up phase.
     """
     assert warmed.target is not None
     inner = dict(fresh.opt_state.inner_states)
@@ -265,7 +265,7 @@ def hand_over(warmed: TrainState, fresh: TrainState) -> TrainState:
 
 
 def restart_schedules(opt_state: optax.OptState) -> optax.OptState:
-    """An optimiser's state with every count of steps at zero, momentum kept."""
+    """Resets the step counts in an optimiser state; momentum is kept."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: (
             jnp.zeros_like(leaf) if getattr(path[-1], "name", "") == "count" else leaf

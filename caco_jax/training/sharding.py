@@ -1,4 +1,4 @@
-"""One mesh over all devices: batch rows and bank rows are sharded over it."""
+"""Sharding: a mesh over all devices, which rows of batch and bank are spread over."""
 
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
@@ -13,7 +13,7 @@ AXIS = "data"
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A one-dimensional mesh of the devices, all that there are by default."""
+    """A one-dimensional mesh of the devices, by default of all."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh(
         (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
@@ -26,21 +26,21 @@ def rows(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
 
 
 def local_rows(mesh: Mesh, count: int) -> Int[np.ndarray, " n"]:
-    """Which of so many rows are on this process's devices, rising."""
+    """Numbers of the rows that are on this process's devices, rising."""
     indices = rows(mesh).addressable_devices_indices_map((count,)).values()
     return np.unique(np.concatenate([np.arange(count)[index] for index in indices]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array that every device holds whole."""
+    """The sharding of an array that is replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def on_cpu(mesh: Mesh) -> bool:
-    """Whether the devices are CPUs, there or not.
+    """Whether the devices of a mesh, real or abstract, are CPUs.
 
-    A CPU runs the gradients of convolutions 20 to 35 times slower inside loops, even of
-    one turn (jax-ml/jax#12868): there loops around a network are unrolled.
+    On a CPU, gradients of convolutions are 20 to 35 times slower inside loops, even of
+    one iteration (jax-ml/jax#12868): loops around a network are unrolled there.
     """
     return mesh.devices.flat[0].platform == "cpu"
 
@@ -50,12 +50,12 @@ def _names(path: tuple[Any, ...]) -> set[Any]:
 
 
 def _of_encoder(names: set[Any]) -> bool:
-    """Whether they lead to an encoder's parameters or to what its optimiser keeps."""
+    """Whether a path leads to parameters of an encoder or to their optimiser state."""
     return "encoder" in names or {"target", "params"} <= names
 
 
 def _longest_axis(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """Spread along the longest axis that the devices divide; whole if none is."""
+    """Shards the longest axis that the devices divide; replicates if there is none."""
     fitting = [axis for axis, size in enumerate(shape) if size % mesh.size == 0]
     if not fitting:
         return replicated(mesh)
@@ -69,15 +69,16 @@ def state_shardings(
     row_sharded: Collection[str] = (),
     shard_encoder: bool = False,
 ) -> Any:
-    """A sharding for each leaf: rows that the method names are spread, the rest copied.
+    """A sharding for each leaf: arrays that the method names by row, others replicated.
 
     Args:
-        state: a train state, of arrays or of their shapes.
+        state: a train state of arrays or shapes.
         mesh: the mesh.
-        row_sharded: names of state with a row an entry, as of `Method`; what an
-            optimiser keeps of it has the same name.
-        shard_encoder: spread the parameters of both encoders and what the optimiser
-            keeps of them, too, each along its longest axis that the devices divide.
+        row_sharded: names of arrays with one row for each entry, see `Method`; their
+            optimiser state has the same names.
+        shard_encoder: whether to shard the parameters and optimiser state of both
+            encoders, each array along its longest axis that the number of devices
+            divides.
     """
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -92,11 +93,11 @@ def state_shardings(
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Arrays that every process has whole, on the devices of all.
+    """Puts arrays, which every process has whole, on the devices of all processes.
 
     Args:
-        tree: the arrays; those that are already where they shall be stay there.
-        shardings: as of `jax.device_put`: one for each array, or for all of a branch.
+        tree: the arrays; those with the right sharding are not moved.
+        shardings: one for each array or for a branch, see `jax.device_put`.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -118,9 +119,9 @@ def place(tree: Any, shardings: Any) -> Any:
 
 @contextlib.contextmanager
 def alone(tree: Any, mesh: Mesh) -> Iterator[Any]:
-    """A block that computes on this process's own devices; all processes must enter it.
+    """A block that computes on this process's own devices; all processes enter it.
 
-    Where there is but one process, everything stays as it is.
+    With one process it changes nothing.
 
     Args:
         tree: arrays on the mesh's devices.

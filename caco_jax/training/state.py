@@ -1,4 +1,4 @@
-"""The one train state that every method shares."""
+"""The train state of every method."""
 
 from typing import Any, NamedTuple
 
@@ -14,15 +14,15 @@ PyTree = Any
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes; a pytree.
+    """Everything that a training step changes; a pytree.
 
     Attributes:
-        step: steps taken.
+        step: number of steps done.
         players: the encoder's parameters and the other players' arrays, by name.
         stats: BatchNorm statistics of the online encoder.
         target: parameters and own statistics of the target encoder, or None.
-        extra: the method's own arrays (queue, use counts).
-        opt_state: of all players' optimisers.
+        extra: other arrays of the method (queue, use counts).
+        opt_state: optimiser state of all players.
     """
 
     step: Int[Array, ""]
@@ -42,16 +42,17 @@ def create_state(
     """The state before the first step.
 
     Args:
-        key: for the method's own players.
+        key: random key for the initial values of the method's own players.
         method: the method.
         network: the freshly initialised encoder.
-        optimizer: of all players.
+        optimizer: the optimiser of all players, see `make_optimizer`.
     """
-    # Copies: a step donates what it is given, which may be the method's own constants.
+    # Copies, because a step donates its arguments, which may be constants of the
+    # method.
     others, extra = _typed(jax.tree.map(jnp.copy, method.init(key)))
     network = _typed(network)
     players = {"encoder": network.params, **others}
-    # A donated buffer must not appear twice in the state: the target is a copy.
+    # The target is a copy: a donated buffer must not appear twice in the state.
     target = jax.tree.map(jnp.copy, network) if method.uses_target else None
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -64,9 +65,9 @@ def create_state(
 
 
 def _typed(tree: PyTree) -> PyTree:
-    """The same arrays, none of a Python number's weak type.
+    """The same arrays without weak types.
 
-    A step gives back arrays of their own type, and would be compiled again for them.
+    A step returns arrays of strong types and would be compiled a second time for them.
     """
 
     def typed(leaf: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The one train step: every method's players move by the gradient of its payoff."""
+"""The training step of all methods: each player moves by the gradient of its payoff."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,9 @@ from caco_jax.training.state import TrainState
 Metrics = dict[str, Array]
 MakeViews = Callable[[PRNGKeyArray, Array], Sequence[Array]]
 StepFn = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
-_SHUFFLE = 2**32 - 1  # folded into a step's key for the order of the target's rows
+_SHUFFLE = (
+    2**32 - 1
+)  # folded into a step's key to shuffle the rows of the target encoder
 
 
 def make_train_step(
@@ -30,17 +32,17 @@ def make_train_step(
 ) -> StepFn:
     """One step of one method, a pure function for the caller to jit.
 
-    In this order: views from ``fold_in(key, step)``; the target encoder moves toward
-    the online one as it was before this step; the payoff's gradient for all players
-    at one point; every player's move; what the method does after it.
+    The order is: views from ``fold_in(key, step)``; the target encoder moves toward the
+    online encoder as it was before this step; the gradient of the payoff with respect
+    to all players at once; the update of every player; the method's `advance`.
 
     Args:
         method: the method.
-        encode: how views become embeddings.
+        encode: function from views to embeddings, see `make_encode`.
         make_views: (key, images) -> the views, normalised floats.
-        optimizer: of all players, see `make_optimizer`.
+        optimizer: the optimiser of all players, see `make_optimizer`.
         target_momentum: step -> m of the target's exponential moving average.
-        key: every random draw of the run derives from it and the step.
+        key: all random numbers of the run follow from it and the step number.
         shuffle_keys: whether the target encoder gets its rows in a random order, see
             `shuffle_rows`.
 
@@ -62,7 +64,7 @@ def make_train_step(
             target = Network(params, target.stats)
         target_encode = encode.target
         if shuffle_keys:
-            # Row numbers give the views' keys: the largest number is nobody's row.
+            # Row numbers give the keys of the views; the largest number is no row.
             order_key = jax.random.fold_in(step_key, _SHUFFLE)
             target_encode = shuffle_rows(target_encode, order_key)
         encode_now = Encode(encode.online, target_encode)
@@ -94,16 +96,16 @@ def make_optimizer(
     """All players' optimisers as one, each with its direction.
 
     Args:
-        method: says which players there are and how each moves.
-        transformations: a descending optimiser for every player that moves.
+        method: states the players and how each moves.
+        transformations: a descending optimiser for each player that moves, by name.
 
     Raises:
-        ValueError: the transformations are not for the players that move.
+        ValueError: the names are not those of the players that move.
     """
     moving = {name for name, move in method.moves.items() if move != "hold"}
     if set(transformations) != moving:
         raise ValueError(
-            f"{method.name}: want optimisers for {sorted(moving)}, "
+            f"{method.name}: expected optimisers for {sorted(moving)}, "
             f"got {sorted(transformations)}"
         )
     directed = {

@@ -1,1 +1,1 @@
-"""Programs that measure, each with a table and a JSON file."""
+"""Benchmarks: each one prints a table and writes a JSON file."""

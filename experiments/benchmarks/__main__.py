@@ -1,15 +1,17 @@
-"""Times everything that a CPU can tell, beside PyTorch, in under 15 minutes.
+"""Times the library beside PyTorch on a CPU, in under 15 minutes.
 
     python -m experiments.benchmarks [--out=FILE.json] [--figure=FILE.png]
         [--parts=bank,encoder,cifar,data,start_up,growth] [--cores=N] [--smoke]
 
 bank: the two-view bank game. encoder: CaCo's whole step with a ResNet-18 on 32 pixels,
+    with
 given views. cifar: SimCLR's step from images, beside a DataLoader's. data: augmentation
-and decoding, beside Pillow's. start_up: from a command to its first step. growth: time
-and memory as the work grows, with fitted exponents and a figure. Each library has a
-process of its own; they run in turn, and what is measured is written after each part.
-On a machine that does other work at the time --cores=1 is fairer to PyTorch, whose
-threads wait for each other at every operation.
+    and
+decoding, beside Pillow's. start_up: from a command to its first step. growth: time and
+memory against problem size, with fitted exponents and a figure. Each library runs in a
+process of its own; they take turns, and results are written after each part. On a
+machine with other work --cores=1 is fairer to PyTorch, whose threads wait for each
+other at every operation.
 
 `python -m experiments.benchmarks.gpu` is for one GPU.
 """
@@ -86,13 +88,15 @@ SMOKE: dict[str, Any] = {
 
 
 def main() -> None:
-    """Measures part by part, prints and, with --out, saves."""
+    """Measures all parts, prints and, with --out, saves."""
     options = _options()
-    if options.smoke:  # beside other work, PyTorch's threads wait for each other
+    if (
+        options.smoke
+    ):  # with other work on the machine, PyTorch's threads wait for each other
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if options.cores:  # before anything starts its threads
+    if options.cores:  # before any library starts its threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.cores :])
-    # This machine's CPU, whatever else there is: each process asks.
+    # The CPU, also on a machine with accelerators; the processes inherit it.
     os.environ["JAX_PLATFORMS"] = "cpu"
     sizes = SMOKE if options.smoke else FULL
     begun = time.monotonic()
@@ -112,14 +116,14 @@ def main() -> None:
 
 
 def bank(sizes: Mapping[str, Any]) -> Row:
-    """The bank game, ours beside both of PyTorch's ways."""
+    """The bank game, ours beside both versions in PyTorch."""
     shape = {**sizes["bank"], **sizes["temperatures"]}
     sides = _compare({"ours": Candidate(f"{OURS}:bank", shape)}, "bank", shape, sizes)
     return comparison.with_ratios(sides)
 
 
 def encoder(sizes: Mapping[str, Any]) -> Row:
-    """CaCo's step on given views, float32."""
+    """CaCo's step on given views, in float32."""
     shape = sizes["encoder"]
     ours = Candidate(f"{OURS}:caco", {**shape, "dtype": "float32"})
     sides = _compare({"ours": ours}, "caco", shape, sizes)
@@ -190,7 +194,7 @@ def start_up(sizes: Mapping[str, Any]) -> Row:
 
 
 def grow(sizes: Mapping[str, Any]) -> Row:
-    """Time and memory against the work."""
+    """Time and memory against problem size."""
     return growth.measure(sizes["sweeps"], runs=sizes["growth_runs"])
 
 

@@ -1,4 +1,4 @@
-"""The arms of the tournament: each a method and four settings to try it with."""
+"""The arms of the tournament: each is a method with four settings to try."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ WIDTH = 16
 PROJECTOR = (128, 128, 64)
 BATCH_SIZE = 128
 MEMORY = 4096  # entries of a bank or a queue: 6.8 % of 60,000 images
-# What a trial sets beside its method's own settings, with what holds otherwise.
+# Settings of a trial that are not the method's own, with their defaults.
 COMMON: Mapping[str, Any] = {"rate": 0.06, "target_momentum": 0.99, "epsilon": 0.0}
 OF_THE_BANK = ("bank_rate", "bank_decay")
 
@@ -37,9 +37,9 @@ class Arm(NamedTuple):
     Attributes:
         method: its name in the registry.
         fixed: settings that make the arm what it is.
-        trials: settings to choose from, as many for every arm.
+        trials: settings to choose from, the same number for every arm.
         host: the arm whose chosen settings this one starts from, if any; "best bank"
-            for the one of `BANKS` that did best in the trials.
+            for the best one of `BANKS` in the trials.
     """
 
     method: str
@@ -57,8 +57,8 @@ _QUEUE_TRIALS: tuple[Setting, ...] = (
     {"temperature": 0.2, "rate": 0.12},
     {"temperature": 0.2, "target_momentum": 0.95},
 )
-# A bank that is full after 32 steps holds keys of an encoder that knows nothing, in a
-# narrow cone, and no query comes back to it: hence start-ups of a whole epoch.
+# A bank that is full after 32 steps holds keys of an untrained encoder, in a narrow
+# cone, and no query is near them later: hence start-up phases of a whole epoch.
 _CACO_TRIALS: tuple[Setting, ...] = (
     {"temperature": 0.1, "bank_temperature": 0.1},  # filled as published
     {"temperature": 0.1, "bank_temperature": 0.1, "start_up_epochs": 1},
@@ -141,7 +141,7 @@ ARMS: dict[str, Arm] = {
     "bank + clae": Arm("", {}, _EPSILONS, host=BEST_BANK),
 }
 
-# One thing changed of a bank's chosen settings: what might make it win.
+# A bank's chosen settings with one change that might improve it.
 _CHANGES: dict[str, Setting] = {
     "start-up of two epochs": {"start_up_epochs": 2},
     "one degree a step": {"bank_degrees": 1.0},
@@ -164,10 +164,10 @@ def build(
 
     Args:
         method: its name in the registry.
-        setting: of the method, with keys of `COMMON` and `OF_THE_BANK`.
-        data: what is trained on.
-        epochs: of the budget.
-        seed: of the run.
+        setting: settings of the method, with keys of `COMMON` and `OF_THE_BANK`.
+        data: the data set.
+        epochs: the budget.
+        seed: seed of the run.
     """
     own = dict(setting)
     common = {name: own.pop(name, value) for name, value in COMMON.items()}
@@ -199,18 +199,18 @@ def build(
 
 
 def _turning(degrees: float | None) -> dict[str, optax.GradientTransformation]:
-    """A bank optimiser that turns every row by one angle, if there is one."""
+    """A bank optimiser that turns every row by a fixed angle, if the setting asks."""
     return {} if degrees is None else {"bank": turn_rows(degrees)}
 
 
 def turn_rows(degrees: float, *, momentum: float = 0.9) -> optax.GradientTransformation:
-    """A scale-free optimiser of rows: length 1, one angle a step.
+    """A scale-free optimiser of rows of length 1, with one angle for each step.
 
-    Each row turns against its mean gradient of the last steps, however small that is.
+    Each row turns against its mean gradient of the newest steps, however small that is.
 
     Args:
-        degrees: by how much.
-        momentum: of the heavy ball that averages the gradients.
+        degrees: the angle.
+        momentum: momentum of the average of the gradients.
     """
     angle = math.radians(degrees)
 

@@ -1,11 +1,11 @@
-"""Times CaCo's two-view bank step, ours against straightforward PyTorch.
+"""Times CaCo's two-view bank step beside straightforward PyTorch.
 
     python -m experiments.benchmarks.bank [--out=FILE.json] [--smoke]
 
-One step: the positives of both views, the loss of both directions, its gradient for
-the queries, the bank's direction, momentum and update. Ours is compiled with the bank
-and its velocity donated. Also measured: temporary memory as compiled, and how time
-and memory grow with the number of entries.
+One step: the positives of both views, the loss of both directions, its gradient for the
+queries, the bank's direction, momentum and update. Ours is compiled with bank and
+velocity donated. Also measured: temporary memory of the compiled program, and time and
+memory against the number of entries.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Times a step of ours and of PyTorch's, and prints them."""
+    """Times our step and PyTorch's, and prints them."""
     arrays = random_arrays(options.queries, options.entries, options.dim)
     temperatures = options.temperature, options.bank_temperature
     ours, memory = compiled_step(arrays, *temperatures)
@@ -99,11 +99,12 @@ def bank_step(
         velocity: [K, D].
         queries: [2, N, D] of both views.
         keys: [2, N, D] of both views.
-        temperature: the encoder's.
-        bank_temperature: the bank's.
-        precision: of the products.
+        temperature: temperature of the encoder's loss.
+        bank_temperature: temperature of the bank's payoff.
+        precision: precision of the matrix products.
     """
-    rows = queries.reshape(-1, queries.shape[-1])  # both directions share the walks
+    # Both directions share the passes over the bank.
+    rows = queries.reshape(-1, queries.shape[-1])
     positives = nearest_entries(
         keys[::-1].reshape(rows.shape), bank, precision=precision
     )
@@ -153,7 +154,7 @@ def compiled_step(
 def torch_step(
     arrays: Arrays, temperature: float, bank_temperature: float
 ) -> Callable[[], object]:
-    """The same step as one would write it in PyTorch: whole matrices of scores."""
+    """The same step in straightforward PyTorch: whole matrices of scores."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(timing.cores())
     tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
@@ -205,7 +206,7 @@ def _torch_step(
 
 
 def measure_growth(options: argparse.Namespace) -> list[dict[str, float]]:
-    """Time an entry, and memory beyond bank, velocity and gradient, as K grows."""
+    """Time per entry, and memory beyond bank, velocity and gradient, against K."""
     runs, beyond = {}, {}
     for entries in (options.large // 4, options.large // 2, options.large):
         arrays = random_arrays(options.queries, entries, options.dim)
@@ -257,7 +258,7 @@ def _options() -> argparse.Namespace:
 def _count(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"want a number above 0, got {number}")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {number}")
     return number
 
 

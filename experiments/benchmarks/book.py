@@ -1,4 +1,4 @@
-"""A file of what was measured, that many processes fill and that is gone on with."""
+"""A file of results that several processes fill and that later commands extend."""
 
 import contextlib
 import fcntl
@@ -17,9 +17,9 @@ class Piece(NamedTuple):
     """One run of many.
 
     Attributes:
-        stage: what it is done for, such as "trial" or "final".
-        arm: what runs.
-        number: of the trial, or a seed.
+        stage: "trial" or "final".
+        arm: name of the arm.
+        number: number of the trial, or a seed.
     """
 
     stage: str
@@ -28,11 +28,11 @@ class Piece(NamedTuple):
 
 
 class Book:
-    """The file of all that was measured; many processes write into it.
+    """The file of all results; several processes write into it.
 
     Args:
         path: JSON.
-        plan: what all rows have in common; a file with another plan is refused.
+        plan: settings that all rows share; a file with another plan is refused.
     """
 
     def __init__(self, path: pathlib.Path, plan: Mapping[str, Any]) -> None:
@@ -47,12 +47,12 @@ class Book:
         )
 
     def rows(self) -> dict[Piece, Row]:
-        """What was measured so far."""
+        """The results so far."""
         rows = self._read()["rows"]
         return {Piece(row["stage"], row["arm"], row["number"]): row for row in rows}
 
     def add(self, piece: Piece, row: Row) -> None:
-        """Writes the row of a piece."""
+        """Adds the result of a piece."""
         with self._lock("book", wait=True):
             rows = {**self.rows(), piece: {**row, **piece._asdict()}}
             book = {"plan": self._plan, "rows": list(rows.values())}

@@ -1,4 +1,4 @@
-"""What benchmarks beside PyTorch share: their candidates, what they print and write."""
+"""Shared code of benchmarks beside PyTorch: candidates, tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ Row = dict[str, Any]
 def torch_ways(
     function: str, shape: Mapping[str, Any], *, compiled: bool
 ) -> dict[str, Candidate]:
-    """A function of PyTorch's sides in both of its ways; only "tuned" is compiled."""
+    """The two PyTorch versions of a candidate; only "tuned" is compiled."""
     return {
         way: Candidate(
             f"{TORCH}:{function}",
@@ -23,7 +23,7 @@ def torch_ways(
 
 
 def with_ratios(sides: Mapping[str, Row]) -> Row:
-    """The sides, and of each other side its median over ours."""
+    """The sides, with the ratio of each other side's median to ours."""
     row: Row = dict(sides)
     ours = sides["ours"].get("seconds")
     for name, side in sides.items():
@@ -33,7 +33,7 @@ def with_ratios(sides: Mapping[str, Row]) -> Row:
 
 
 def with_images(row: Row, batch: int) -> Row:
-    """The row with the source images a second of each side."""
+    """The row with the source images per second of each side."""
     speeds = {
         name: batch / side["seconds"].median
         for name, side in row.items()
@@ -63,7 +63,7 @@ def cells(sides: Mapping[str, Row], *names: str, measure: str = "seconds") -> li
 
 
 def print_images(row: Row) -> None:
-    """Images a second of each side, and how many times as many ours takes."""
+    """Prints images per second of each side, and the ratios to ours."""
     for name, speed in row["images_per_second"].items():
         ratio = row.get(f"{name}_over_ours")
         beside_ours = f", ours has {ratio:.2f} times that" if ratio else ""
@@ -71,7 +71,7 @@ def print_images(row: Row) -> None:
 
 
 def print_memory(sides: Mapping[str, Row]) -> None:
-    """The most memory of each side that tells it."""
+    """Prints the peak memory of each side that reports it."""
     known = {name: side.get("memory_bytes") for name, side in sides.items()}
     cells = (f"{name} {bytes_ / 1e9:.2f}" for name, bytes_ in known.items() if bytes_)
     print(f"{'peak memory, GB:':>18} " + ", ".join(cells), flush=True)

@@ -1,16 +1,17 @@
-"""Times what happens to images, beside a loop over them by Pillow.
+"""Times decoding and augmentation, beside loops with Pillow.
 
     python -m experiments.benchmarks.data [--out=FILE.json] [--smoke]
 
-On the device: two views of 256 images of 32×32, as training makes them: ours in one
-compiled call on all cores, Pillow's on one core, doing the same operations in the same
-run. Each makes several batches in a row, as an epoch does: a single one would time how
-long sleeping cores take to wake. Also the processor's seconds, which say what a core
-does however busy the others are.
+On the device: two views of 256 images of 32×32, as in training: ours in one compiled
+    call
+on all cores, Pillow's on one core, with the same operations. Each makes several batches
+in succession, as an epoch does: a single one would time how long sleeping cores take to
+    wake
+up. CPU seconds are measured too; they do not depend on other work on the machine.
 
 On the host: photographs of 500×375 as JPEG, decoded, randomly cropped and resized to
 224×224 on one core, beside Pillow's decoding, cropping and resizing as torchvision
-does it. With one crop of each decoded image, and with two, as training wants them.
+does it. With one crop of each decoded image, and with two, as training needs them.
 """
 
 import argparse
@@ -36,14 +37,14 @@ from caco_jax.data.view_kinds import PhotoView, Views
 from caco_jax.data.views import VIEWS, make_views
 from experiments.benchmarks import pillow_views, timing
 
-RECIPES: dict[str, dict[str, Any]] = {  # blurring or not
+RECIPES: dict[str, dict[str, Any]] = {  # with and without blur
     "simclr": {"size_pixels": 32, "crop_scale": (0.08, 1.0)},
     "cifar": {"size_pixels": 32},
 }
 CROP = CropSpec(224, (0.08, 1.0), (3 / 4, 4 / 3))  # torchvision's defaults
 CROPS = {"one crop": 1, "two crops": 2}  # of each image
 VERSIONS = ("jax", "jaxlib", "numpy", "pillow", "opencv-python-headless")
-BATCHES = 4  # in a row
+BATCHES = 4  # batches in succession
 PHOTO_SIZE = (500, 375)
 JPEG_QUALITY = 90
 
@@ -109,7 +110,7 @@ def compare(
 
 
 def in_a_row(call: Callable[[], object]) -> Callable[[], None]:
-    """A call that makes `BATCHES` batches, each once the one before is done."""
+    """A call that makes `BATCHES` batches, one after the other."""
 
     def calls() -> None:
         for _ in range(BATCHES):
@@ -119,7 +120,7 @@ def in_a_row(call: Callable[[], object]) -> Callable[[], None]:
 
 
 def device_views(recipe: Views, images: np.ndarray) -> Callable[[], object]:
-    """A call that makes all views, compiled, from images that are on the device."""
+    """A compiled call that makes all views from images on the device."""
     views = jax.jit(make_views(recipe))
     on_device = jnp.asarray(images)
     keys = itertools.cycle(list(jax.random.split(jax.random.key(0), 64)))
@@ -127,7 +128,7 @@ def device_views(recipe: Views, images: np.ndarray) -> Callable[[], object]:
 
 
 def pillow_loop(recipe: Views, images: np.ndarray) -> Callable[[], object]:
-    """A call that makes all views with Pillow, from images that are Pillow's."""
+    """A call that makes all views with Pillow."""
     rng = np.random.default_rng(0)
     photos = [Image.fromarray(image) for image in images]
     mean, std = (np.array(values, np.float32) for values in (recipe.mean, recipe.std))
@@ -142,7 +143,7 @@ def pillow_loop(recipe: Views, images: np.ndarray) -> Callable[[], object]:
 
 
 def decoding(*, count: int, runs: int) -> dict[str, Any]:
-    """Times the host's part on one core, ours and Pillow's, and prints it.
+    """Times decoding and cropping on one core, ours and Pillow's, and prints them.
 
     Args:
         count: photographs.
@@ -192,7 +193,7 @@ def photographs(count: int) -> list[Record]:
 
 
 def our_crops(records: list[Record], crops: int) -> list[np.ndarray]:
-    """Crops of each record as workers make them."""
+    """Crops of each record, as in worker processes."""
     made = []
     for index, record in enumerate(records):
         rng = np.random.default_rng(index)
@@ -217,7 +218,7 @@ def pillow_crops(records: list[Record], crops: int) -> list[np.ndarray]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Keeps OpenCV to one core, as in a worker process."""
+    """Limits OpenCV to one core, as in a worker process."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -227,7 +228,7 @@ def one_thread() -> Iterator[None]:
 
 
 def processor_seconds(call: Callable[[], object], *, runs: int) -> float:
-    """The median over runs of the processor's seconds, all threads together."""
+    """The median over runs of CPU seconds, all threads together."""
     seconds = []
     for _ in range(runs):
         start = time.process_time()

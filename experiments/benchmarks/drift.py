@@ -1,12 +1,12 @@
-"""Does a bank stay alive at ImageNet's size? Its game beside an encoder that drifts.
+"""Collapse of a bank at ImageNet's size: its game with a simulated, drifting encoder.
 
     python -m experiments.benchmarks.drift --out=FILE.json
 
-Nothing is trained but the bank: the encoder is a formula. An image's embedding is its
-class's direction and one of its own, a view adds a little of its own, and all turn
-slowly together, by an angle a step. The bank, 65,536 entries after a start-up that
-filled it with keys, plays the library's own games at the papers' batch of 256. So K/N
-is ImageNet's, and what the encoder would do in answer is left out.
+Only the bank is trained; the encoder is a formula. An image's embedding is the sum of
+its class's direction, its own direction and a smaller one of the view, and all
+embeddings turn together by a small angle in each step. The bank has 65,536 entries,
+filled with keys by a start-up phase, and plays the library's own games at the papers'
+batch of 256. K/N is thus that of ImageNet; the response of an encoder is not simulated.
 """
 
 import functools
@@ -30,7 +30,7 @@ from experiments.benchmarks.timing import machine, require_known, require_least
 
 BATCH, DIM = 256, 128
 IMAGES, CLASSES = 1_281_167, 1000  # ImageNet's
-_OF_CLASS, _OF_VIEW = 0.7, 0.4  # lengths of what a class gives and a view adds
+_OF_CLASS, _OF_VIEW = 0.7, 0.4  # lengths of the class's direction and of the view's
 
 
 class Setting(NamedTuple):
@@ -41,7 +41,7 @@ class Setting(NamedTuple):
         temperature: of the bank.
         decay: of the bank's weights.
         rate: of the bank.
-        degrees: by which embeddings turn in a step.
+        degrees: angle by which embeddings turn in a step.
     """
 
     game: str = "adco"
@@ -74,12 +74,12 @@ COLUMNS = {
 def embed(
     images: Array, view: PRNGKeyArray, turned: Float[Array, ""]
 ) -> Float[Array, "n d"]:
-    """Unit embeddings [N, D] of images by number, as one view shows them.
+    """Unit embeddings [N, D] of one view of images, by number.
 
     Args:
         images: [N] numbers.
-        view: draws what the view adds.
-        turned: radians by which everything has turned.
+        view: random key of the view's direction.
+        turned: angle in radians by which all embeddings have turned.
     """
     own = jax.random.key(1)
     centers = l2_normalize(jax.random.normal(jax.random.key(0), (CLASSES, DIM)))
@@ -99,10 +99,10 @@ def embed(
 def payoff(
     setting: Setting, bank: Array, queries: Array, keys: Array
 ) -> tuple[Array, Array]:
-    """A game's scalar, whose gradient is the bank's ascent, and the mass on the bank.
+    """A game's payoff of the bank, and the softmax probability on the bank.
 
     Args:
-        setting: which game.
+        setting: the game.
         bank: [K, D].
         queries: [N, D], unit rows.
         keys: [N, D] of the same images.
@@ -141,12 +141,12 @@ def make_step(
 
 
 def drift(setting: Setting, *, entries: int, steps: int) -> Row:
-    """Plays a game and measures the bank at its end.
+    """Plays a game and measures the bank at the end.
 
     Args:
         setting: the game.
         entries: K.
-        steps: of it.
+        steps: number of steps.
     """
     optimizer = ascend(sgd(setting.rate, momentum=0.9, weight_decay=setting.decay))
     bank = jax.jit(embed)(jnp.arange(entries), jax.random.key(3), jnp.zeros(()))
@@ -164,14 +164,14 @@ def drift(setting: Setting, *, entries: int, steps: int) -> Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line a setting, as Markdown."""
+    """One line for each setting, as Markdown."""
     lines = [["setting", *COLUMNS.values()], ["---"] * (1 + len(COLUMNS))]
     lines += [[row["arm"], *(f"{row[key]:.3g}" for key in COLUMNS)] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
-    """Parses flags, plays what is not in the file yet, prints the table."""
+    """Parses flags, plays games that are not in the file yet, prints the table."""
     parser = Parser(description=__doc__)
     parser.add_argument("--settings", nargs="+", default=[*SETTINGS], metavar="NAME")
     parser.add_argument("--entries", type=int, default=65536)

@@ -1,4 +1,4 @@
-"""Times the evaluations, beside scikit-learn where it has the same.
+"""Times the evaluations, beside scikit-learn if it has the same one.
 
     python -m experiments.benchmarks.evaluation [--out=FILE.json] [--smoke]
 
@@ -14,8 +14,7 @@ Sweep: a step of one head and of 24 on a frozen ResNet-50, RandomResizedCrop and
 included, on images smaller than ImageNet's so that the backbone does not hide the
 heads.
 
-The processor's seconds say what was worked, however busy the machine was with other
-things.
+CPU seconds are measured too; they do not depend on other work on the machine.
 """
 
 import argparse
@@ -90,7 +89,7 @@ def main() -> None:
 
 
 def warm_up() -> None:
-    """Compiles a search, so that no measurement has the compiler's own memory in it."""
+    """Compiles a search, so that measurements do not include the compiler's memory."""
     rows = np.eye(3, dtype=np.float32)
     neighbours.nearest_neighbours(rows, rows, k=1, cosine=True)
 
@@ -123,8 +122,8 @@ def knn(*, runs: int, rows: int, queries: int, width: int, k: int) -> dict[str, 
 def streamed(
     *, runs: int, rows: int, queries: int, width: int, k: int
 ) -> dict[str, Any]:
-    """Searches a part of ImageNet's size, and says what all of it would take."""
-    del runs  # once: it is the memory that is looked at
+    """Searches a part of ImageNet's size, and extrapolates to all of it."""
+    del runs  # once, because only the memory is measured
     rng = np.random.default_rng(0)
     asked = rng.standard_normal((queries, width), dtype=np.float32)
     bank = np.empty((rows, width), np.float16)
@@ -161,7 +160,7 @@ def streamed(
 
 
 def planned_bytes(*, rows: int, queries: int, width: int, k: int) -> int:
-    """What a search of a float16 bank holds on one device."""
+    """Planned memory of a search of a float16 bank on one device."""
     plan = neighbours.make_plan(queries, rows, width, 1)
     return neighbours.memory_bytes(plan, width, k=k, bank_itemsize=2)
 
@@ -201,7 +200,7 @@ def probe(*, runs: int, rows: int, width: int, classes: int) -> dict[str, Any]:
 
 
 def fewest_seconds(model: LogisticRegression, values: Any, labels: Any) -> int:
-    """The number of threads that scikit-learn's first iterations are fastest with."""
+    """The number of threads with the fastest first iterations of scikit-learn."""
     few = LogisticRegression(C=model.C, max_iter=2)
     seconds = {}
     with warnings.catch_warnings():
@@ -217,7 +216,7 @@ def fewest_seconds(model: LogisticRegression, values: Any, labels: Any) -> int:
 def correlated_features(
     rows: int, width: int, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rectified features with a falling spectrum, as networks have, and classes."""
+    """Rectified features with a decreasing spectrum, as of networks, and classes."""
     rng = np.random.default_rng(0)
     mix = rng.standard_normal((width, width)) / np.arange(1, width + 1) ** 0.5
     centres = rng.standard_normal((classes, width))
@@ -287,19 +286,19 @@ def compare(
 
 
 def processor_seconds(call: Callable[[], object]) -> float:
-    """What all cores worked for one call, together."""
+    """CPU seconds of one call, over all cores."""
     start = time.process_time()
     jax.block_until_ready(call())
     return time.process_time() - start
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """The rows' directions."""
+    """The normalised rows."""
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def peak_growth(call: Callable[[], object]) -> tuple[object, int]:
-    """What a call returns, and by how many bytes the process grew while it ran."""
+    """The result of a call, and the growth of the process's memory in bytes."""
     before = resident_bytes()
     most, done = [before], threading.Event()
 
@@ -318,7 +317,7 @@ def peak_growth(call: Callable[[], object]) -> tuple[object, int]:
 
 
 def resident_bytes() -> int:
-    """The memory that this process holds now."""
+    """The present memory of this process."""
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith("VmRSS:"))
     return int(line.split()[1]) * 1024

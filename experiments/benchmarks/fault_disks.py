@@ -1,4 +1,4 @@
-"""Disks that fail under a run: full, read-only, gone."""
+"""Disk failures during a run: full, read-only, unmounted."""
 
 import contextlib
 import pathlib
@@ -16,9 +16,9 @@ _TMPFS_BYTES = 4 * 2**20
 
 
 def all_disks(runs: Runs, method: str = "caco") -> dict[str, Any]:
-    """Each way for a disk to fail, and what the run made of it.
+    """Runs every disk failure, and returns how the run handled it.
 
-    A tmpfs is mounted where that is allowed; where it is not, that part is left out.
+    Cases that need a mounted tmpfs are skipped if mounting is not permitted.
     """
     runs.reference(method)
     found = {
@@ -44,7 +44,7 @@ def no_file_may_grow(runs: Runs, method: str) -> dict[str, Any]:
 
 
 def directory_gone(runs: Runs, method: str) -> dict[str, Any]:
-    """The directory is moved away, and is back when the run is continued."""
+    """The directory is moved away, and moved back before the run is resumed."""
     workdir, away = runs.root / "moving", runs.root / "away"
 
     def move(process: Process) -> None:
@@ -59,7 +59,7 @@ def directory_gone(runs: Runs, method: str) -> dict[str, Any]:
 
 
 def disk_full(runs: Runs, method: str, place: pathlib.Path) -> dict[str, Any]:
-    """After the first saves something else takes all that is left of a small disk."""
+    """After the first saves another file fills up a small disk."""
     ballast = place / "ballast"
 
     def fill(process: Process) -> None:
@@ -85,7 +85,7 @@ def _failing(
     spoil: Callable[[Process], None],
     mend: Callable[[], object],
 ) -> dict[str, Any]:
-    """A run whose disk fails after its first saves, then is mended."""
+    """A run whose disk fails after its first saves and is then repaired."""
     with runs.started(method, workdir) as process:
         process.reach("evaluation", 3)  # the first epoch is saved
         spoil(process)
@@ -113,7 +113,7 @@ def _is_refusal(ended: Ended) -> bool:
 
 @contextlib.contextmanager
 def _mounted(place: pathlib.Path) -> Iterator[bool]:
-    """A small file system in memory, where this process may mount one."""
+    """A small file system in memory, if this process may mount one."""
     place.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={_TMPFS_BYTES}", "tmpfs"]
     try:

@@ -1,4 +1,4 @@
-"""Small runs in processes of their own that can be hit, and what is left of them."""
+"""Small runs in separate processes for fault injection, and their results."""
 
 import contextlib
 import json
@@ -28,15 +28,15 @@ _SETTINGS = {
     "training.keep_checkpoints": 3,
     "evaluation.knn_every_epochs": 1,
 }
-_PICTURES = 48  # in the folder, of two kinds
+_PICTURES = 48  # number of images in the folder, of two classes
 
 
 class Runs:
-    """Runs of one place: their flags, their environment, how each ends undisturbed.
+    """Runs below one folder: flags, environment, undisturbed references.
 
     Args:
         root: an empty folder for all of them.
-        cache: of compiled programs; None: in `root`.
+        cache: compilation cache; None: in `root`.
     """
 
     def __init__(self, root: pathlib.Path, cache: pathlib.Path | None = None) -> None:
@@ -45,7 +45,7 @@ class Runs:
         self._environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(cache or root / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            # Of a flag given twice the last counts.
+            # The last value of a repeated flag counts.
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")
             + " --xla_force_host_platform_device_count=1",
             "PYTHONUNBUFFERED": "1",
@@ -67,7 +67,7 @@ class Runs:
         ]
 
     def _folder(self) -> pathlib.Path:
-        """Pictures of two kinds, made at the first call."""
+        """Images of two classes, made at the first call."""
         if not self._pictures.exists():
             rng = np.random.default_rng(0)
             for index in range(_PICTURES):
@@ -82,7 +82,7 @@ class Runs:
     def started(
         self, method: str, workdir: pathlib.Path, *flags: str, traced: bool = True
     ) -> Iterator["Process"]:
-        """A process that trains, or goes on; it does not outlive the block."""
+        """A process that trains or resumes; it ends with the block."""
         module = f"experiments.{'benchmarks.traced' if traced else 'pretrain'}"
         command = [sys.executable, "-m", module, *self.flags(method)]
         process = Process([*command, f"--workdir={workdir}", *flags], self._environment)
@@ -92,12 +92,12 @@ class Runs:
             process.kill()
 
     def finish(self, method: str, workdir: pathlib.Path, *flags: str) -> "Ended":
-        """Trains to the end, or goes on to it."""
+        """Trains or resumes to the end."""
         with self.started(method, workdir, *flags, traced=False) as process:
             return process.wait()
 
     def reference(self, method: str) -> pathlib.Path:
-        """The directory of a run that nothing disturbed; it runs at the first call."""
+        """The directory of an undisturbed run, which runs at the first call."""
         workdir = self.root / f"{method}-undisturbed"
         if not workdir.exists():
             ended = self.finish(method, workdir)
@@ -114,12 +114,12 @@ class Ended(NamedTuple):
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing that is meant for programmers was printed."""
+        """Whether no traceback or the like was printed."""
         return "Traceback" not in self.stderr and "Exception" not in self.stderr
 
 
 class Process:
-    """A process whose phases can be waited for."""
+    """A process that reports its phases."""
 
     def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -155,7 +155,7 @@ class Process:
             self._news.notify_all()
 
     def reach(self, phase: str, count: int = 1) -> bool:
-        """Waits until a phase has begun so many times; False if it has ended before."""
+        """Waits until a phase has begun so many times; False if the process ended."""
         with self._news:
             self._news.wait_for(
                 lambda: self._phases.count(phase) >= count or "ended" in self._phases,
@@ -175,14 +175,14 @@ class Process:
         return Ended(status, "\n".join(self._errors[:-1]))
 
     def kill(self) -> None:
-        """Ends it and its workers, if they are still there."""
+        """Kills the process and its workers, if they still run."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.wait()
 
 
 def final_arrays(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    """Every array of the newest whole checkpoint, by its path."""
+    """Every array of the newest undamaged checkpoint, by path."""
     checkpoints = Checkpoints(Workdir(workdir))
     folder = checkpoints.folder / str(checkpoints.latest_step())
     with ocp.StandardCheckpointer() as reader:
@@ -194,7 +194,7 @@ def final_arrays(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def same_end(workdir: pathlib.Path, reference: pathlib.Path) -> bool:
-    """Whether two runs ended in the same bits, lines and counts."""
+    """Whether two runs ended with the same bits, metric lines and counts."""
     ours, theirs = Workdir(workdir), Workdir(reference)
     if ours.metrics_file.read_bytes() != theirs.metrics_file.read_bytes():
         return False

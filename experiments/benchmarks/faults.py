@@ -1,10 +1,12 @@
-"""Hits running pretraining from all sides, and counts what is lost: nothing should be.
+"""Fault injection into pretraining: kills, signals, damaged checkpoints, full disks.
 
 python -m experiments.benchmarks.faults --out=runs/bench/faults.json
 
-Processes of `experiments.pretrain` on small sets are killed, told to end, find their
-checkpoints damaged or their disk full, and then go on: the end must have the bits, the
-metric lines and the counts of a run that nobody disturbed.
+Runs on small data sets are killed, signalled, or find their checkpoints damaged or
+their disk full, and are then resumed: the end has to have the bits, metric lines and
+counts
+    of an
+undisturbed run.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from experiments.benchmarks import fault_disks, saving
 from experiments.benchmarks.fault_runs import EPOCHS, METHODS, Runs, same_end
 from experiments.benchmarks.timing import machine, write_json
 
-# What is waited for, how often at most, and how much longer at most, in seconds.
+# Phase to wait for, largest number of times, and largest extra delay in seconds.
 MOMENTS: Mapping[str, tuple[str | None, int, float]] = {
     "start": (None, 0, 4.0),
     "start-up": ("start-up", 1, 1.0),
@@ -54,11 +56,11 @@ def hits(
     moments: Sequence[str] = tuple(MOMENTS),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Sends a signal to many runs, each at a moment of its own, and continues them.
+    """Sends a signal to many runs, each at another moment, and resumes them.
 
     Args:
-        runs: where and how they run.
-        number: SIGKILL, or a signal that asks.
+        runs: folder and flags of the runs.
+        number: SIGKILL, or a signal that can be handled.
         count: of runs; they go through all methods and all moments.
         processes: at the same time.
         methods: of `METHODS`.
@@ -91,7 +93,7 @@ def hits(
 def _hit(
     runs: Runs, number: signal.Signals, seed: int, method: str, moment: str, index: int
 ) -> dict[str, Any]:
-    """One run: hit, then continued."""
+    """One run: interrupted, then resumed."""
     rng = random.Random(f"{seed} {number} {index}")
     workdir = runs.root / f"{number.name}-{index}"
     for _ in range(_TRIES):
@@ -152,7 +154,7 @@ def _empty(path: pathlib.Path, rng: random.Random) -> None:
     path.write_bytes(b"")
 
 
-# What is done to which file of a checkpoint; of several, to one that is drawn.
+# Kind of damage, and pattern of the file; one of several is drawn.
 DAMAGES: Sequence[tuple[Callable[[pathlib.Path, random.Random], None], str]] = (
     (_truncate, "state/d/*"),
     (_flip, "state/_METADATA"),
@@ -185,10 +187,10 @@ def damages(
     methods: Sequence[str] = METHODS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Spoils the newest checkpoint, or the two newest, of complete runs; continues.
+    """Damages the newest checkpoint or the two newest of finished runs, and resumes.
 
     Args:
-        runs: where and how they run.
+        runs: folder and flags of the runs.
         count: of runs; they go through all methods and all of `DAMAGES`.
         processes: at the same time.
         methods: of `METHODS`.

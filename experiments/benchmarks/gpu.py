@@ -3,11 +3,11 @@
     python -m experiments.benchmarks.gpu [--out=FILE.json] [--parts=step,bank,cifar]
         [--budget_seconds=400] [--profile=FOLDER] [--smoke]
 
-Wants jax, flax, optax and torch, and installs nothing; CIFAR's part and the step with
-augmentation want dm-pix, too, and are left out without it. Every side has a process of
-its own; they run in turn, and one that fails is reported so. What is measured is
-written after each case. Each part has its share of the budget; a case that finds it
-spent is left out and named: `--parts=bank` alone then has all of it.
+It needs jax, flax, optax and torch, and installs nothing. CIFAR's part and the step
+with augmentation also need dm-pix and are skipped without it. Each side runs in a
+process of its own, one after the other; a failure is reported beside its side. Results
+are written after each case. Each part has a share of the budget; cases that no longer
+fit into it are skipped and named: `--parts=bank` alone then has all of it.
 
 step: CaCo's whole step, ResNet-50, 224 pixels, two views, bfloat16; at a batch of 256
 and at the largest that fits. bank: the two-view bank game alone, beside the limit that
@@ -83,13 +83,16 @@ SMOKE: dict[str, Any] = {
     | {"widths": (8, 4)},
 }
 TEMPERATURES = {"temperature": 0.08, "bank_temperature": 0.08}
-PRODUCTS = 5  # positives, scores, queries' gradient; scores again, bank's move
+# products: positives, scores, gradient of queries; scores again, move of the bank
+PRODUCTS = 5
 SHARES = {"step": 0.45, "bank": 0.4, "cifar": 0.15}  # of the budget
-MEMORY_SHARE = 0.88  # of the device's, that the largest batch may be planned to fill
+MEMORY_SHARE = (
+    0.88  # share of the device's memory that the largest batch may plan to use
+)
 
 
 class Session:
-    """What the parts share: sizes, processes, the clock, and what was found so far."""
+    """Shared state of the parts: sizes, processes, clock, results."""
 
     def __init__(self, options: argparse.Namespace, crew: Crew) -> None:
         self.sizes = SMOKE if options.smoke else FULL
@@ -101,7 +104,7 @@ class Session:
         self.figures: dict[str, Any] = {"settings": {**vars(options), **self.sizes}}
 
     def begin(self, name: str) -> None:
-        """From now on the clock is that of this part."""
+        """Starts the clock of a part."""
         self._end = self._ends[name]
 
     def late(self) -> bool:
@@ -124,13 +127,13 @@ class Session:
         return side | {"alone": True}
 
     def save(self) -> None:
-        """Writes what there is."""
+        """Writes the results so far."""
         if self._out:
             timing.write_json(self._out, self.figures)
 
 
 def deadlines(parts: Sequence[str], seconds: float) -> dict[str, float]:
-    """When each part shall have ended: what one leaves, the next has."""
+    """Deadline of each part; unused time passes to the next part."""
     whole, spent, ends = sum(SHARES[part] for part in parts), 0.0, {}
     for part in parts:
         spent += SHARES[part] / whole
@@ -139,7 +142,7 @@ def deadlines(parts: Sequence[str], seconds: float) -> dict[str, float]:
 
 
 def lacked_memory(side: Row) -> bool:
-    """Whether it failed for want of memory, which another may have held."""
+    """Whether it ran out of memory, which another process may have held."""
     failed = side.get("failed", "")
     return any(sign in failed for sign in ("memory", "EXHAUSTED", "ALLOC_FAILED"))
 
@@ -147,13 +150,16 @@ def lacked_memory(side: Row) -> bool:
 def main() -> None:
     """Measures part by part, prints and, with --out, saves."""
     options = _options()
-    # Before any process imports JAX: its memory grows as needed, and may fill the GPU.
+    # Before any process imports JAX: memory is allocated on demand, up to all of the
+    # GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
-    if options.profile:  # inside a CUDA graph an operation has no name
+    if options.profile:  # operations inside a CUDA graph have no names
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_enable_command_buffer="
-    if options.smoke:  # beside other work, PyTorch's threads wait for each other
+    if (
+        options.smoke
+    ):  # with other work on the machine, PyTorch's threads wait for each other
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     sizes = SMOKE if options.smoke else FULL
     with Crew(limit_seconds=sizes["limit_seconds"]) as crew:
@@ -166,12 +172,12 @@ def main() -> None:
             for case, row in PARTS[name](session):
                 rows[case] = row
                 session.save()
-            if not options.smoke:  # what is small may stay: processes start slowly
+            if not options.smoke:  # small ones may stay, because processes start slowly
                 crew.stop_all()
 
 
 def describe(session: Session) -> None:
-    """The machine, and how fast it multiplies matrices."""
+    """The machine, and its speed of matrix products."""
     found = session.crew.build(
         {"ours": Candidate(f"{OURS}:machine", {})}, round_seconds=0.0
     )["ours"]
@@ -193,7 +199,7 @@ def describe(session: Session) -> None:
 
 
 def bank(session: Session) -> Iterator[tuple[str, Row]]:
-    """The game at all sizes, four ways: ours also at the default precision."""
+    """The game at all sizes in four versions; ours also at the default precision."""
     sizes = session.sizes["bank"]
     heads = ("limit", "ours", "default", "tuned", "original", "ours/limit")
     print(comparison.line("N, K, D", *heads))
@@ -241,7 +247,7 @@ def _bank_limit(session: Session, queries: int, entries: int, dim: int) -> float
 
 
 def step(session: Session) -> Iterator[tuple[str, Row]]:
-    """The step at the batch that all can hold, then each at its largest."""
+    """The step at a batch that all can hold, then at the largest batch of each."""
     batch = session.sizes["batch"]
     print(comparison.line("batch", "ours", "tuned", "original", "  (ms)"))
     sides, at_once = _beside(session, batch)
@@ -268,7 +274,7 @@ def step(session: Session) -> Iterator[tuple[str, Row]]:
 
 
 def _beside(session: Session, batch: int) -> tuple[dict[str, Row], Row]:
-    """Ours beside one other at a time: three would not fit into one memory."""
+    """Ours beside one other at a time, because three do not fit into memory."""
     crew, runs = session.crew, session.sizes["runs"]
     candidates = _step_candidates(session, batch)
     pair = {name: candidates[name] for name in ("ours", "tuned")}
@@ -294,14 +300,14 @@ def _step_candidates(session: Session, batch: int) -> dict[str, Candidate]:
 
 
 def _ours_again(session: Session, batch: int) -> None:
-    """Our step in its process, where it was stopped to make room."""
+    """Starts our step's process again, if it was stopped to free memory."""
     if not session.crew.has("ours"):
         ours = _step_candidates(session, batch)["ours"]
         session.crew.build({"ours": ours}, round_seconds=0.1)
 
 
 def _profile(session: Session, batch: int) -> Row | None:
-    """Where the time of our step goes."""
+    """Profile of our step, by part."""
     if not session.profile:
         return None
     _ours_again(session, batch)
@@ -316,7 +322,7 @@ def _profile(session: Session, batch: int) -> Row | None:
 
 
 def _recolored(session: Session, batch: int) -> Row:
-    """What the device's part of the augmentation costs: the step with and without."""
+    """Cost of augmentation on the device: the step with and without it."""
     _ours_again(session, batch)
     ours = _step_candidates(session, batch)["ours"]
     with_views = ours._replace(settings={**ours.settings, "recolored": True})
@@ -330,7 +336,7 @@ def _recolored(session: Session, batch: int) -> Row:
 
 
 def _largest(session: Session, name: str, found: Row) -> Row:
-    """The speed at the largest batch that one side alone can hold."""
+    """The speed at the largest batch that one side can hold."""
     batch = session.sizes["batch"]
     memory = found.get("memory_bytes")
     limit = session.figures["machine"].get("limit_bytes")

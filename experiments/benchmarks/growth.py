@@ -1,4 +1,4 @@
-"""How time and memory grow with the work: what is fitted, and the figure of it."""
+"""Scaling of time and memory with problem size: fits and figure."""
 
 import math
 import os
@@ -35,13 +35,13 @@ ENCODER = {
 
 
 class Sweep(NamedTuple):
-    """One quantity that grows, all else held.
+    """A sweep of one setting, with all others fixed.
 
     Attributes:
-        function: of our sides.
-        held: its settings.
-        grows: the setting that changes.
-        values: what it takes, rising.
+        function: name of one of our candidates.
+        held: its fixed settings.
+        grows: the setting that is swept.
+        values: its values, rising.
     """
 
     function: str
@@ -75,8 +75,9 @@ def exponent(values: Sequence[float], costs: Sequence[float]) -> float:
 def measure(sweeps: Mapping[str, Sweep], *, runs: int) -> dict[str, Row]:
     """Time and memory of each point of each sweep, in turn, with fitted exponents.
 
-    Devices are virtual ones on the same cores: the same work over more of them takes
-    the time that sharing costs, and each holds less.
+    Devices are virtual ones on the same cores: the same work on more of them shows the
+        cost of
+    sharding, and each needs less memory.
     """
     rows = {}
     for name, sweep in sweeps.items():

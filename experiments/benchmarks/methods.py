@@ -1,10 +1,9 @@
-"""Every method and its CLAE version on digits, equal in all but the method.
+"""Compares all methods and their CLAE versions on digits, with equal budgets.
 
 python -m experiments.benchmarks.methods --out=runs/bench/methods.json
 
-Encoder, views, batch and epochs are the same for all; a bank's start-up counts among
-its epochs. Each run has a workdir of its own, so that a command that was stopped goes
-on where it was.
+Encoder, views, batch and epochs are the same for all; a bank's start-up phase counts
+among its epochs. Each run has its own workdir: rerun the same command to resume.
 """
 
 import pathlib
@@ -31,12 +30,12 @@ CONTENDERS = tuple(f"{name}{variant}" for name in METHODS for variant in ("", ":
 
 
 def budget_settings(epochs: int, *, starts_up: bool, has_bank: bool) -> list[str]:
-    """What a budget of epochs sets in a recipe, as assignments.
+    """The assignments in a recipe for a budget of epochs.
 
     Args:
-        epochs: of all training, a start-up included.
-        starts_up: whether the method has one; it gets a quarter.
-        has_bank: whether there is a second optimiser.
+        epochs: total number of epochs, including a start-up phase.
+        starts_up: whether the method has a start-up phase; it gets a quarter.
+        has_bank: whether the method has a second optimiser.
     """
     start_up = epochs // 4 if starts_up else 0
     warmup = min(5, epochs // 4)
@@ -63,14 +62,14 @@ def learn(
     workdir: pathlib.Path,
     assignments: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Trains one run, or finds it done, and evaluates it on the held-out images.
+    """Trains one run, unless it is finished, and evaluates it on the held-out images.
 
     Args:
         contender: a method, or "method:clae".
         epochs: the budget.
-        seed: of the run.
-        workdir: of the run.
-        assignments: "a.b=value" that replace values of the recipe.
+        seed: seed of the run.
+        workdir: directory of the run.
+        assignments: "a.b=value", changed values of the recipe.
     """
     method, _, variant = contender.partition(":")
     recipe = load_recipe(f"configs/{method}_digits.py:{variant}".rstrip(":"))
@@ -94,7 +93,7 @@ def learn(
 
 
 def spread(rows: Iterable[dict[str, Any]], measure: str) -> str:
-    """Mean and, of several seeds, standard deviation in per cent."""
+    """Mean and, for several seeds, standard deviation in per cent."""
     values = [100 * row[measure] for row in rows]
     if len(values) == 1:
         return f"{values[0]:.1f}"
@@ -102,7 +101,7 @@ def spread(rows: Iterable[dict[str, Any]], measure: str) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a contender and budget, as Markdown."""
+    """One line for each contender and budget, as Markdown."""
     heads = ["method", "epochs", *MEASURES.values()]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for epochs in sorted({row["epochs"] for row in rows}):
@@ -120,7 +119,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Parses flags, runs what is not there yet, prints the table."""
+    """Parses flags, trains missing runs, prints the table."""
     parser = Parser(
         description=__doc__,
         epilog="--config.SECTION.KEY=VALUE replaces a value in all recipes.",
@@ -133,10 +132,10 @@ def main() -> None:
     for name in flags.methods:
         require(
             name in CONTENDERS,
-            f"--methods: want some of {', '.join(CONTENDERS)}, got {name!r}",
+            f"--methods: expected some of {', '.join(CONTENDERS)}, got {name!r}",
         )
     if min(flags.budgets) < 1:
-        raise UserError(f"--budgets: want epochs >= 1, got {flags.budgets}")
+        raise UserError(f"--budgets: expected epochs >= 1, got {flags.budgets}")
     out = pathlib.Path(flags.out)
     rows = []
     for epochs in flags.budgets:

@@ -1,6 +1,6 @@
-"""Our sides of the benchmarks: the bank game and whole steps, compiled, state donated.
+"""Our candidates of the benchmarks: compiled bank game and whole steps.
 
-From the package's parts, without its configuration: a machine may lack what that needs.
+Built without the configuration, whose packages a machine may lack. State is donated.
 """
 
 import functools
@@ -31,7 +31,7 @@ Views = Callable[[jax.Array, Any], Sequence[jax.Array]]
 
 
 def machine() -> Ready:
-    """Nothing to run: the machine, and the bytes that its device gives us."""
+    """Runs nothing; returns the machine and its device's memory."""
 
     def facts() -> dict[str, Any]:
         stats = jax.local_devices()[0].memory_stats() or {}
@@ -42,7 +42,7 @@ def machine() -> Ready:
 
 
 def product(*, size: int, dtype: str) -> Ready:
-    """A product of two square matrices, in full precision for their dtype."""
+    """A product of two square matrices in the full precision of their dtype."""
     keys = jax.random.split(jax.random.key(0))
     a, b = (jax.random.normal(key, (size, size), jnp.dtype(dtype)) for key in keys)
     multiply = jax.jit(functools.partial(jnp.matmul, precision="highest"))
@@ -59,16 +59,16 @@ def bank(
     precision: str = "highest",
     devices: int = 1,
 ) -> Ready:
-    """The bank game with momentum and the bank's move.
+    """The bank game with momentum and the bank's update.
 
     Args:
         queries: N of each of two views.
         entries: K.
         dim: D.
-        temperature: the encoder's.
-        bank_temperature: the bank's.
-        precision: of the products, as `caco_loss` takes it.
-        devices: that rows of bank, queries and keys are spread over.
+        temperature: temperature of the encoder's loss.
+        bank_temperature: temperature of the bank's payoff.
+        precision: precision of the matrix products, as in `caco_loss`.
+        devices: number of devices that rows of bank, queries and keys are sharded over.
     """
     keys = jax.random.split(jax.random.key(0), 3)
     table = jax.random.normal(keys[0], (entries, dim))
@@ -111,7 +111,7 @@ def caco(
     dtype: str,
     recolored: bool = False,
 ) -> Ready:
-    """CaCo's whole step on two views that are on the device.
+    """CaCo's whole step on two given views on the device.
 
     Args:
         batch: source images.
@@ -121,8 +121,8 @@ def caco(
         entries: K of the bank.
         temperature: of both players.
         dtype: of the encoder's computation.
-        recolored: the step gets bytes, as the host's crops are, and flips, recolours,
-            blurs and normalises them; else it gets the views themselves.
+        recolored: whether the step gets uint8 crops and flips, recolours, blurs and
+            normalises them; otherwise it gets finished views.
     """
     hidden, _, dim = widths
     parts: dict[str, Any] = {"dtype": jnp.dtype(dtype)}
@@ -149,7 +149,7 @@ def simclr(
     temperature: float,
     dtype: str,
 ) -> Ready:
-    """SimCLR's whole step on CIFAR's views, made on the device from a set on it."""
+    """SimCLR's whole step on CIFAR's views, made on the device from a resident set."""
     from caco_jax.data import views
 
     parts: dict[str, Any] = {"dtype": jnp.dtype(dtype)}
@@ -172,7 +172,7 @@ def training(
     images: Any,
     shape: tuple[int, ...],
 ) -> Ready:
-    """The package's train step of a method, on the same images again and again."""
+    """The training step of a method, on the same images in each step."""
     moving = {name for name, move in method.moves.items() if move != "hold"}
     optimizer = make_optimizer(
         method, {name: sgd(RATE, momentum=0.9, weight_decay=1e-4) for name in moving}
@@ -198,7 +198,7 @@ def training(
 
 
 def _given(shape: tuple[int, ...]) -> Views:
-    """Views that are there already; cut off, so that no two are one buffer."""
+    """Given views; copied, so that no two share a buffer."""
     return lambda key, images: [image[: shape[0]] for image in images]
 
 
@@ -212,7 +212,7 @@ def _bytes(shape: tuple[int, ...]) -> jax.Array:
 
 
 def _ready(compiled: Any, state: Any, inputs: Sequence[Any], **facts: Any) -> Ready:
-    """Steps that go on from each other's state, if there is one."""
+    """Steps that continue from the state of the previous one, if any."""
     held: dict[str, Any] = {"state": state}
 
     def step() -> None:

@@ -1,7 +1,7 @@
-"""The views of a photograph by Pillow, one image at a time, as torchvision makes them.
+"""The augmentation of photographs by Pillow, one image at a time, as in torchvision.
 
-What ours are timed beside, and held against in the tests: bytes in, bytes out, rounded
-after each operation.
+The reference of the benchmarks and the tests: bytes in, bytes out, rounded after each
+operation.
 """
 
 import math
@@ -43,7 +43,7 @@ def draw_crop(
 
 
 def crop_and_resize(image: Image.Image, box: Box, size_pixels: int) -> Image.Image:
-    """Cuts first, so that no pixel outside of the box counts."""
+    """Cuts before resizing, so that no pixel outside of the box contributes."""
     top, left, height, width = box
     cut = image.crop((left, top, left + width, top + height))
     return cut.resize((size_pixels, size_pixels), Image.Resampling.BILINEAR)
@@ -65,7 +65,7 @@ def jitter(
     saturation: float,
     hue_turns: float,
 ) -> Image.Image:
-    """Brightness 0, contrast 1, saturation 2 and hue 3, in the order given."""
+    """Applies brightness 0, contrast 1, saturation 2 and hue 3 in the given order."""
     for operation in order:
         if operation == 0:
             image = ImageEnhance.Brightness(image).enhance(brightness)

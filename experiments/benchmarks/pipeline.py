@@ -3,10 +3,10 @@
     JAX_PLATFORMS=cpu python -m experiments.benchmarks.pipeline [--workers=1,2] \
         [--recipe=configs/NAME.py] [--batch=N] [--out=FILE.json] [--smoke]
 
-JPEGs of 500×375 become crops of 224 for each view. Both sides run one compiled step in
-the one training loop, which flips and recolours on the device; one side's crops are on
-the device already. On a CPU the step and the workers would fight for cores, which no
-accelerator does: there each side gets cores of its own.
+JPEGs of 500×375 become crops of 224 for each view. Both sides run the same compiled
+step in the same training loop, which flips and recolours on the device; for one side
+the crops are on the device already. On a CPU step and workers would compete for cores,
+which does not happen with an accelerator: there each side gets its own cores.
 """
 
 import argparse
@@ -37,7 +37,7 @@ MOST_GROWTH = 0.05
 
 
 class Jpegs:
-    """Records in memory, the same few files again and again."""
+    """Records in memory: a few files, repeated."""
 
     def __init__(self, files: list[bytes], count: int) -> None:
         self._files, self._count = files, count
@@ -65,12 +65,13 @@ def make_jpegs(count: int) -> list[bytes]:
 
 
 class Sizes(NamedTuple):
-    """How much is measured."""
+    """Sizes of the measurement."""
 
-    steps: int  # in a timed round of either side
+    steps: int  # steps in a timed round of either side
     rounds: int
-    settle: int  # steps before a streamed round: the other side filled the buffers
-    drained: int  # steps' crops, timed without any step
+    # steps before a streamed round, because the buffers are full after the other side
+    settle: int
+    drained: int  # steps whose crops are timed without training
 
 
 def main() -> None:
@@ -100,9 +101,9 @@ def main() -> None:
 
 
 def share_cores(workers: int) -> tuple[set[int], set[int]]:
-    """Cores for so many workers, half of all at most, and those left for the step.
+    """Cores for the workers, at most half of all, and the others for the step.
 
-    None are named where the step has a device of its own, or there is one core.
+    Empty if the step runs on an accelerator, or there is one core.
     """
     on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
     cores = sorted(os.sched_getaffinity(0)) if on_cpu else []
@@ -114,7 +115,7 @@ def share_cores(workers: int) -> tuple[set[int], set[int]]:
 
 @contextlib.contextmanager
 def pinned(cores: set[int]) -> Iterator[None]:
-    """Threads and processes that begin inside stay on these cores, if there are any."""
+    """Threads and processes started inside the block run on these cores, if any."""
     before = os.sched_getaffinity(0) if cores else cores
     if cores:
         os.sched_setaffinity(0, cores)
@@ -173,7 +174,7 @@ def compare(
 
 
 def make_run(options: argparse.Namespace, records: Jpegs, workers: int) -> Pretraining:
-    """The recipe's parts at 224 pixels, with these records."""
+    """The parts of the recipe at 224 pixels, with these records."""
     recipe = override(
         load_recipe(options.recipe),
         [
@@ -194,7 +195,7 @@ def timed_rounds(
     inputs: Iterator[Any],
     sizes: Sizes,
 ) -> dict[str, list[float]]:
-    """Seconds a step of each round: from the held crops, and from the stream."""
+    """Seconds per step of each round, from resident crops and from the stream."""
 
     def phases() -> Iterator[tuple[int, Iterator[Any]]]:
         yield 0, itertools.repeat(held, 2)  # compiles
@@ -219,7 +220,7 @@ def timed_rounds(
 
 
 def drain(inputs: Iterator[Any], sizes: Sizes) -> float:
-    """Seconds for each step's crops, where nothing else is done."""
+    """Seconds for each step's crops, without training."""
     for _ in itertools.islice(inputs, sizes.settle):
         pass
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Where a compiled step's time goes: a profile's events, by the part they belong to."""
+"""Profile of a compiled step: time of its operations, by part."""
 
 import collections
 import pathlib
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 STEPS = 3
-# The first pattern found in an operation's name, as its source wrote it, decides.
+# The first pattern that matches the source name of an operation decides.
 PARTS = (
     ("augmentation", r"/views/"),
     ("optimisers", r"/optimizer/"),
@@ -35,7 +35,7 @@ def part(op_name: str) -> str:
 
 
 def op_names(program: str) -> dict[str, str]:
-    """Of each instruction of a compiled program's text, its source's name."""
+    """Instruction of a compiled program -> name in the source."""
     found = (_INSTRUCTION.match(line) for line in program.splitlines())
     return {match[1]: match[2] for match in found if match}
 
@@ -46,9 +46,9 @@ def seconds_by_part(
     step: Callable[[], object],
     wait: Callable[[], object],
 ) -> dict[str, float]:
-    """Profiles a few steps into a folder, and sums up the seconds of one.
+    """Profiles a few steps into a folder, and returns the seconds of one step by part.
 
-    On a CPU the seconds are those of all threads together.
+    On a CPU the seconds are summed over all threads.
 
     Args:
         program: the compiled step as text.
@@ -77,7 +77,7 @@ def _events(folder: str) -> Iterable[tuple[str, float]]:
         warnings.simplefilter("ignore", DeprecationWarning)  # jaxlib's own
         data: Any = jax.profiler.ProfileData.from_file(str(newest))
         planes = list(data.planes)
-        # An accelerator's own clock, where there is one, not that of its launches.
+        # Times on the accelerator, if there is one, not of kernel launches on the host.
         own = [plane for plane in planes if plane.name.startswith("/device:")]
         for plane in own or planes:
             for line in plane.lines:

@@ -2,9 +2,9 @@
 
     python -m experiments.benchmarks.reproduce --source=cifar10:PATH --out=FILE.json
 
-ResNet-18, each method by its recipe for CIFAR. It is sized for one GPU in pieces: after
---minutes a run saves and the command ends with status 75; the same command goes on
-from there. What is finished is judged by the test images and not done again.
+ResNet-18, each method by its recipe for CIFAR. It can run on one GPU in pieces: after
+--minutes a run saves and the command exits with status 75; rerun the same command to
+resume. Finished runs are evaluated on the test images and not repeated.
 """
 
 import pathlib
@@ -25,7 +25,7 @@ from experiments.benchmarks.timing import machine, require_known
 
 METHODS = ("moco", "simclr", "adco", "caco", "alpha_cl")
 SOURCES = ("cifar10", "cifar100")
-EPOCHS = 1000  # of the peers; α-CL's own recipe has 100
+EPOCHS = 1000  # epochs of the peers; α-CL's own recipe has 100
 # Online linear accuracy of solo-learn, 1,000 epochs, ResNet-18; "+" is symmetric.
 PEERS: Mapping[str, Mapping[str, float]] = {
     "cifar10": {"simclr": 90.7, "moco": 92.9},
@@ -35,10 +35,10 @@ MEASURES = {"linear": "linear", "knn": "kNN", "few_shot_mean": "3 labels a class
 
 
 class Deadline(Stop):
-    """Tells a run to save and end when its time is over, or by a signal.
+    """Asks a run to save and stop at a deadline or by a signal.
 
     Args:
-        minutes: from now.
+        minutes: time from now.
     """
 
     def __init__(self, minutes: float) -> None:
@@ -65,18 +65,18 @@ def reproduce(
     assignments: Sequence[str],
     stop: Stop,
 ) -> Row:
-    """Trains one method to its end, or goes on with it, and judges it.
+    """Trains or resumes one method to its end, and evaluates it.
 
     Args:
         method: one of `METHODS`.
-        source: as of data.source.
-        workdir: of the run.
-        epochs: of the run.
-        assignments: "a.b=value" that replace values of the recipe.
-        stop: when to end early.
+        source: see data.source.
+        workdir: directory of the run.
+        epochs: number of epochs of the run.
+        assignments: "a.b=value", changed values of the recipe.
+        stop: asks the run to stop early.
 
     Raises:
-        Stopped: it was told to end; it has saved.
+        Stopped: `stop` asked for it; a checkpoint is saved.
     """
     kind = source.partition(":")[0]
     variant = "" if kind == "cifar10" else f":{kind}"
@@ -93,7 +93,7 @@ def reproduce(
 
 
 def table(rows: Sequence[Row], kind: str) -> str:
-    """A line a method, with the peers' figure, as Markdown."""
+    """One line for each method, with the accuracy of peers, as Markdown."""
     heads = ["method", "epochs", *MEASURES.values(), "peers, online linear", "hours"]
     lines = [heads, ["---"] * len(heads)]
     done = {row["arm"]: row for row in rows}
@@ -111,7 +111,7 @@ def table(rows: Sequence[Row], kind: str) -> str:
 
 
 def main() -> None:
-    """Parses flags, does what time allows, prints the table."""
+    """Parses flags, trains until the deadline, prints the table."""
     parser = Parser(
         description=__doc__,
         epilog="--config.SECTION.KEY=VALUE replaces a value in all recipes.",

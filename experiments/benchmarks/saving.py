@@ -1,10 +1,10 @@
-"""What saving costs a run whose state is ImageNet's: ResNet-50, 224 pixels, the bank.
+"""Cost of saving checkpoints of ImageNet's size: ResNet-50, 224 pixels, the bank.
 
 python -m experiments.benchmarks.saving --out=runs/bench/saving.json
 
-Rounds of steps with a save at their beginning alternate with rounds without. On a CPU
-saving takes cores from the steps; beside an accelerator it only takes the copy to the
-host.
+Rounds of steps with a save at their start alternate with rounds without. On a CPU
+saving competes with the steps for cores; beside an accelerator it only needs the copy
+to the host.
 """
 
 import argparse
@@ -41,10 +41,10 @@ def measure(
     """Seconds of steps with and without saving.
 
     Args:
-        recipe: whose state is saved.
-        batch: images a step; the state does not depend on it.
-        steps: in a round.
-        rounds: of each kind.
+        recipe: the recipe.
+        batch: images in one step; the state does not depend on it.
+        steps: steps in a round.
+        rounds: rounds of each kind.
     """
     seconds: dict[str, list[float]] = {"plain": [], "saving": []}
     blocking = []
@@ -83,7 +83,7 @@ class _Run:
         self._inputs = (each for _, inputs in feed.epochs for each in inputs)
 
     def train(self, steps: int) -> None:
-        """Some steps, waited for."""
+        """Runs some steps and waits for them."""
         for chosen in itertools.islice(self._inputs, steps):
             self.state, metrics = self._dispatch(self.state, self._fixed, chosen)
         jax.block_until_ready(metrics)
@@ -91,7 +91,7 @@ class _Run:
 
 @contextlib.contextmanager
 def _training(recipe: str, batch: int) -> Iterator[_Run]:
-    """A run of a recipe on made-up images, one step a dispatch."""
+    """A run of a recipe on generated images, with one step in each dispatch."""
     changes = [
         f"data.source=fake:224x224x3x{4 * batch}",
         f"training.batch_size={batch}",
@@ -113,7 +113,7 @@ def _checkpoints(folder: str, number: int) -> Checkpoints:
 
 
 def _save_alone(run: _Run, folder: str) -> dict[str, float]:
-    """A save that nothing runs beside."""
+    """Time of a save while nothing else runs."""
     sizes = [leaf.nbytes for leaf in jax.tree.leaves(run.state)]
     before = resource.getrusage(resource.RUSAGE_SELF)
     begun = time.perf_counter()

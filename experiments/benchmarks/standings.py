@@ -1,4 +1,4 @@
-"""The tournament's table and figure: means, paired differences, what may be claimed."""
+"""Tables and figure of the tournament: means, paired differences, claims."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from caco_jax.analysis.plots import COLOURS, MARKERS, new_figure, save
 MEASURES = {"few": "10 labels a class", "knn": "kNN", "linear": "linear"}
 BASELINES = ("moco", "simclr")
 CONFIDENCE = 0.95
-# What the papers say of these differences, on ImageNet.
+# The papers' claims about these differences, on ImageNet.
 PREDICTIONS = {
     ("adco", "moco"): "above 0, most of all early: +5 points after 10 ImageNet epochs, "
     "+1.1 after 200 (arXiv:2011.08435)",
@@ -24,14 +24,14 @@ _SIZES = {"bank_size", "queue_size", "symmetric", "importance", "normalisation"}
 
 
 class Interval(NamedTuple):
-    """A mean and half the width of its interval; None where one value has none."""
+    """A mean and half the width of its interval; None for a single value."""
 
     mean: float
     half: float | None
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether something may be claimed."""
+        """Whether the interval excludes zero, so that a difference may be claimed."""
         return self.half is not None and abs(self.mean) > self.half
 
     def __str__(self) -> str:
@@ -40,10 +40,10 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean's interval by Student's t at `CONFIDENCE`.
+    """The confidence interval of the mean by Student's t at `CONFIDENCE`.
 
     Args:
-        values: independent, at least one; of one there is no interval.
+        values: at least one independent value; one has no interval.
     """
     from scipy.stats import t
 
@@ -55,7 +55,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def by_seed(rows: Rows, arm: str, epoch: int, measure: str) -> dict[int, float]:
-    """Per cent of an arm's finals at an epoch, by seed."""
+    """Accuracy in per cent of an arm's finals at an epoch, by seed."""
     return {
         row["number"]: 100 * row["marks"][str(epoch)][measure]
         for row in rows
@@ -67,14 +67,14 @@ def by_seed(rows: Rows, arm: str, epoch: int, measure: str) -> dict[int, float]:
 def difference(
     rows: Rows, arm: str, baseline: str, *, epoch: int, measure: str
 ) -> Interval | None:
-    """Arm less baseline in points, paired by seed; None without a seed of both."""
+    """Arm minus baseline in points, paired by seed; None without a common seed."""
     one, other = (by_seed(rows, name, epoch, measure) for name in (arm, baseline))
     pairs = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
     return interval(pairs) if pairs else None
 
 
 def report(rows: Rows) -> str:
-    """All tables as Markdown: results, differences, predictions, what was chosen."""
+    """All tables as Markdown: results, differences, predictions, chosen settings."""
     finals = [row for row in rows if row["stage"] == "final"]
     if not finals:
         return _trials(rows) or "nothing was played yet"
@@ -100,7 +100,7 @@ def _arms(rows: Rows) -> list[str]:
 
 
 def _columns(epochs: Sequence[int]) -> list[tuple[str, int]]:
-    """Few labels at every mark; the rest at the end."""
+    """Columns: few-shot accuracy at every mark, other measures at the end."""
     last = [(measure, epochs[-1]) for measure in MEASURES if measure != "few"]
     return [("few", epoch) for epoch in epochs] + last
 
@@ -198,7 +198,7 @@ def _choices(rows: Rows) -> str:
 
 
 def _trials(rows: Rows) -> str:
-    """Every trial at its end, by one seed, on images held out of the training set."""
+    """Results of all trials, with one seed, on images held out of the training set."""
     lines = []
     for row in rows:
         if row["stage"] == "trial":
@@ -213,7 +213,7 @@ def _trials(rows: Rows) -> str:
 
 
 def draw(rows: Rows, path: str | os.PathLike) -> None:
-    """Curves of few labels and kNN over epochs, with intervals, as a PNG."""
+    """Draws few-shot and kNN accuracy over epochs, with intervals, as a PNG."""
     finals = [row for row in rows if row["stage"] == "final"]
     epochs = sorted({int(epoch) for row in finals for epoch in row["marks"]})
     figure = new_figure(11, 4.6)

@@ -1,4 +1,4 @@
-"""Times from a command to its first step, with and without compiled programs kept."""
+"""Times from a command to its first step, with and without the compilation cache."""
 
 import os
 import pathlib
@@ -12,18 +12,18 @@ from typing import Any
 from experiments.benchmarks.comparison import Row
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# A dispatch begins when the one before the last has given its metrics: at the third
+# A dispatch starts when the metrics of the one before the last are there: at the third
 # the first is done.
 DISPATCHES = 3
 
 
 def first_step(recipe: str, workdir: str, environment: dict[str, str]) -> float:
-    """Seconds from starting `experiments.pretrain` to the end of its first step.
+    """Seconds from the start of `caco pretrain` to the end of its first step.
 
     Raises:
-        RuntimeError: it ended before.
+        RuntimeError: the command ended before.
     """
-    module = "experiments.benchmarks.traced"  # pretrain, which says what it does
+    module = "experiments.benchmarks.traced"  # pretrain, which reports its phases
     command = [sys.executable, "-m", module, f"--config={recipe}"]
     begun = time.perf_counter()
     with (
@@ -54,7 +54,7 @@ def first_step(recipe: str, workdir: str, environment: dict[str, str]) -> float:
 
 
 def measure(recipe: str, *, runs: int) -> Row:
-    """Times starts without a cache, with an empty one, and with one that was filled."""
+    """Times starts without a cache, with an empty one, and with a filled one."""
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for run in range(runs):

@@ -1,4 +1,4 @@
-"""The CPU benchmarks' one table, from their figures."""
+"""The summary table of the CPU benchmarks."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ def table(figures: Mapping[str, Any]) -> str:
     """One line for each comparison, as Markdown.
 
     Args:
-        figures: of `experiments.benchmarks`, those of whichever parts were measured.
+        figures: results of `experiments.benchmarks`, of the measured parts.
     """
     lines = [HEADS, ("---",) * len(HEADS), *_lines(figures)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""What benchmarks share: alternating timings, the machine's description, JSON."""
+"""Shared code of benchmarks: alternating timings, description of the machine, JSON."""
 
 import argparse
 import importlib.metadata
@@ -23,23 +23,24 @@ def parse_parts(
     parts: Collection[str],
     arguments: Sequence[str] | None = None,
 ) -> argparse.Namespace:
-    """The options of a benchmark that has parts, with --parts among them.
+    """Parses the options of a benchmark with parts, and --parts.
 
     Args:
-        parser: with the benchmark's other options; a part that is not there is its
-            error.
-        parts: in the order in which they are measured if nothing is said.
-        arguments: of the command line; None: this process's.
+        parser: parser with the benchmark's other options; it reports unknown parts.
+        parts: all parts, in their default order.
+        arguments: command-line arguments; None: those of this process.
     """
     parser.add_argument("--parts", default=",".join(parts), help="in this order")
     options = parser.parse_args(arguments)
     if set(options.parts.split(",")) - set(parts):
-        parser.error(f"--parts: want some of {', '.join(parts)}, got {options.parts}")
+        parser.error(
+            f"--parts: expected some of {', '.join(parts)}, got {options.parts}"
+        )
     return options
 
 
 def require_known(flag: str, names: Collection[str], known: Collection[str]) -> None:
-    """Raises UserError unless all names that a flag was given are known."""
+    """Raises UserError unless all names given for a flag are known."""
     for name in names:
         require(
             name in known,
@@ -48,7 +49,7 @@ def require_known(flag: str, names: Collection[str], known: Collection[str]) -> 
 
 
 def require_least(flags: argparse.Namespace, **least: float) -> None:
-    """Raises UserError where a flag's number is below its least."""
+    """Raises UserError if the number of a flag is too small."""
     for name, bound in least.items():
         value = getattr(flags, name)
         require(value >= bound, f"--{name}: expected at least {bound}, got {value}")
@@ -69,14 +70,14 @@ def alternate(
     runs: int,
     pause_seconds: float = 0.05,
 ) -> dict[str, Timing]:
-    """Times the candidates in turn, so that a busy machine is unfair to none of them.
+    """Times the candidates in turn, so that other work affects all of them alike.
 
     Args:
-        candidates: functions that return once their work is done; what they return is
-            waited for if it holds JAX arrays.
-        runs: timed runs of each, after one that is not timed.
-        pause_seconds: rest before each run. One library's threads spin for some
-            milliseconds after its work, and would disturb the next.
+        candidates: functions that return when their work is done; JAX arrays in their
+            result are waited for.
+        runs: timed runs of each, after an untimed one.
+        pause_seconds: pause before each run. Threads of a library spin for some
+            milliseconds after its work, and would disturb the next one.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for run in range(-1, runs):
@@ -93,7 +94,7 @@ def alternate(
 
 
 def machine(packages: Sequence[str] = ("jax", "jaxlib", "numpy")) -> dict[str, Any]:
-    """The machine and the versions that a figure holds for."""
+    """The machine and the versions of a measurement."""
     return {
         "processor": processor(),
         "cores": cores(),
@@ -105,7 +106,7 @@ def machine(packages: Sequence[str] = ("jax", "jaxlib", "numpy")) -> dict[str, A
 
 
 def version(package: str) -> str | None:
-    """The installed version of a package, or None where it is not installed."""
+    """The installed version of a package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -123,7 +124,7 @@ def table(timings: Mapping[str, Timing]) -> str:
 
 
 def write_json(path: str | os.PathLike[str], figures: Mapping[str, Any]) -> None:
-    """Writes the figures; timings become objects with named fields."""
+    """Writes the results; timings become objects with named fields."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Timing):

@@ -1,4 +1,4 @@
-"""Batches of CIFAR's views by a PyTorch DataLoader, each view made by Pillow."""
+"""Batches of CIFAR's views by a PyTorch DataLoader with Pillow."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -37,13 +37,13 @@ class Views(Dataset[Any]):
 def view_batches(
     images: int, batch: int, *, workers: int, pin: bool
 ) -> Iterator[list[torch.Tensor]]:
-    """Batches without end: two views [N, 3, 32, 32] each.
+    """Endless batches of two views [N, 3, 32, 32] each.
 
     Args:
-        images: in the set, which is made up.
-        batch: images a step.
-        workers: processes of the loader.
-        pin: whether batches lie in page-locked memory.
+        images: number of generated images in the set.
+        batch: images in one step.
+        workers: worker processes of the loader.
+        pin: whether batches are in page-locked memory.
     """
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
@@ -53,7 +53,7 @@ def view_batches(
         shuffle=True,
         drop_last=True,
         num_workers=workers,
-        # Not fork: JAX's threads are in this process.
+        # Not fork, because JAX has threads in this process.
         multiprocessing_context="spawn" if workers else None,
         persistent_workers=workers > 0,
         pin_memory=pin,

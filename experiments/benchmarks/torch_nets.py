@@ -1,4 +1,4 @@
-"""ResNets and projectors in PyTorch, layer for layer those of `caco_jax.nets`.
+"""ResNets and projectors in PyTorch, with the same layers as `caco_jax.nets`.
 
 Imported only where PyTorch is installed.
 """
@@ -70,7 +70,7 @@ def resnet(
 
 
 def projector(inputs: int, widths: Sequence[int], *, norm: bool) -> nn.Module:
-    """Linear layers, a ReLU and perhaps BatchNorm between them."""
+    """Linear layers, with a ReLU and optional BatchNorm between them."""
     parts: list[nn.Module] = []
     for index, width in enumerate(widths):
         if index:

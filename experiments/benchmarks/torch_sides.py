@@ -1,10 +1,10 @@
-"""PyTorch's sides of the benchmarks: as a careful user would today, and the old way.
+"""PyTorch candidates of the benchmarks: a tuned version and one like the papers' code.
 
 "tuned" is bfloat16 by autocast, channels last, fused optimiser and moving average,
 torch.compile, the game's gradients in closed form for both directions at once.
-"original" is what the papers' repositories do, written anew from the mathematics:
-float32 (TF32 products where the device has them), each direction by itself, whole
-matrices of logits and of softmax, copies kept.
+"original" does what the papers' repositories do, rewritten from the mathematics:
+float32 (TF32 products if the device has them), each direction separately, whole
+matrices of logits and softmax, with copies.
 
 Imported only where PyTorch is installed.
 """
@@ -36,16 +36,16 @@ def tuned_play(
     bank_temperature: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Moves the bank; the loss of both directions and its gradient for the rows.
+    """Updates the bank; returns the loss of both directions and its gradient.
 
     Args:
         bank: [K, D], changed in place.
         velocity: [K, D], changed in place.
         rows: [2N, D] queries of both views.
         partners: [2N, D] the other view's keys.
-        temperature: the encoder's.
-        bank_temperature: the bank's.
-        dtype: of the products.
+        temperature: temperature of the encoder's loss.
+        bank_temperature: temperature of the bank's payoff.
+        dtype: dtype of the products.
     """
     pairs = len(rows) / 2
     lengths = bank.norm(dim=1, keepdim=True)
@@ -78,7 +78,7 @@ def original_play(
     temperature: float,
     bank_temperature: float,
 ) -> Tensor:
-    """Moves the bank; the loss of both directions, differentiable in the queries."""
+    """Updates the bank; returns the loss of both directions, differentiable."""
     loss = torch.zeros((), device=bank.device)
     move = torch.zeros_like(bank)
     for query, key in zip(queries, reversed(keys), strict=True):
@@ -112,7 +112,7 @@ def bank(
     bank_temperature: float,
     compiled: bool,
 ) -> Ready:
-    """The bank game alone, in one of the ways."""
+    """The bank game alone, in one of the versions."""
     device = start()
     table = torch.randn(entries, dim, device=device)
     velocity = torch.zeros_like(table)
@@ -148,7 +148,7 @@ def caco(
     temperature: float,
     compiled: bool,
 ) -> Ready:
-    """CaCo's whole step on two views that are on the device, in one of the ways."""
+    """CaCo's whole step on two given views on the device, in one of the versions."""
     device = start()
     online = torch_nets.encoder(network, widths, norm=True).to(device)
     views = [torch.randn(batch, 3, pixels, pixels, device=device) for _ in range(2)]
@@ -230,7 +230,7 @@ def simclr(
     workers: int,
     compiled: bool,
 ) -> Ready:
-    """SimCLR's tuned step, fed by a DataLoader whose workers make views by Pillow."""
+    """SimCLR's tuned step, with a DataLoader whose workers use Pillow."""
     from experiments.benchmarks.torch_loader import view_batches
 
     device = start()
@@ -264,7 +264,7 @@ def nt_xent(embeddings: Tensor, *, temperature: float) -> Tensor:
 
 
 def start() -> str:
-    """The device, with what was there given back, and TF32 allowed."""
+    """The device, with its cached memory freed and TF32 allowed."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", timing.cores())))
     torch.backends.cuda.matmul.allow_tf32 = True

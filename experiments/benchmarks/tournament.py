@@ -1,12 +1,12 @@
-"""Do learned banks and adversaries help? A tournament of methods on small images.
+"""Tournament of methods on small images: do learned banks and adversaries help?
 
     python -m experiments.benchmarks.tournament --source=idx:PATH --out=FILE.json
 
-Encoder, views, batch and steps are equal for all arms. Each arm tries as many settings
-on one seed, scored on images held out of the training set; the best one then trains
-with other seeds, the same for all, and is judged by the test images. A piece is one
-run: what is in the file is not done again, and several such commands share the work.
-A difference is a claim only where its 95 % interval over the seeds excludes 0.
+Encoder, views, batch and steps are equal for all arms. Each arm tries the same number
+of settings on one seed, scored on images held out of the training set; the best one
+then trains with other seeds, the same for all, and is evaluated on the test images. A
+piece is one run: finished pieces are not repeated, and several such commands share the
+work. A difference is claimed only if its 95 % interval over the seeds excludes 0.
 """
 
 import pathlib
@@ -34,17 +34,17 @@ from experiments.benchmarks.arms import ARMS, BANKS, BEST_BANK, TRIES, Arm, buil
 from experiments.benchmarks.book import Book, Piece, Row
 from experiments.benchmarks.timing import machine, require_known, require_least
 
-MARKS = (1, 2, 5, 10, 20)  # epochs at which a run is judged
-SHOTS, DRAWS = 10, range(10)  # labels a class, draws of them
-LABELLED = 20_000  # training images that neighbours and probes see, at most
-SCORE = "few"  # what a trial is chosen by
+MARKS = (1, 2, 5, 10, 20)  # epochs at which a run is evaluated
+SHOTS, DRAWS = 10, range(10)  # labels of each class, number of draws
+LABELLED = 20_000  # largest number of training images for kNN and probes
+SCORE = "few"  # measure that trials are chosen by
 TRIAL_SEED = 100
 HELD_OUT = 1 / 6
 _WAIT_SECONDS = 5.0
 
 
 class Judge:
-    """Measures the encoder of a run.
+    """Evaluates the encoder of a run.
 
     Args:
         run: the run.
@@ -58,12 +58,12 @@ class Judge:
     def __call__(
         self, state: TrainState, metrics: Metrics, *, whole: bool
     ) -> dict[str, float]:
-        """Fractions by measure, and the bank's figures.
+        """Accuracies by measure, and diagnostics of the bank.
 
         Args:
-            state: of the run.
-            metrics: of the epoch's steps.
-            whole: with the linear probe of all labels.
+            state: state of the run.
+            metrics: metrics of the epoch's steps.
+            whole: whether to include the linear probe of all labels.
         """
         train, test = self._features(Network(state.players["encoder"], state.stats))
         classes = self._classes
@@ -82,14 +82,14 @@ class Judge:
 
 
 def train(run: Pretraining, epochs: int, marks: Collection[int]) -> Row:
-    """Trains a run for a budget of epochs, its start-up included, and judges it.
+    """Trains a run for a budget of epochs, including its start-up, and evaluates it.
 
-    The steps that fill a bank are taken from the last epoch.
+    The steps of the start-up phase are subtracted from the last epoch.
 
     Args:
         run: the run.
         epochs: the budget.
-        marks: epochs at which it is judged, beside the last.
+        marks: epochs at which it is evaluated, beside the last.
     """
     judge, throughput, feeds = Judge(run), Throughput(), run.feeds()
     state = start_up(run, feeds, throughput)
@@ -104,7 +104,7 @@ def train(run: Pretraining, epochs: int, marks: Collection[int]) -> Row:
         nonlocal done
         done = step
 
-    # One dispatch waits behind the one that is watched.
+    # One dispatch is queued behind the one that is watched.
     ended = train_epochs(
         run, state, feeds, throughput, stop=lambda: done + 2 > last, watch=watch
     )
@@ -120,14 +120,14 @@ def train(run: Pretraining, epochs: int, marks: Collection[int]) -> Row:
 
 
 class Tournament:
-    """What is played: by whom, on what, for how long.
+    """The tournament: arms, data, budgets, seeds.
 
     Args:
-        data: images with labels, and the test's.
-        epochs: the budget of a final.
-        trial_epochs: the budget of a trial.
-        seeds: of the finals.
-        arms: by name.
+        data: images with labels, and test images.
+        epochs: budget of a final.
+        trial_epochs: budget of a trial.
+        seeds: seeds of the finals.
+        arms: arms by name.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Tournament:
         self._trial_data = without_test(data)
 
     def pieces(self) -> list[Piece]:
-        """All runs, in the order in which they are worth doing."""
+        """All runs, most important first."""
         trials = [
             Piece("trial", name, number)
             for name, arm in self.arms.items()
@@ -157,7 +157,7 @@ class Tournament:
     def setting(
         self, piece: Piece, rows: Mapping[Piece, Row]
     ) -> tuple[str, dict[str, Any]] | None:
-        """Method and setting of a piece; None while what it depends on is not done."""
+        """Method and setting of a piece; None while it needs unfinished pieces."""
         arm = self.arms[piece.arm]
         method, start = arm.method, dict(arm.fixed)
         if arm.host is not None:
@@ -173,7 +173,7 @@ class Tournament:
         return self._chosen(piece.arm, rows)
 
     def play(self, piece: Piece, method: str, setting: Mapping[str, Any]) -> Row:
-        """Trains and judges one run."""
+        """Trains and evaluates one run."""
         final = piece.stage == "final"
         epochs = self.epochs if final else self.trial_epochs
         run = build(
@@ -215,12 +215,12 @@ class Tournament:
 
 
 def score(row: Row) -> float:
-    """What a trial is chosen by: few labels a class, at its end."""
+    """The score of a trial: few-shot accuracy at its end."""
     return list(row["marks"].values())[-1][SCORE]
 
 
 def without_test(data: ArrayDataset) -> ArrayDataset:
-    """The training images alone, a part of each class held out as the test."""
+    """The training images, with a part of each class held out as the test."""
     assert data.train_labels is not None
     kept, held = hold_out(data.train_labels, seed=TRIAL_SEED, share=HELD_OUT)
     return ArrayDataset(
@@ -234,18 +234,18 @@ def without_test(data: ArrayDataset) -> ArrayDataset:
 
 
 def play_all(tournament: Tournament, book: Book) -> None:
-    """Does every piece that is not done and that nobody else does."""
+    """Runs every piece that is not finished and not claimed by another process."""
     while True:
         rows = book.rows()
         open_pieces = [piece for piece in tournament.pieces() if piece not in rows]
         if not open_pieces:
             return
         if not any(_take(tournament, book, piece) for piece in open_pieces):
-            time.sleep(_WAIT_SECONDS)  # the others' pieces are waited for
+            time.sleep(_WAIT_SECONDS)  # wait for the pieces of other processes
 
 
 def _take(tournament: Tournament, book: Book, piece: Piece) -> bool:
-    """Does a piece, if it is free and what it depends on is there."""
+    """Runs a piece, if it is not claimed and the pieces that it needs are done."""
     found = tournament.setting(piece, book.rows())
     if found is None:
         return False
@@ -259,7 +259,7 @@ def _take(tournament: Tournament, book: Book, piece: Piece) -> bool:
 
 
 def main() -> None:
-    """Parses flags, plays what is not done, prints and draws what is there."""
+    """Parses flags, runs unfinished pieces, prints and draws the results."""
     parser = Parser(description=__doc__)
     parser.add_argument("--source", required=True, help="as of data.source, in memory")
     parser.add_argument("--methods", nargs="+", metavar="ARM", default=[*ARMS])

@@ -1,4 +1,4 @@
-"""experiments.pretrain that says on stdout what it does next, for benchmarks.faults."""
+"""`caco pretrain` that prints its phases on stdout, for the fault injection."""
 
 import functools
 import os
@@ -28,7 +28,7 @@ def _traced(phase: str, inner: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def trace() -> None:
-    """From now on each phase is said as it begins: a line "step", "save" and so on."""
+    """Prints each phase as it begins: a line "step", "save" and so on."""
     make = Pretraining.dispatch
 
     def make_traced(*args: Any, **options: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Benchmark candidates in processes of their own: one that fails takes none along.
+"""Runs benchmark candidates in separate processes, so that failures are isolated.
 
-Each process holds one library, so that neither its memory nor its threads are in the
-other's way. They are timed in turn.
+Each process has one library, so that memory and threads do not disturb the others. They
+are timed in turn.
 """
 
 import gc
@@ -15,21 +15,21 @@ from typing import Any, NamedTuple
 
 from experiments.benchmarks.timing import Timing
 
-ROUND_SECONDS = 0.1  # a timed round has as many steps as fill it
+ROUND_SECONDS = 0.1  # a timed round has as many steps as fit into it
 MOST_STEPS = 100
 REST_SECONDS = 0.02
 END_SECONDS = 10
 
 
 class Ready(NamedTuple):
-    """A candidate that is set up.
+    """A candidate that is ready to run.
 
     Attributes:
         step: starts one step, and may return before it is done.
         wait: returns when all steps that were started are done.
-        facts: what else is known of it, such as "memory_bytes"; asked once, after the
-            first steps.
-        profile: writes a profile into a folder, and tells seconds a step by part.
+        facts: returns other facts, such as "memory_bytes"; called once, after the first
+            steps.
+        profile: writes a profile into a folder, and returns seconds per step by part.
     """
 
     step: Callable[[], object]
@@ -39,10 +39,10 @@ class Ready(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """What a process makes a `Ready` of.
+    """The description of a candidate, which a process makes a `Ready` from.
 
     Attributes:
-        factory: "module:function", imported in the process alone.
+        factory: "module:function", imported only in the process.
         settings: keyword arguments of the function.
     """
 
@@ -50,24 +50,24 @@ class Candidate(NamedTuple):
     settings: Mapping[str, Any]
 
     def make(self) -> Ready:
-        """Sets it up, here."""
+        """Sets up the candidate in this process."""
         module, _, name = self.factory.partition(":")
         return getattr(importlib.import_module(module), name)(**self.settings)
 
 
 class Failed(Exception):
-    """A candidate could not do what it was asked; the message says why."""
+    """A candidate failed; the message states the reason."""
 
 
 class _Bench:
-    """The other end: what a process does with what it is asked."""
+    """The other end of the pipe: it answers the questions in the process."""
 
     def __init__(self) -> None:
         self.ready: Ready | None = None
         self.steps = 1
 
     def build(self, candidate: Candidate, round_seconds: float) -> dict[str, Any]:
-        """Sets up a candidate in the place of the last one, and runs it twice."""
+        """Replaces the last candidate by another one, and runs it twice."""
         self.ready = None
         gc.collect()
         begun = time.perf_counter()
@@ -80,7 +80,7 @@ class _Bench:
         return {"build_seconds": first, **self.ready.facts()}
 
     def round(self) -> tuple[float, float]:
-        """Seconds a step, and the processor's seconds of all threads here."""
+        """Seconds per step, and CPU seconds of all threads of the process."""
         assert self.ready is not None, "nothing was built"
         begun, busy = time.perf_counter(), time.process_time()
         for _ in range(self.steps):
@@ -90,7 +90,7 @@ class _Bench:
         return elapsed[0] / self.steps, elapsed[1] / self.steps
 
     def profile(self, folder: str) -> dict[str, float]:
-        """Seconds a step by part."""
+        """Seconds per step, by part."""
         assert self.ready is not None, "nothing was built"
         assert self.ready.profile is not None, "it has no profile"
         return self.ready.profile(folder)
@@ -110,7 +110,7 @@ def _serve(pipe: Connection) -> None:
             return
         try:
             answer = getattr(bench, action)(*arguments)
-        # Out of memory, no compiler, an old version: whatever it is, it is a result.
+        # Out of memory, no compiler, an old version: any failure is a result.
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
             pipe.send((False, f"{type(error).__name__}: {lines[0][:200]}"))
@@ -119,10 +119,10 @@ def _serve(pipe: Connection) -> None:
 
 
 class Crew:
-    """Processes by the name of what they run.
+    """Processes, by the names of their candidates.
 
     Args:
-        limit_seconds: longest wait for one answer; a process that takes longer ends.
+        limit_seconds: longest wait for one answer; a slower process is killed.
     """
 
     def __init__(self, *, limit_seconds: float) -> None:
@@ -136,7 +136,7 @@ class Crew:
         self.stop_all()
 
     def has(self, name: str) -> bool:
-        """Whether there is a process of this name."""
+        """Whether a process has this name."""
         return name in self._members
 
     def stop_all(self) -> None:
@@ -145,10 +145,10 @@ class Crew:
             self.stop(name)
 
     def stop(self, name: str) -> None:
-        """Ends a process, and so gives back all its memory."""
+        """Ends a process, which frees all its memory."""
         if name in self._members:
             process, pipe = self._members.pop(name)
-            pipe.close()  # then it ends by itself, and its own processes with it
+            pipe.close()  # it then ends by itself, together with its own processes
             process.join(END_SECONDS)
             process.kill()
             process.join()
@@ -156,7 +156,7 @@ class Crew:
     def build(
         self, candidates: Mapping[str, Candidate], *, round_seconds: float
     ) -> dict[str, dict[str, Any]]:
-        """Sets up all at once; of each its facts, or {"failed": why}."""
+        """Sets up all in parallel; returns the facts of each, or {"failed": reason}."""
         for name, candidate in candidates.items():
             self._send(name, "build", candidate, round_seconds)
         return {name: self._answer_or_failure(name) for name in candidates}
@@ -164,10 +164,11 @@ class Crew:
     def alternate(
         self, names: Sequence[str], *, runs: int
     ) -> dict[str, dict[str, Any]]:
-        """Times those that were built, in turn: {"seconds": a step} or {"failed"}.
+        """Times the built candidates in turn: {"seconds": per step} or {"failed"}.
 
-        Also the processor's seconds: where each library has one thread on a busy
-        machine they say more than those of the clock.
+        CPU seconds are measured too: with one thread for each library on a busy machine
+            they are
+        more reliable than wall-clock time.
         """
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         failed: dict[str, dict[str, Any]] = {}
@@ -195,17 +196,17 @@ class Crew:
         runs: int,
         round_seconds: float = ROUND_SECONDS,
     ) -> dict[str, dict[str, Any]]:
-        """Builds all, then times in turn those that can be."""
+        """Builds all, then times in turn those that were built."""
         built = self.build(candidates, round_seconds=round_seconds)
         able = [name for name, facts in built.items() if "failed" not in facts]
         timed = self.alternate(able, runs=runs)
         return {name: facts | timed.get(name, {}) for name, facts in built.items()}
 
     def ask(self, name: str, action: str, *arguments: Any) -> Any:
-        """One question and its answer.
+        """Sends a question and returns the answer.
 
         Raises:
-            Failed: an error there, no answer in time, or the process ended.
+            Failed: an error in the process, no answer in time, or the process ended.
         """
         self._send(name, action, *arguments)
         return self._answer(name)

@@ -1,8 +1,9 @@
 """Builds executed notebooks from scripts: python -m experiments.notebooks.build.
 
-The script is Python in cells: its docstring is the first text, "# %%" starts code and
-"# %% [markdown]" text. What a cell prints, and the picture or text of an expression at
-its end, become its outputs. Jupyter opens the result; nothing here needs Jupyter.
+The script is Python in cells: its docstring is the first text cell, "# %%" starts a
+    code
+cell and "# %% [markdown]" a text cell. Printed text, and the figure or value of a last
+expression, become the outputs. Jupyter can open the result, and is not needed here.
 """
 
 import ast
@@ -40,7 +41,7 @@ def split_cells(script: str) -> list[tuple[str, str]]:
 
 
 def execute(source: str, names: dict[str, Any], *, file: str) -> list[dict[str, Any]]:
-    """Runs a cell in a namespace; its outputs as a notebook has them."""
+    """Runs a cell in a namespace; returns its outputs in the notebook format."""
     body = ast.parse(source, file).body
     last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
     printed, value = io.StringIO(), None

@@ -72,8 +72,8 @@ def test_adcos_move_is_adversarial_alone(case, batch_keys):
     ("options", "message"),
     [
         ({"temperature": 0.0, "positives": 1}, "temperature"),
-        ({"temperature": TAU}, "want either keys .* or positives"),
-        ({"temperature": TAU, "keys": 1, "positives": 1}, "want either keys"),
+        ({"temperature": TAU}, "expected either keys .* or positives"),
+        ({"temperature": TAU, "keys": 1, "positives": 1}, "expected either keys"),
     ],
 )
 def test_moves_refuse_what_is_no_game(case, options, message):

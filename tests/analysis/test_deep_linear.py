@@ -129,9 +129,9 @@ def test_weights_of_ones_own_make_the_covariance():
         (jnp.eye(2), (2, 3), "does not apply: the top two eigenvalues .* are tied: 1"),
         (jnp.diag(jnp.arange(2.0)), (2,), r"at least one layer.* got sizes \(2,\)"),
         (jnp.diag(jnp.arange(2.0)), (2, 0), "each with one unit or more"),
-        (jnp.asarray([[1.0, 2], [0, 1]]), (2, 3), "want a symmetric matrix"),
+        (jnp.asarray([[1.0, 2], [0, 1]]), (2, 3), "expected a symmetric matrix"),
         (jnp.asarray([[jnp.nan, 0], [0, 1]]), (2, 3), "got NaN or infinity"),
-        (jnp.ones((2, 3)), (3, 3), r"want \[d, d\], got shape \(2, 3\)"),
+        (jnp.ones((2, 3)), (3, 3), r"expected \[d, d\], got shape \(2, 3\)"),
     ],
 )
 def test_where_the_theorem_does_not_apply_the_condition_is_named(
@@ -146,7 +146,7 @@ def test_inputs_that_do_not_fit_are_refused():
     bad = pairs.alpha.at[5, 2].set(-1.0)
     with pytest.raises(ValueError, match="row 5 has a negative entry"):
         make.given_pairs(pairs.x1, pairs.x2, bad)
-    with pytest.raises(ValueError, match="x2: want finite entries"):
+    with pytest.raises(ValueError, match="x2: expected finite entries"):
         make.given_pairs(pairs.x1, pairs.x2.at[0, 0].set(jnp.nan))
     starts = tuple(
         w[None] for w in deep_linear.random_weights(jax.random.key(0), (3, 2))

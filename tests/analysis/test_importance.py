@@ -108,10 +108,10 @@ def test_weights_by_distance_fall_where_the_shape_falls(unit):
         ([[0, 1.0], [math.nan, 0]], "row 1 has an entry that is not finite"),
         ([[0, math.inf], [1, 0]], "row 0 has an entry that is not finite"),
         ([[0, 1.0], [-1, 0]], "row 1 has a negative entry"),
-        ([[0.0, 1, 2]], r"want \[N, N\] with N at least 2, got shape \(1, 3\)"),
-        ([[0.0]], r"want \[N, N\] with N at least 2, got shape \(1, 1\)"),
-        ([[0, 1], [1, 0]], "want floats, got int"),
-        ([[0.0, 0], [0, 0]], "want some weight above 0"),
+        ([[0.0, 1, 2]], r"expected \[N, N\] with N at least 2, got shape \(1, 3\)"),
+        ([[0.0]], r"expected \[N, N\] with N at least 2, got shape \(1, 1\)"),
+        ([[0, 1], [1, 0]], "expected floats, got int"),
+        ([[0.0, 0], [0, 0]], "expected some weight above 0"),
     ],
 )
 def test_weights_that_make_no_sense_are_refused(alpha, message):

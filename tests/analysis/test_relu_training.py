@@ -82,11 +82,11 @@ def test_batch_norm_makes_the_scale_of_units_irrelevant():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden": 0}, "hidden: want at least 1, got 0"),
+        ({"hidden": 0}, "hidden: expected at least 1, got 0"),
         ({"batch_size": 1}, "one input has no negatives"),
-        ({"temperature": 0.0}, "temperature: want above 0, got 0.0"),
-        ({"temperature": float("nan")}, "temperature: want above 0, got nan"),
-        ({"loss": "hinge"}, "want one of infonce, quadratic, got 'hinge'"),
+        ({"temperature": 0.0}, "temperature: expected above 0, got 0.0"),
+        ({"temperature": float("nan")}, "temperature: expected above 0, got nan"),
+        ({"loss": "hinge"}, "expected one of infonce, quadratic, got 'hinge'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change, message):

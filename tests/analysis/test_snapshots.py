@@ -84,7 +84,7 @@ def test_batches_are_sorted_by_class_and_follow_the_seed(saved):
 
 @pytest.mark.parametrize("size", [1, 0, 49])
 def test_a_batch_needs_two_images_that_are_there(saved, size):
-    with pytest.raises(ValueError, match=f"want 2 to 48 images .* got {size}"):
+    with pytest.raises(ValueError, match=f"expected 2 to 48 images .* got {size}"):
         snapshots.draw_batch(saved[1], size=size)
 
 
@@ -118,7 +118,9 @@ def test_a_bank_a_queue_or_one_line(saved):
     assert found.ages[7] == 0
     assert found.ages[8] == found.ages.max() == 2  # 39 rows ago, 16 rows a step
     neither = run.replace(method=methods.simclr(), optimizers=None)
-    with pytest.raises(UserError, match="want a run with a bank or a queue, got simc"):
+    with pytest.raises(
+        UserError, match="expected a run with a bank or a queue, got simc"
+    ):
         snapshots.memory(neither, state._replace(players=others, extra={}))
 
 

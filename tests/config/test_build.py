@@ -38,7 +38,7 @@ def refuse(message, method, **changes):
 @pytest.mark.parametrize("method", ["simclr", "plain", "uel", "moco", "alpha_cl"])
 def test_multicrop_is_for_methods_that_know_it(method):
     refuse(
-        f"config.data.views: {method} wants two views, got 8",
+        f"config.data.views: expected two views for {method}, got 8",
         method,
         data__views="caco_multicrop",
         data__source="fake:16x16x3x24",
@@ -47,7 +47,7 @@ def test_multicrop_is_for_methods_that_know_it(method):
 
 def test_one_view_is_no_contrast():
     refuse(
-        "config.data.views: caco wants two views or more, got 1",
+        "config.data.views: expected two views or more for caco, got 1",
         "caco",
         data__views="evaluation",
     )
@@ -65,7 +65,7 @@ def test_small_crops_are_not_larger_than_large_ones():
     with pytest.raises(ConfigError) as caught:
         check_views(small_method("caco"), shapes)
     assert str(caught.value) == (
-        "views: want no crop larger than those before it, got heights [96, 96, 224]"
+        "views: expected no crop larger than those before it, got heights [96, 96, 224]"
     )
 
 
@@ -73,8 +73,8 @@ def test_a_group_divides_the_batch():
     with pytest.raises(ConfigError) as caught:
         small("moco", encoder__batchnorm_group=3)
     assert str(caught.value) == (
-        "config.encoder.batchnorm_group: want a divisor of training.batch_size (8), "
-        "got 3"
+        "config.encoder.batchnorm_group: expected a divisor of training.batch_size "
+        "(8), got 3"
     )
 
 
@@ -83,13 +83,13 @@ def test_a_group_divides_the_batch():
     [
         (
             {"training__microbatches": 3},
-            "config.training.microbatches: want parts of training.batch_size (8) that "
-            "hold whole groups of encoder.batchnorm_group (None), got 3",
+            "config.training.microbatches: expected parts of training.batch_size (8) "
+            "that hold whole groups of encoder.batchnorm_group (None), got 3",
         ),
         (
             {"training__microbatches": 4, "encoder__batchnorm_group": 4},
-            "config.training.microbatches: want parts of training.batch_size (8) that "
-            "hold whole groups of encoder.batchnorm_group (4), got 4",
+            "config.training.microbatches: expected parts of training.batch_size (8) "
+            "that hold whole groups of encoder.batchnorm_group (4), got 4",
         ),
     ],
 )
@@ -112,7 +112,7 @@ def test_groups_are_of_the_batch_that_is_trained_on(devices):
 
 def test_parts_of_the_batch_are_shared_evenly_by_the_devices():
     refuse(
-        "config.training.microbatches: want parts of the batch that the 8 devices "
+        "config.training.microbatches: expected parts of the batch that the 8 devices "
         "share evenly, got 2 parts of 4 images",
         "simclr",
         training__microbatches=2,
@@ -136,13 +136,15 @@ def test_stages_are_recomputed_if_asked():
 
 
 def test_keys_are_shuffled_for_groups_only():
-    with pytest.raises(ConfigError, match=r"^config\.target\.shuffle_keys: want enc"):
+    with pytest.raises(
+        ConfigError, match=r"^config\.target\.shuffle_keys: expected enc"
+    ):
         small("moco", target__shuffle_keys=True)
 
 
 def test_a_queue_is_shared_evenly_by_the_devices():
     refuse(
-        "config.method.queue_size: want a multiple of the 8 devices, got 30",
+        "config.method.queue_size: expected a multiple of the 8 devices, got 30",
         "moco",
         method__queue_size=30,
     )
@@ -150,8 +152,8 @@ def test_a_queue_is_shared_evenly_by_the_devices():
 
 def test_digits_have_their_own_size():
     refuse(
-        "config.data.view_size: want None, these views have the size of the images; "
-        "got 8",
+        "config.data.view_size: expected None, these views have the size of the "
+        "images; got 8",
         "simclr",
         data__view_size=8,
     )
@@ -162,7 +164,7 @@ def test_digits_have_their_own_size():
     [
         (
             {"optimizer__schedule": "steps", "optimizer__milestones": (3, 5)},
-            "config.optimizer.milestone_factors: want one for each of milestones "
+            "config.optimizer.milestone_factors: expected one for each of milestones "
             "(3, 5), got ()",
         ),
         (
@@ -171,26 +173,27 @@ def test_digits_have_their_own_size():
                 "optimizer__milestones": (5, 3),
                 "optimizer__milestone_factors": (0.1, 0.2),
             },
-            "config.optimizer.milestones: want rising epochs, got (5, 3)",
+            "config.optimizer.milestones: expected rising epochs, got (5, 3)",
         ),
         (
             {
                 "optimizer__milestones": (5,),
                 "optimizer__milestone_factors": (0.1,),
             },
-            "config.optimizer.milestones: want none with schedule 'cosine', got (5,)",
+            "config.optimizer.milestones: expected none with schedule 'cosine', got "
+            "(5,)",
         ),
         (
             {"optimizer__schedule": "steps", "optimizer__warmup_epochs": 1},
-            "config.optimizer.warmup_epochs: want 0 with schedule 'steps', got 1",
+            "config.optimizer.warmup_epochs: expected 0 with schedule 'steps', got 1",
         ),
         (
             {"encoder__dtype": "float16"},
-            "config.encoder.dtype: want one of float32, bfloat16, got 'float16'",
+            "config.encoder.dtype: expected one of float32, bfloat16, got 'float16'",
         ),
         (
             {"adversarial__epsilon": -0.1},
-            "config.adversarial.epsilon: want a number in [0, inf), got -0.1",
+            "config.adversarial.epsilon: expected a number in [0, inf), got -0.1",
         ),
     ],
 )

@@ -105,7 +105,7 @@ def test_an_option_that_a_backbone_does_not_take_is_refused():
     )
     refused(
         encoder_of,
-        "config.encoder.options: want none for resnet_tiny, got {'depth': 3}",
+        "config.encoder.options: expected none for resnet_tiny, got {'depth': 3}",
         encoder__options={"depth": 3},
     )
 
@@ -213,8 +213,11 @@ def test_a_method_brings_its_settings_and_its_players():
     "name, message",
     [
         ("nothing", "cannot import '{}': AttributeError: module "),
-        ("NO_PAIR", "want a pair (settings dataclass, make), '{}' is <function make"),
-        ("NO_CLASS", "want a pair (settings dataclass, make), '{}' is (OwnConfig("),
+        (
+            "NO_PAIR",
+            "expected a pair (settings dataclass, make), '{}' is <function make",
+        ),
+        ("NO_CLASS", "expected a pair (settings dataclass, make), '{}' is (OwnConfig("),
         (
             "NO_METHOD",
             "{} raises TypeError: expected make() to return a Method, got 'a string'",
@@ -298,17 +301,17 @@ def test_what_a_function_of_views_takes_is_a_field_too():
         ("2.blur_prob=1", "2.blur_prob: no such key; did you mean blur_probability?"),
         (
             "blur_probability=1.5",
-            "blur_probability: want a number in [0, 1], got 1.5",
+            "blur_probability: expected a number in [0, 1], got 1.5",
         ),
         (
             "2.blur_probability=1.5",
-            "2.blur_probability: want a number in [0, 1], got 1.5",
+            "2.blur_probability: expected a number in [0, 1], got 1.5",
         ),
-        ("2.blur_probability=x", "2.blur_probability: want float, got 'x'"),
-        ("crop_scale=0.5", "crop_scale: want tuple[float, float], got 0.5"),
-        ("3.contrast=1", "3: want the number of a view, 1 to 2"),
-        ("0.contrast=1", "0: want the number of a view, 1 to 2"),
-        ("2=1", "2: want fields of a view, got 1"),
+        ("2.blur_probability=x", "2.blur_probability: expected float, got 'x'"),
+        ("crop_scale=0.5", "crop_scale: expected tuple[float, float], got 0.5"),
+        ("3.contrast=1", "3: expected the number of a view, 1 to 2"),
+        ("0.contrast=1", "0: expected the number of a view, 1 to 2"),
+        ("2=1", "2: expected fields of a view, got 1"),
     ],
 )
 def test_a_mistaken_field_is_one_line(assignment, message):
@@ -325,7 +328,7 @@ def test_a_field_that_no_view_knows_lists_those_that_are():
 def test_a_function_has_no_fields():
     refused(
         views_of,
-        "config.data.view: want no fields for shifted, which is no dataclass",
+        "config.data.view: expected no fields for shifted, which is no dataclass",
         data__views=f"{OWN}:shifted",
         data__view={"noise_std": 0.1},
     )
@@ -339,18 +342,19 @@ def test_a_function_has_no_fields():
     [
         (
             ["optimizer.learning_rate=0.1", "optimizer.final_learning_rate=0.2"],
-            "config.optimizer.final_learning_rate: want at most learning_rate (0.1) "
-            "with schedule 'cosine', got 0.2; change both, or take schedule 'constant'",
+            "config.optimizer.final_learning_rate: expected at most learning_rate "
+            "(0.1) with schedule 'cosine', got 0.2; change both, or take schedule "
+            "'constant'",
         ),
         (
             ["encoder.projector_widths=(8, 4)"],
-            "config.encoder.projector_widths: want (hidden, hidden, dim) for the caco "
-            "projector, got (8, 4)",
+            "config.encoder.projector_widths: expected (hidden, hidden, dim) for the "
+            "caco projector, got (8, 4)",
         ),
         (
             ["encoder.projector_widths=(8, 6, 4)"],
-            "config.encoder.projector_widths: want (hidden, hidden, dim) for the caco "
-            "projector, got (8, 6, 4)",
+            "config.encoder.projector_widths: expected (hidden, hidden, dim) for the "
+            "caco projector, got (8, 6, 4)",
         ),
     ],
 )
@@ -382,9 +386,9 @@ def test_views_are_normalised_as_the_configuration_says():
 @pytest.mark.parametrize(
     "assignment, message",
     [
-        ("std=(0.0, 0.0, 0.0)", "std: want "),
-        ("std=(0.2,)", "std: want 3 numbers, as in mean, got 1"),
-        ("mean='grey'", "mean: want "),
+        ("std=(0.0, 0.0, 0.0)", "std: expected "),
+        ("std=(0.2,)", "std: expected 3 numbers, as in mean, got 1"),
+        ("mean='grey'", "mean: expected "),
         ("meen=(0.5,)", "meen: no such key; did you mean mean?"),
     ],
 )

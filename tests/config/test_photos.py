@@ -219,8 +219,8 @@ def test_the_command_fits_says_why_and_is_overruled(pictures, tmp_path):
     assert "INFO: optimizer.warmup_epochs=2: a tenth of 20 epochs, at most 10" in lines
     assert not any("training." in line for line in lines[:-1])
     assert lines[-1] == (
-        "error: config.training.batch_size: want at most 36, the training images of "
-        f"folder:{pictures}, got 512"
+        "error: config.training.batch_size: expected at most 36, the training images "
+        f"of folder:{pictures}, got 512"
     )
     assert not (tmp_path / "run").exists()
 
@@ -254,7 +254,7 @@ def test_a_source_is_named_once(pictures, tmp_path):
     flags = ["--config=photos", f"--source=folder:{pictures}", f"--workdir={tmp_path}"]
     given = "--config.data.source=digits"
     assert error_lines(call(pretrain.main, *flags, given)) == [
-        "--source: want it or --config.data.source, got both"
+        "--source: expected it or --config.data.source, got both"
     ]
 
 

@@ -547,7 +547,7 @@ def test_an_unknown_variant_lists_those_that_are(stem):
         read(f"{stem}:nonsense")
     names = [*runpy.run_path(str(FILES[stem]))["VARIANTS"], "smoke"]
     assert str(caught.value) == (
-        f"--config: {FILES[stem]}: want one of the variants {', '.join(names)}, "
+        f"--config: {FILES[stem]}: expected one of the variants {', '.join(names)}, "
         "got 'nonsense'"
     )
 

@@ -101,7 +101,7 @@ def test_the_embedding_is_as_wide_as_the_last_projection():
             "config.method.temprature: no such key; did you mean temperature?",
         ),
         ("sead=1", "config.sead: no such key; did you mean seed?"),
-        ("seed", "--config.seed: want --config.seed=VALUE"),
+        ("seed", "--config.seed: expected --config.seed=VALUE"),
         (
             "optimiser.name=sgd",
             "--config.optimiser.name: there is no section 'optimiser'; did you mean "
@@ -119,60 +119,61 @@ def test_the_embedding_is_as_wide_as_the_last_projection():
         ),
         (
             "training.epochs=0",
-            "config.training.epochs: want a number in [1, inf), got 0",
+            "config.training.epochs: expected a number in [1, inf), got 0",
         ),
         (
             "training.batch_size=1",
-            "config.training.batch_size: want a number in [2, inf), got 1",
+            "config.training.batch_size: expected a number in [2, inf), got 1",
         ),
         (
             "method.temperature=-0.1",
-            "config.method.temperature: want a number in (0, inf), got -0.1",
+            "config.method.temperature: expected a number in (0, inf), got -0.1",
         ),
         (
             "method.bank_temperature=0",
-            "config.method.bank_temperature: want a number in (0, inf), got 0.0",
+            "config.method.bank_temperature: expected a number in (0, inf), got 0.0",
         ),
         (
             "method.bank_size=1",
-            "config.method.bank_size: want a number in [2, inf), got 1",
+            "config.method.bank_size: expected a number in [2, inf), got 1",
         ),
         (
             "method.name=moco9",
-            "config.method.name: want one of caco, ",
+            "config.method.name: expected one of caco, ",
         ),
         (
             "optimizer.momentum=1",
-            "config.optimizer.momentum: want a number in [0, 1), got 1.0",
+            "config.optimizer.momentum: expected a number in [0, 1), got 1.0",
         ),
         (
             "optimizer.warmup_epochs=201",
-            "config.optimizer.warmup_epochs: want at most training.epochs (200), "
+            "config.optimizer.warmup_epochs: expected at most training.epochs (200), "
             "got 201",
         ),
         (
             "bank_optimizer.warmup_epochs=201",
-            "config.bank_optimizer.warmup_epochs: want at most training.epochs "
+            "config.bank_optimizer.warmup_epochs: expected at most training.epochs "
             "(200), got 201",
         ),
         (
             "bank_optimizer.learning_rate=-3",
-            "config.bank_optimizer.learning_rate: want a number in [0, inf), got -3.0",
+            "config.bank_optimizer.learning_rate: expected a number in [0, inf), got "
+            "-3.0",
         ),
         (
             "optimizer.learning_rate=0",
-            "config.optimizer.learning_rate: want a number in (0, inf), got 0; only "
-            "the other players may stay as they are",
+            "config.optimizer.learning_rate: expected a number in (0, inf), got 0; "
+            "only the other players may stay as they are",
         ),
         (
             "encoder.backbone=resnet19",
-            "config.encoder.backbone: want one of resnet18, resnet34, resnet50, "
+            "config.encoder.backbone: expected one of resnet18, resnet34, resnet50, "
             "resnet101, resnet152, resnet_tiny, resnet8, vit_tiny, vit_small, "
             "vit_base, or an import path package.module:name, got 'resnet19'",
         ),
         (
             "encoder.options.patch_size=8",
-            "config.encoder.options: want none for resnet50, got {'patch_size': 8}",
+            "config.encoder.options: expected none for resnet50, got {'patch_size': 8}",
         ),
         (
             "encoder.backbone=vit_tiny; encoder.options.patchsize=8",
@@ -180,20 +181,21 @@ def test_the_embedding_is_as_wide_as_the_last_projection():
         ),
         (
             "encoder.backbone=vit_tiny; encoder.options.pooling=max",
-            "config.encoder.options.pooling: want one of token, mean, got 'max'",
+            "config.encoder.options.pooling: expected one of token, mean, got 'max'",
         ),
         (
             "encoder.norm=group; encoder.batchnorm_group=8",
-            "config.encoder.batchnorm_group: want None with norm 'group', which has no "
-            "statistics, got 8",
+            "config.encoder.batchnorm_group: expected None with norm 'group', which "
+            "has no statistics, got 8",
         ),
         (
             "encoder.projector_widths=()",
-            "config.encoder.projector_widths: want at least one, got none",
+            "config.encoder.projector_widths: expected at least one, got none",
         ),
         (
             "encoder.projector_widths=(8, 0, 4)",
-            "config.encoder.projector_widths: want a number in [1, inf), got (8, 0, 4)",
+            "config.encoder.projector_widths: expected a number in [1, inf), got (8, "
+            "0, 4)",
         ),
     ],
 )
@@ -208,15 +210,15 @@ def test_each_mistake_is_one_line(assignment, message):
 @pytest.mark.parametrize(
     "assignment, message",
     [
-        ("training=3", "config.training: want a section, got 3"),
-        ("training.epochs=two", "config.training.epochs: want int, got 'two'"),
-        ("training.epochs=1.5", "config.training.epochs: want int, got 1.5"),
+        ("training=3", "config.training: expected a section, got 3"),
+        ("training.epochs=two", "config.training.epochs: expected int, got 'two'"),
+        ("training.epochs=1.5", "config.training.epochs: expected int, got 1.5"),
         (
             "data.bad_image_share=True",
-            "config.data.bad_image_share: want float, got True",
+            "config.data.bad_image_share: expected float, got True",
         ),
-        ("method.temperature=x", "config.method.temperature: want float, got 'x'"),
-        ("data.source=3", "config.data.source: want str, got 3"),
+        ("method.temperature=x", "config.method.temperature: expected float, got 'x'"),
+        ("data.source=3", "config.data.source: expected str, got 3"),
     ],
 )
 def test_a_wrong_type_is_one_line(assignment, message):
@@ -231,12 +233,16 @@ def test_a_warm_up_as_long_as_the_training_is_allowed():
 
 @pytest.mark.parametrize("config", [{}, {"method": {}}, {"method": {"name": None}}])
 def test_a_configuration_needs_a_method(config):
-    with pytest.raises(ConfigError, match=r"^config\.method\.name: want one of caco"):
+    with pytest.raises(
+        ConfigError, match=r"^config\.method\.name: expected one of caco"
+    ):
         experiment_config(config)
 
 
 def test_there_are_defaults_for_known_methods_only():
-    with pytest.raises(ConfigError, match=r"^config\.method\.name: want one of .*'x'$"):
+    with pytest.raises(
+        ConfigError, match=r"^config\.method\.name: expected one of .*'x'$"
+    ):
         default_config("x")
 
 
@@ -296,17 +302,23 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(make, meant, key, 
 
 @pytest.mark.parametrize("section", ["method", "bank_optimizer"])
 def test_a_value_in_place_of_a_section_is_refused(section):
-    with pytest.raises(ConfigError, match=f"config.{section}: want a section, got 3"):
+    with pytest.raises(
+        ConfigError, match=f"config.{section}: expected a section, got 3"
+    ):
         overridden(f"{section}=3")
 
 
 def test_a_list_in_place_of_a_methods_name_is_refused():
-    with pytest.raises(ConfigError, match=r"^config\.method\.name: want one of caco"):
+    with pytest.raises(
+        ConfigError, match=r"^config\.method\.name: expected one of caco"
+    ):
         experiment_config({"method": {"name": ["caco"]}})
 
 
 def test_a_value_that_is_almost_a_literal_is_a_string():
-    with pytest.raises(ConfigError, match=r"config\.seed: want int, got '\{\[\]: 1\}'"):
+    with pytest.raises(
+        ConfigError, match=r"config\.seed: expected int, got '\{\[\]: 1\}'"
+    ):
         overridden("seed={[]: 1}")
 
 
@@ -345,7 +357,7 @@ def test_a_missing_recipe_says_what_was_wanted(tmp_path):
         with pytest.raises(ConfigError) as caught:
             load_recipe(str(path))
         message = str(caught.value)
-        assert message.startswith("--config: want the path of a recipe, or one of ")
+        assert message.startswith("--config: expected the path of a recipe, or one of ")
         assert ", caco_digits, " in message
         assert message.endswith(f"; got {path}: no such file")
 

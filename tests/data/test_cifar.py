@@ -1,4 +1,4 @@
-"""CIFAR's batches in both formats, and pickles that want more than to be read."""
+"""CIFAR's batches in both formats, and pickles that would call a function."""
 
 import functools
 import io
@@ -229,7 +229,7 @@ def test_a_path_with_something_else_says_what_is_wanted(tmp_path):
     ):
         sources.load(f"cifar10:{other}")
     with pytest.raises(
-        ValueError, match="after cifar10: want a directory, got nothing"
+        ValueError, match="after cifar10: expected a directory, got nothing"
     ):
         sources.load("cifar10:")
 

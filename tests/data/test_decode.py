@@ -233,5 +233,5 @@ def test_pixels_are_taken_as_they_are():
     np.testing.assert_array_equal(pixels, np.repeat(grey, 3, axis=2))
     pixels[0] = 7  # its own memory
     assert grey[0, 0, 0] == 0
-    with pytest.raises(BadImageError, match=r"x: want uint8 .* got float32"):
+    with pytest.raises(BadImageError, match=r"x: expected uint8 .* got float32"):
         decode_image(Record(np.zeros((3, 4, 3), np.float32), -1, "x"))

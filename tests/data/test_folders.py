@@ -98,7 +98,7 @@ def test_unlabelled_training_images_need_no_test_split(tmp_path):
     train, test, class_names, _ = open_folder(tmp_path)
     assert (len(train), test, class_names) == (2, None, ())
     with pytest.raises(
-        ValueError, match=r"want classes in both splits, got none in .*train"
+        ValueError, match=r"expected classes in both splits, got none in .*train"
     ):
         open_folder(tmp_path, test_split="test")
 
@@ -221,14 +221,15 @@ def test_links_that_go_round_end(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["notes.txt"], r"want images in .*, got none with a suffix of \.jpg"),
+        (["notes.txt"], r"expected images in .*, got none with a suffix of \.jpg"),
         (
             ["train/a/1.jpg", "train/b/1.jpg", "test/c/1.jpg", "test/a/1.jpg"],
-            "want every class of .*test in .*train too, got c in the test split only",
+            "expected every class of .*test in .*train too, got c in the test split "
+            "only",
         ),
         (
             ["train/a/1.jpg", "train/b/1.jpg", "val/1.jpg"],
-            "want classes in both splits, got none in .*val",
+            "expected classes in both splits, got none in .*val",
         ),
     ],
 )

@@ -86,7 +86,7 @@ def test_where_nothing_else_is_there_the_refusal_says_what_to_install(
     tmp_path, without
 ):
     (tmp_path / "1.heic").write_bytes(b"")
-    with pytest.raises(ValueError, match="want images in ") as refused:
+    with pytest.raises(ValueError, match="expected images in ") as refused:
         open_folder(tmp_path)
     assert str(refused.value).endswith(
         "ignored: .heic (1); to read them: pip install 'caco_jax[heif]'"

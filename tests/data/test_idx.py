@@ -172,9 +172,13 @@ def test_a_path_without_files_says_what_is_wanted(tmp_path):
     for path in (tmp_path, tmp_path / "no" / "where"):
         with pytest.raises(ConfigError, match="expected a folder of IDX files, got"):
             sources.load(f"idx:{path}")
-    with pytest.raises(ValueError, match="after idx: want a directory, got nothing"):
+    with pytest.raises(
+        ValueError, match="after idx: expected a directory, got nothing"
+    ):
         sources.load("idx:")
-    with pytest.raises(ValueError, match=r"data.train_split: want None for idx, got"):
+    with pytest.raises(
+        ValueError, match=r"data.train_split: expected None for idx, got"
+    ):
         sources.load("idx:set", train_split="train")
 
 

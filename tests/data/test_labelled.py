@@ -174,5 +174,7 @@ def test_no_labels_and_no_share():
     bare = ArrayDataset("bare", IMAGES, None, IMAGES, None)
     with pytest.raises(ValueError, match="bare has no labels: there is nothing"):
         parts(bare)
-    with pytest.raises(ValueError, match=r"share: want a number in \(0, 1\], got 0"):
+    with pytest.raises(
+        ValueError, match=r"share: expected a number in \(0, 1\], got 0"
+    ):
         labelled.choose_rows(parts(image_set())[0], share=0, seed=0)

@@ -244,7 +244,9 @@ def test_a_bad_image_that_two_threads_meet_at_once_is_logged_once(caplog):
 def test_a_share_of_the_set_may_be_bad_and_always_a_few(count, share, allowed):
     bad = BadImages("mine", count=count, share=share)
     bad.add(Bad(row, "bad") for row in range(allowed))
-    with pytest.raises(pipeline.BadImagesError, match=f"want at most {allowed} of the"):
+    with pytest.raises(
+        pipeline.BadImagesError, match=f"expected at most {allowed} of the"
+    ):
         bad.add([Bad(count, "bad")])
 
 
@@ -253,9 +255,10 @@ def test_too_many_bad_images_stop_with_a_list():
     with pytest.raises(pipeline.BadImagesError) as caught:
         bad.add(Bad(row, f"{row}.jpg: 0 bytes") for row in (9, 1, 4, 200, 30))
     assert str(caught.value) == (
-        "config.data.bad_image_share: want at most 3 of the 30 images of folder:cats "
-        "unreadable (a share of 0.1), got 5 so far: 1.jpg: 0 bytes; 4.jpg: 0 bytes; "
-        "9.jpg: 0 bytes; and 2 more; mend or remove them, or allow a larger share"
+        "config.data.bad_image_share: expected at most 3 of the 30 images of "
+        "folder:cats unreadable (a share of 0.1), got 5 so far: 1.jpg: 0 bytes; 4.jpg: "
+        "0 bytes; 9.jpg: 0 bytes; and 2 more; mend or remove them, or allow a larger "
+        "share"
     )
 
 

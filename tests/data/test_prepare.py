@@ -167,7 +167,9 @@ def test_a_set_that_is_there_is_summed_up_without_tensorflow(prepared):
 
 
 def test_only_tfds_sets_are_prepared(tmp_path):
-    with pytest.raises(UserError, match="want tfds:NAME as in tfds:cifar10, got cifar"):
+    with pytest.raises(
+        UserError, match="expected tfds:NAME as in tfds:cifar10, got cifar"
+    ):
         prepare.prepare("cifar10", tmp_path)
     with pytest.raises(UserError, match=r"^--dataset: .* got 'a b'"):
         prepare.prepare("tfds:a b", tmp_path)
@@ -194,12 +196,12 @@ def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
         ),
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            "--data_dir: want more room on the disk of DIR: [Errno 28] No space left "
-            "on device",
+            "--data_dir: expected more room on the disk of DIR: [Errno 28] No space "
+            "left on device",
         ),
         (
             OSError("Not enough disk space. Needed: 1 TiB"),
-            "--data_dir: want more room on the disk of DIR: Not enough disk space. "
+            "--data_dir: expected more room on the disk of DIR: Not enough disk space. "
             "Needed: 1 TiB",
         ),
         (

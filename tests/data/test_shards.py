@@ -236,21 +236,25 @@ def wrong(folder, kind):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("nothing", "data.source: want tar files, a folder of them, or several as in "),
+        (
+            "nothing",
+            "data.source: expected tar files, a folder of them, or several as in ",
+        ),
         ("empty folder", r"got .*: no \.tar files in it"),
         ("compressed", r"a\.tar: it is compressed: gunzip it, its images are read by"),
         (
             "cut",
-            r"data\.source: want a tar file that can be read to its end, got .*a\.ta",
+            r"data\.source: expected a tar file that can be read to its end, got "
+            r".*a\.ta",
         ),
-        ("cut header", "want a tar file that can be read to its end"),
-        ("no tar", "want a tar file that can be read to its end"),
-        ("zero bytes", "want a tar file that can be read to its end"),
-        ("no image", r"want images in .*, got none; ignored: \.txt \(2\)"),
+        ("cut header", "expected a tar file that can be read to its end"),
+        ("no tar", "expected a tar file that can be read to its end"),
+        ("zero bytes", "expected a tar file that can be read to its end"),
+        ("no image", r"expected images in .*, got none; ignored: \.txt \(2\)"),
         ("a label missing", r"got 1 images without, such as 2\.png of .*a\.tar"),
         (
             "held out only",
-            r"want the classes of train\.tar in val\.tar too, got 1 held",
+            r"expected the classes of train\.tar in val\.tar too, got 1 held",
         ),
         (
             "no training shards",
@@ -267,10 +271,10 @@ def test_what_is_no_set_of_shards_is_refused_in_a_line(tmp_path, kind, message):
 
 def test_a_held_out_part_alone_is_refused(tmp_path):
     with pytest.raises(
-        ValueError, match=r"^data\.train_split: want the shards to train"
+        ValueError, match=r"^data\.train_split: expected the shards to train"
     ):
         open_shards(write_set(tmp_path), test_split="shard-000002.tar")
     with pytest.raises(
-        ValueError, match=r"^data\.test_split: want tar files, a folder"
+        ValueError, match=r"^data\.test_split: expected tar files, a folder"
     ):
         open_shards(tmp_path, train_split="shard-000000.tar", test_split="no.tar")

@@ -53,13 +53,13 @@ def test_fake_has_the_shape_asked_for():
 
 @pytest.mark.parametrize("shape", ["", "8x8", "0x8x3", "8x8x3x", "8x8x3x4x5", "axbxc"])
 def test_fake_says_what_a_shape_is(shape):
-    with pytest.raises(ValueError, match=r"fake: want a shape HxWxC or .* got"):
+    with pytest.raises(ValueError, match=r"fake: expected a shape HxWxC or .* got"):
         sources.load(f"fake:{shape}")
 
 
 def test_unknown_source_lists_the_known():
     with pytest.raises(
-        ValueError, match=r"data.source: want one of cifar10, cifar100, d"
+        ValueError, match=r"data.source: expected one of cifar10, cifar100, d"
     ):
         sources.load("mnist")
     with pytest.raises(ValueError, match="digits takes nothing after its name"):
@@ -234,10 +234,14 @@ def test_a_class_that_is_only_tested_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("source", ["digits", "fake:8x8x3"])
 def test_sources_of_two_splits_take_no_names(source):
-    with pytest.raises(ValueError, match=r"^data.test_split: want None .* got 'val'"):
+    with pytest.raises(
+        ValueError, match=r"^data.test_split: expected None .* got 'val'"
+    ):
         sources.load(source, test_split="val")
 
 
 def test_folder_wants_a_directory():
-    with pytest.raises(ValueError, match=r"^data.source: after folder: want a direct"):
+    with pytest.raises(
+        ValueError, match=r"^data.source: after folder: expected a direct"
+    ):
         sources.load("folder:")

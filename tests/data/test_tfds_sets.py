@@ -42,7 +42,7 @@ def test_a_missing_set_names_the_command(tmp_path):
     assert str(error.value).endswith(f"; to prepare it: {command}")
     with pytest.raises(ValueError, match=r"^data.data_dir: .*got None.*data_dir=DIR$"):
         open_tfds("cifar10", None)
-    with pytest.raises(ValueError, match=r"want NAME, NAME/CONFIG or .* got 'a b'"):
+    with pytest.raises(ValueError, match=r"expected NAME, NAME/CONFIG or .* got 'a b'"):
         open_tfds("a b", tmp_path)
 
 

@@ -196,7 +196,7 @@ def test_floats_without_a_range_are_refused_before_training():
     with pytest.raises(ValueError, match=r"^data\.value_range") as caught:
         find_range("folder:here", scans, None)
     assert str(caught.value) == (
-        "data.value_range: want auto or (low, high) for folder:here, whose float32 "
+        "data.value_range: expected auto or (low, high) for folder:here, whose float32 "
         "pictures have no known range; values 0 to 511.875 were seen"
     )
 
@@ -272,7 +272,7 @@ def test_a_range_rises(wrong):
     recipe = default_config("simclr")
     recipe.data.value_range = wrong
     with pytest.raises(
-        ValueError, match=r"^config\.data\.value_range: want None, auto"
+        ValueError, match=r"^config\.data\.value_range: expected None, auto"
     ):
         experiment_config(recipe)
 

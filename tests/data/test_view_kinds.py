@@ -109,7 +109,7 @@ def test_normalisation_is_of_the_last_axis_in_floats():
         expected = (EXAMPLES[kind].astype(np.float32) - 3) / 2
         np.testing.assert_allclose(made, expected, atol=2e-3)
     with pytest.raises(
-        ValueError, match="want 3 channels, as in the views' mean, got 2"
+        ValueError, match="expected 3 channels, as in the views' mean, got 2"
     ):
         views.make_views(Views((plain,), (0.5,) * 3, (0.5,) * 3))(
             KEY, jnp.ones((2, 9, 2))

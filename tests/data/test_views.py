@@ -221,26 +221,42 @@ def test_views_stay_in_range():
 
 
 REFUSED = [
-    (PhotoView, {"size_pixels": 0}, r"size_pixels: want a number in \[1, "),
-    (PhotoView, {"size_pixels": 32.5}, "size_pixels: want int"),
-    (PhotoView, {"crop_scale": (0.0, 1.0)}, r"crop_scale: want a number in \(0, 1\]"),
-    (PhotoView, {"crop_scale": (0.9, 0.5)}, r"crop_scale: want \(smallest, largest\)"),
-    (PhotoView, {"crop_scale": 0.5}, r"crop_scale: want tuple\[float, float\]"),
-    (PhotoView, {"crop_aspect": (0.0, 1.0)}, "crop_aspect: want a number in"),
-    (PhotoView, {"flip_probability": 1.2}, "flip_probability: want a number in"),
-    (PhotoView, {"brightness": -0.1}, r"brightness: want a number in \[0, inf\)"),
-    (PhotoView, {"hue_turns": 0.6}, r"hue_turns: want a number in \[0, 0.5\]"),
+    (PhotoView, {"size_pixels": 0}, r"size_pixels: expected a number in \[1, "),
+    (PhotoView, {"size_pixels": 32.5}, "size_pixels: expected int"),
+    (
+        PhotoView,
+        {"crop_scale": (0.0, 1.0)},
+        r"crop_scale: expected a number in \(0, 1\]",
+    ),
+    (
+        PhotoView,
+        {"crop_scale": (0.9, 0.5)},
+        r"crop_scale: expected \(smallest, largest\)",
+    ),
+    (PhotoView, {"crop_scale": 0.5}, r"crop_scale: expected tuple\[float, float\]"),
+    (PhotoView, {"crop_aspect": (0.0, 1.0)}, "crop_aspect: expected a number in"),
+    (PhotoView, {"flip_probability": 1.2}, "flip_probability: expected a number in"),
+    (PhotoView, {"brightness": -0.1}, r"brightness: expected a number in \[0, inf\)"),
+    (PhotoView, {"hue_turns": 0.6}, r"hue_turns: expected a number in \[0, 0.5\]"),
     (PhotoView, {"blur_sigma_pixels": (0.0, 2.0)}, r"blur_sigma_pixels: .* \(0, inf\)"),
-    (PhotoView, {"solarize_threshold": 128}, "solarize_threshold: want a number in"),
-    (DigitView, {"max_shift_pixels": -1.0}, "max_shift_pixels: want a number in"),
+    (
+        PhotoView,
+        {"solarize_threshold": 128},
+        "solarize_threshold: expected a number in",
+    ),
+    (DigitView, {"max_shift_pixels": -1.0}, "max_shift_pixels: expected a number in"),
     (DigitView, {"max_rotation_degrees": 200.0}, r"max_rotation_degrees: .*\[0, 180\]"),
-    (DigitView, {"gamma_range": (2.0, 1.0)}, r"gamma_range: want \(smallest"),
-    (DigitView, {"noise_std": 2.0}, r"noise_std: want a number in \[0, 1\]"),
-    (Views, {"views": ()}, "views: want at least one"),
-    (Views, {"views": (PlainView(),), "mean": ()}, "mean: want a number for each"),
-    (Views, {"views": (PlainView(),), "mean": (math.nan,)}, r"mean: want a number in"),
-    (Views, {"views": (PlainView(),), "std": (0.0,)}, r"std: want a number in \(0"),
-    (Views, {"views": (PlainView(),), "std": (0.5, 0.5)}, "std: want 1 numbers"),
+    (DigitView, {"gamma_range": (2.0, 1.0)}, r"gamma_range: expected \(smallest"),
+    (DigitView, {"noise_std": 2.0}, r"noise_std: expected a number in \[0, 1\]"),
+    (Views, {"views": ()}, "views: expected at least one"),
+    (Views, {"views": (PlainView(),), "mean": ()}, "mean: expected a number for each"),
+    (
+        Views,
+        {"views": (PlainView(),), "mean": (math.nan,)},
+        r"mean: expected a number in",
+    ),
+    (Views, {"views": (PlainView(),), "std": (0.0,)}, r"std: expected a number in \(0"),
+    (Views, {"views": (PlainView(),), "std": (0.5, 0.5)}, "std: expected 1 numbers"),
 ]
 
 
@@ -261,22 +277,30 @@ def zeros(*shape, dtype=jnp.uint8):
 
 def test_bad_images_are_refused():
     recipe = views.cifar()
-    with pytest.raises(ValueError, match="want 3 channels, as in the views' mean, got"):
+    with pytest.raises(
+        ValueError, match="expected 3 channels, as in the views' mean, got"
+    ):
         shapes(recipe, zeros(2, 8, 8, 1))
-    with pytest.raises(ValueError, match="images: want crops for 2 views, got 1"):
+    with pytest.raises(ValueError, match="images: expected crops for 2 views, got 1"):
         shapes(recipe, (zeros(2, 8, 8, 3),))
-    with pytest.raises(ValueError, match=r"want crops uint8 \[N, H, W, C\], got float"):
+    with pytest.raises(
+        ValueError, match=r"expected crops uint8 \[N, H, W, C\], got float"
+    ):
         shapes(recipe, (zeros(2, 8, 8, 3, dtype=jnp.float32),) * 2)
-    in_color = "^saturation, hue_turns, gray_probability: want 0 for images of 1 chan"
+    in_color = (
+        "^saturation, hue_turns, gray_probability: expected 0 for images of 1 chan"
+    )
     with pytest.raises(ValueError, match=in_color):
         shapes(Views(recipe.views), zeros(2, 8, 8, 1))
     with pytest.raises(
-        ValueError, match=r"^jitter_probability, gray_probability: want"
+        ValueError, match=r"^jitter_probability, gray_probability: expected"
     ):
         shapes(Views(recipe.views), zeros(2, 8, 8, 2))
     with pytest.raises(
-        ValueError, match=r"^hue_turns: want 0 for images of 1 channels"
+        ValueError, match=r"^hue_turns: expected 0 for images of 1 channels"
     ):
         shapes(views.small_gray(hue_turns=0.1), zeros(2, 8, 8, 1))
-    with pytest.raises(ValueError, match="want 2 channels, as in the views' mean, got"):
+    with pytest.raises(
+        ValueError, match="expected 2 channels, as in the views' mean, got"
+    ):
         shapes(Views((PlainView(),), (0.0, 0.0), (1.0, 1.0)), zeros(4, 3, dtype=float))

@@ -102,7 +102,7 @@ def test_workers_are_as_many_as_the_shared_memory_holds(
         assert not caplog.messages
     else:
         (message,) = caplog.messages
-        assert message.startswith("data.workers: 4 worker processes want 0 MB of ")
+        assert message.startswith("data.workers: 4 worker processes need 0 MB of ")
         assert said in message
 
 

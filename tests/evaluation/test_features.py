@@ -84,6 +84,6 @@ def test_no_images_and_no_batch_are_refused(encoder, count, batch_size):
     with pytest.raises(ValueError) as caught:
         extract_features(features, network, IMAGES[:count], batch_size=batch_size)
     assert str(caught.value) == (
-        f"want at least one image and a batch of at least 1, got {count} images and a "
-        f"batch of {batch_size}"
+        f"expected at least one image and a batch of at least 1, got {count} images "
+        f"and a batch of {batch_size}"
     )

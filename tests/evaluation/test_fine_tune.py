@@ -91,11 +91,13 @@ def test_few_labels_make_one_small_batch():
 
 
 def test_bad_plans():
-    with pytest.raises(ValueError, match="frozen: want some of hidden, norm, got"):
+    with pytest.raises(ValueError, match="frozen: expected some of hidden, norm, got"):
         tune(dataclasses.replace(PLAN, frozen=("hidden", "layer9")))
-    with pytest.raises(ConfigError, match="head_rate: want a number in"):
+    with pytest.raises(ConfigError, match="head_rate: expected a number in"):
         fine_tune.FineTuning(head_rate=0.0)
-    with pytest.raises(ValueError, match="layer_decay: want 1 for a network without"):
+    with pytest.raises(
+        ValueError, match="layer_decay: expected 1 for a network without"
+    ):
         tune(dataclasses.replace(PLAN, layer_decay=0.5))
 
 

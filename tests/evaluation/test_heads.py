@@ -130,14 +130,23 @@ def test_the_presets_are_the_papers():
     [
         (
             {"learning_rates": ()},
-            r"learning_rates: want different numbers, .* got \(\)",
+            r"learning_rates: expected different numbers, .* got \(\)",
         ),
-        ({"weight_decays": (0.1, 0.1)}, "weight_decays: want different numbers"),
-        ({"learning_rates": (0.0,)}, r"learning_rates: want a number in \(0, inf\)"),
-        ({"optimizer": "lars"}, "optimizer: want one of sgd, larc, adam, got 'lars'"),
-        ({"schedule": "linear"}, "schedule: want one of cosine, steps, constant, got"),
-        ({"augment": 0}, "augment: want bool, got 0"),
-        ({"epochs": 0}, "epochs: want a number in"),
+        ({"weight_decays": (0.1, 0.1)}, "weight_decays: expected different numbers"),
+        (
+            {"learning_rates": (0.0,)},
+            r"learning_rates: expected a number in \(0, inf\)",
+        ),
+        (
+            {"optimizer": "lars"},
+            "optimizer: expected one of sgd, larc, adam, got 'lars'",
+        ),
+        (
+            {"schedule": "linear"},
+            "schedule: expected one of cosine, steps, constant, got",
+        ),
+        ({"augment": 0}, "augment: expected bool, got 0"),
+        ({"epochs": 0}, "epochs: expected a number in"),
     ],
 )
 def test_bad_protocols(change, message):

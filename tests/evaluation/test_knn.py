@@ -118,18 +118,21 @@ def test_low_temperatures_still_vote(arrays, dtype):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": 31}, "k: want 1 to 30, the rows of the bank, got 31"),
-        ({"k": 0}, "k: want 1 to 30, .*got 0"),
-        ({"temperature": 0.0}, r"temperature: want a number > 0, got 0\.0"),
-        ({"block_size": 0}, "block_size: want at least 1, got 0"),
-        ({"num_classes": 2}, "labels: want classes 0 to 1, got 0 to 3"),
+        ({"k": 31}, "k: expected 1 to 30, the rows of the bank, got 31"),
+        ({"k": 0}, "k: expected 1 to 30, .*got 0"),
+        ({"temperature": 0.0}, r"temperature: expected a number > 0, got 0\.0"),
+        ({"block_size": 0}, "block_size: expected at least 1, got 0"),
+        ({"num_classes": 2}, "labels: expected classes 0 to 1, got 0 to 3"),
         (
             {"bank_labels": np.zeros(3, int)},
-            r"labels: want one for each of the 30 rows",
+            r"labels: expected one for each of the 30 rows",
         ),
-        ({"bank_labels": np.zeros(30)}, "labels: want integers, got float64"),
+        ({"bank_labels": np.zeros(30)}, "labels: expected integers, got float64"),
         ({"features": np.ones((9, 5))}, r"\(9, 5\) and \(30, 6\)"),
-        ({"bank_features": np.full((30, 6), np.nan)}, "features: want finite numbers"),
+        (
+            {"bank_features": np.full((30, 6), np.nan)},
+            "features: expected finite numbers",
+        ),
     ],
 )
 def test_bad_input(arrays, change, message):
@@ -150,9 +153,9 @@ def test_bad_input(arrays, change, message):
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ([], "settings: want at least one pair"),
-        ([(0, 0.2), (5, 0.2)], "k: want at least 1, got 0"),
-        ([(5, 0.2), (31, 0.2)], "k: want 1 to 30"),
+        ([], "settings: expected at least one pair"),
+        ([(0, 0.2), (5, 0.2)], "k: expected at least 1, got 0"),
+        ([(5, 0.2), (31, 0.2)], "k: expected 1 to 30"),
     ],
 )
 def test_bad_settings(arrays, pairs, message):

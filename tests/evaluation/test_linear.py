@@ -141,7 +141,7 @@ def test_choose_l2_fits_the_rows_that_are_left(arrays):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_classes": 1}, "num_classes: want at least 2, got 1"),
+        ({"num_classes": 1}, "num_classes: expected at least 2, got 1"),
         ({"labels": np.ones(60, int)}, "at least two classes, got only 1"),
         ({"labels": np.full(60, 3)}, "classes 0 to 2, got 3 to 3"),
         ({"labels": np.zeros(59, int)}, r"60 rows of features, got shape \(59,\)"),
@@ -151,7 +151,7 @@ def test_choose_l2_fits_the_rows_that_are_left(arrays):
             r"non-empty \[rows, dimensions\], got shape \(60,\)",
         ),
         ({"features": np.ones((0, 2))}, r"got shape \(0, 2\)"),
-        ({"l2": -1.0}, r"l2: want a finite number >= 0, got -1\.0"),
+        ({"l2": -1.0}, r"l2: expected a finite number >= 0, got -1\.0"),
         ({"l2": float("nan")}, "l2: .*got nan"),
     ],
 )
@@ -164,7 +164,7 @@ def test_bad_input(arrays, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grid": ()}, "grid: want at least one penalty"),
+        ({"grid": ()}, "grid: expected at least one penalty"),
         ({"grid": (0.1, -2)}, "l2: .*got -2"),
         ({"held_out": 0.0}, r"held_out: .*got 0\.0 of 60 rows"),
         ({"held_out": 1.0}, r"held_out: .*got 1\.0 of 60 rows"),
@@ -183,5 +183,5 @@ def test_one_class_leaves_no_choice(arrays):
 
 def test_other_features_than_the_models(arrays):
     model = linear.fit_logistic_regression(*arrays, num_classes=CLASSES)
-    with pytest.raises(ValueError, match=r"wants \[rows, 5\], got shape \(60, 4\)"):
+    with pytest.raises(ValueError, match=r"expected \[rows, 5\] .* got shape \(60, 4"):
         linear.accuracy(model, arrays[0][:, :4], arrays[1])

@@ -36,9 +36,9 @@ def test_the_penalty_that_ranks_best_is_chosen():
     ("change", "message"),
     [
         ({"relevant": RELEVANT[:9]}, r"\(50, 4\) and \(9, 3\)"),
-        ({"relevant": 2 * RELEVANT}, "want 0 or 1"),
+        ({"relevant": 2 * RELEVANT}, "expected 0 or 1"),
         ({"features": np.full((50, 4), np.nan)}, "finite numbers"),
-        ({"l2": -1.0}, "l2: want a finite number >= 0"),
+        ({"l2": -1.0}, "l2: expected a finite number >= 0"),
     ],
 )
 def test_bad_input(change, message):
@@ -49,5 +49,5 @@ def test_bad_input(change, message):
 
 @pytest.mark.parametrize("change", [{"grid": ()}, {"held_out": 0.0}, {"held_out": 1.0}])
 def test_no_choice(change):
-    with pytest.raises(ValueError, match="grid, held_out: want a penalty or more"):
+    with pytest.raises(ValueError, match="grid, held_out: expected a penalty or more"):
         multilabel.choose_l2(FEATURES, RELEVANT, **change)

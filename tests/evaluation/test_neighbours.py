@@ -140,11 +140,14 @@ def test_a_plan_of_imagenet_fits_a_small_device():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": 31}, "k: want 1 to 30, the rows of the bank, got 31"),
-        ({"block_size": 0}, "block_size: want at least 1, got 0"),
+        ({"k": 31}, "k: expected 1 to 30, the rows of the bank, got 31"),
+        ({"block_size": 0}, "block_size: expected at least 1, got 0"),
         ({"features": np.ones((9, 5))}, r"\(9, 5\) and \(30, 6\)"),
-        ({"bank_features": np.full((30, 6), np.nan)}, "features: want finite numbers"),
-        ({"features": np.full((9, 6), np.inf)}, "features: want finite numbers"),
+        (
+            {"bank_features": np.full((30, 6), np.nan)},
+            "features: expected finite numbers",
+        ),
+        ({"features": np.full((9, 6), np.inf)}, "features: expected finite numbers"),
     ],
 )
 def test_bad_input(change, message):

@@ -85,14 +85,17 @@ def test_the_mean_leaves_out_classes_without_rows():
             lambda: scores.accuracies(np.zeros((2, 2)), np.array([0, 2])),
             "classes 0 to 1, got 0 to 2",
         ),
-        (lambda: scores.bootstrap_interval(len, 0), "count: want at least 1, got 0"),
+        (
+            lambda: scores.bootstrap_interval(len, 0),
+            "count: expected at least 1, got 0",
+        ),
         (
             lambda: scores.bootstrap_interval(len, 3, draws=0),
-            "draws: want at least 1, got 0",
+            "draws: expected at least 1, got 0",
         ),
         (
             lambda: scores.bootstrap_interval(len, 3, level=1),
-            r"level: want a number in \(0, 1\), got 1",
+            r"level: expected a number in \(0, 1\), got 1",
         ),
         (
             lambda: scores.mean_average_precision(np.zeros((2, 3)), np.zeros((2, 2))),
@@ -100,7 +103,7 @@ def test_the_mean_leaves_out_classes_without_rows():
         ),
         (
             lambda: scores.mean_average_precision(np.zeros((2, 3)), np.zeros((2, 3))),
-            "labels: want a row of some class, got none",
+            "labels: expected a row of some class, got none",
         ),
     ],
 )

@@ -122,5 +122,5 @@ def test_heads_that_all_diverge_are_an_error_and_one_is_passed_over(frozen):
 
 def test_nothing_left_to_train_on(frozen):
     few = ArrayPart(IMAGES[:3], np.arange(3, dtype=np.int32))
-    with pytest.raises(ValueError, match=r"held_out: want images left .* got 0\.5"):
+    with pytest.raises(ValueError, match=r"held_out: expected images left .* got 0\.5"):
         sweep.sweep_heads(frozen, few, PROTOCOL, num_classes=3, held_out=0.5)

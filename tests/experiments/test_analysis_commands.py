@@ -210,19 +210,21 @@ def test_help_is_given(name):
             "alpha_gradients",
             "simclr",
             ["--player=bank"],
-            "--player: want a run with a bank, simclr has only: encoder",
+            "--player: expected a run with a bank, simclr has only: encoder",
         ),
         (
             "bank_dynamics",
             "simclr",
             [],
-            "want a run with a bank or a queue, got simclr, whose players are: encoder",
+            "expected a run with a bank or a queue, got simclr, whose players are: "
+            "encoder",
         ),
         (
             "alpha_gradients",
             "caco",
             ["--batch_size=1"],
-            r"--batch_size: want 2 to 64 images .one image has no negatives., got 1",
+            r"--batch_size: expected 2 to 64 images .one image has no negatives., got "
+            r"1",
         ),
         (
             "alpha_gradients",
@@ -231,30 +233,50 @@ def test_help_is_given(name):
             "--temperatures: temperature",
         ),
         ("alpha_gradients", "caco", ["--temperatures=nan"], "--temperatures: temp"),
-        ("alpha_gradients", "caco", ["--steps=0"], "--steps: want at least 1, got 0"),
+        (
+            "alpha_gradients",
+            "caco",
+            ["--steps=0"],
+            "--steps: expected at least 1, got 0",
+        ),
         (
             "alpha_gradients",
             "caco",
             ["--turns", 1, 0],
-            r"--turns: want at least 1, got \[1, 0\]",
+            r"--turns: expected at least 1, got \[1, 0\]",
         ),
-        ("bank_dynamics", "none", [], "--workdir: want the directory of a run"),
+        ("bank_dynamics", "none", [], "--workdir: expected the directory of a run"),
         (
             "relu_fixed_points",
             None,
             ["--batch_size=1"],
-            "batch_size: want at least 2 .one input has no negatives., got 1",
+            "batch_size: expected at least 2 .one input has no negatives., got 1",
         ),
         (
             "relu_fixed_points",
             None,
             ["--temperature=0"],
-            "temperature: want above 0, got 0.0",
+            "temperature: expected above 0, got 0.0",
         ),
-        ("relu_fixed_points", None, ["--hidden=0"], "hidden: want at least 1, got 0"),
-        ("relu_fixed_points", None, ["--seeds=0"], "--seeds: want at least 1, got 0"),
-        ("deep_linear_pca", None, ["--depths=0"], "--depths: want at least 1"),
-        ("deep_linear_pca", None, ["--starts=0"], "--starts: want at least 1, got 0"),
+        (
+            "relu_fixed_points",
+            None,
+            ["--hidden=0"],
+            "hidden: expected at least 1, got 0",
+        ),
+        (
+            "relu_fixed_points",
+            None,
+            ["--seeds=0"],
+            "--seeds: expected at least 1, got 0",
+        ),
+        ("deep_linear_pca", None, ["--depths=0"], "--depths: expected at least 1"),
+        (
+            "deep_linear_pca",
+            None,
+            ["--starts=0"],
+            "--starts: expected at least 1, got 0",
+        ),
         (
             "deep_linear_pca",
             None,
@@ -287,7 +309,8 @@ FAR = 100 * np.random.default_rng(1).standard_normal((6, 3))
     [
         (
             {"alpha": np.where(np.eye(6, k=1) > 0, np.nan, ALPHA)},
-            "alpha: want finite weights of at least 0, row 0 has an entry that is not",
+            "alpha: expected finite weights of at least 0, row 0 has an entry that is "
+            "not",
         ),
         (
             {"alpha": np.where(np.arange(6)[:, None] == 4, -ALPHA, ALPHA)},
@@ -297,13 +320,16 @@ FAR = 100 * np.random.default_rng(1).standard_normal((6, 3))
             {"alpha": ALPHA[:5, :5]},
             r"one weight per pair, shape \(6, 6\), got \(5, 5\)",
         ),
-        ({"x2": np.zeros((6, 2))}, "want arrays of one shape"),
+        ({"x2": np.zeros((6, 2))}, "expected arrays of one shape"),
         ({"x2": FAR}, "the top eigenvalue of X_α is not above 0"),
         (
             {"x1": np.eye(6), "x2": np.eye(6), "alpha": ALPHA},
             "the theorem does not apply: the top two eigenvalues of X_α are tied",
         ),
-        ({"y": np.zeros(2)}, r"want arrays x1, x2 and perhaps alpha, got \['x1', 'x2"),
+        (
+            {"y": np.zeros(2)},
+            r"expected arrays x1, x2 and perhaps alpha, got \['x1', 'x2",
+        ),
     ],
 )
 def test_pairs_that_the_theorem_does_not_speak_of_are_one_line(

@@ -53,4 +53,4 @@ def test_counts_below_one_are_refused(capsys, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         bank.main()
     assert stopped.value.code != 0
-    assert "want a number above 0, got 0" in capsys.readouterr().err
+    assert "expected a number above 0, got 0" in capsys.readouterr().err

@@ -201,4 +201,6 @@ def test_sizes_of_the_whole_run_are_those_promised():
 def test_unknown_parts_are_refused(capsys):
     with pytest.raises(SystemExit):
         gpu._options(["--parts=bank,stpe"])
-    assert "want some of step, bank, cifar, got bank,stpe" in capsys.readouterr().err
+    assert (
+        "expected some of step, bank, cifar, got bank,stpe" in capsys.readouterr().err
+    )

@@ -66,8 +66,8 @@ def test_a_stopped_benchmark_goes_on_and_measures_the_same(monkeypatch, tmp_path
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--methods", "simsiam"], "--methods: want some of caco, caco:clae, "),
-        (["--budgets", "0"], "--budgets: want epochs >= 1, got [0]"),
+        (["--methods", "simsiam"], "--methods: expected some of caco, caco:clae, "),
+        (["--budgets", "0"], "--budgets: expected epochs >= 1, got [0]"),
     ],
 )
 def test_wrong_flags_are_one_line(monkeypatch, tmp_path, flags, message):

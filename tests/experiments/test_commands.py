@@ -139,7 +139,7 @@ def check_demo(out, workdir):
         assert len(image) > 5000
 
 
-# The map wants 30 neighbours of more images than the tiny run holds out.
+# The map needs 30 neighbours, more images than the tiny run holds out.
 @pytest.mark.filterwarnings("ignore:.*perplexity.*")
 def test_the_demo_trains_evaluates_draws_and_prints_one_table(trained, tmp_path):
     workdir = tmp_path / "run"
@@ -178,7 +178,7 @@ def test_the_demos_own_recipe_and_place_are_the_defaults():
 def test_a_mistake_is_one_line_on_stderr_and_status_2(tmp_path):
     workdir = tmp_path / "none"
     line = one_line(run("pretrain", "--config=none.py", f"--workdir={workdir}"))
-    assert line.startswith("--config: want the path of a recipe, or one")
+    assert line.startswith("--config: expected the path of a recipe, or one")
     assert line.endswith("; got none.py: no such file")
 
 
@@ -201,34 +201,34 @@ def test_help_is_given(name):
         ),
         (
             ["--config.optimizer.learning_rate=fast"],
-            "config.optimizer.learning_rate: want float, got 'fast'",
+            "config.optimizer.learning_rate: expected float, got 'fast'",
         ),
         (
             ["--config.training.batch_size=1352"],
-            "config.training.batch_size: want at most 1347, the training images of "
+            "config.training.batch_size: expected at most 1347, the training images of "
             "digits, got 1352",
         ),
         (
             ["--config.method.bank_size=1"],
-            "config.method.bank_size: want a number in [2, inf), got 1",
+            "config.method.bank_size: expected a number in [2, inf), got 1",
         ),
         (
             ["--config.method.temperature=-0.1"],
-            "config.method.temperature: want a number in (0, inf), got -0.1",
+            "config.method.temperature: expected a number in (0, inf), got -0.1",
         ),
         (
             ["--config.data.source=cifar"],
-            "config.data.source: want one of cifar10, cifar100, digits",
+            "config.data.source: expected one of cifar10, cifar100, digits",
         ),
         (
             ["--config.encoder.projector_widths=(8, 4)"],
-            "config.encoder.projector_widths: want (hidden, hidden, dim) for the caco "
-            "projector, got (8, 4)",
+            "config.encoder.projector_widths: expected (hidden, hidden, dim) for the "
+            "caco projector, got (8, 4)",
         ),
-        (["--config.seed", "3"], "--config.seed: want --config.seed=VALUE; see"),
-        (["--config.seed"], "--config.seed: want --config.seed=VALUE"),
+        (["--config.seed", "3"], "--config.seed: expected --config.seed=VALUE; see"),
+        (["--config.seed"], "--config.seed: expected --config.seed=VALUE"),
         (["--confg=x"], "unrecognized arguments: --confg=x; did you mean --c"),
-        (["--config=configs"], "--config: want the path of a recipe, or one of "),
+        (["--config=configs"], "--config: expected the path of a recipe, or one of "),
     ],
 )
 def test_an_impossible_configuration_touches_nothing(tmp_path, name, flags, message):
@@ -273,7 +273,7 @@ def test_what_must_be_given_is_asked_for():
 def test_a_directory_without_a_run_says_what_to_do_first(tmp_path, name):
     for path in (tmp_path, tmp_path / "none"):
         assert one_line(call(MAINS[name], f"--workdir={path}")) == (
-            f"--workdir: want the directory of a run, got {path}: it has no "
+            f"--workdir: expected the directory of a run, got {path}: it has no "
             "config.json; run caco pretrain first"
         )
 
@@ -296,11 +296,11 @@ def test_an_evaluation_takes_no_flags_but_its_own(tmp_path, name, flags, message
 @pytest.mark.parametrize(
     "name, flags, message",
     [
-        ("knn", ["--k", "0"], "--k, --temperature: k: want "),
-        ("knn", ["--k", "5", "65"], "--k, --temperature: k: want "),
-        ("knn", ["--temperature=-1"], "--k, --temperature: temperature: want "),
-        ("linear_probe", ["--l2=-1"], "--l2: l2: want "),
-        ("linear_probe", ["--l2=nan"], "--l2: l2: want "),
+        ("knn", ["--k", "0"], "--k, --temperature: k: expected "),
+        ("knn", ["--k", "5", "65"], "--k, --temperature: k: expected "),
+        ("knn", ["--temperature=-1"], "--k, --temperature: temperature: expected "),
+        ("linear_probe", ["--l2=-1"], "--l2: l2: expected "),
+        ("linear_probe", ["--l2=nan"], "--l2: l2: expected "),
     ],
 )
 def test_an_impossible_evaluation_writes_nothing(trained, name, flags, message):

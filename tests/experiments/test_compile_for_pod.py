@@ -60,7 +60,7 @@ def test_help():
         ),
         (
             (RECIPE, "--topology=v5e:4x4", "--scale_batch"),
-            "--scale_batch: want --sweep_topologies, got --topology",
+            "--scale_batch: expected --sweep_topologies, got --topology",
         ),
         (
             ("--config=configs/__init__.py", "--topology=v5e:4x4"),
@@ -76,7 +76,7 @@ def test_mistakes_are_one_line(flags, line):
 def test_libtpu_missing():
     told = one_line(call(compile_for_pod.main, RECIPE, "--topology=v5e:4x4"))
     assert told == (
-        "--topology: want libtpu, which compiles for TPUs, got an environment "
+        "--topology: expected libtpu, which compiles for TPUs, got an environment "
         "without it; pip install 'caco_jax[tpu]'"
     )
 
@@ -85,7 +85,7 @@ def test_libtpu_missing():
 def test_a_slice_that_libtpu_does_not_know(tpu_python):
     line = refusal(RECIPE, "--sweep_topologies=v5e:4x4,v5e:3x5", python=tpu_python)
     start, _, known = line.partition("one of ")
-    assert start == "--sweep_topologies: want CHIP:SHAPE, "
+    assert start == "--sweep_topologies: expected CHIP:SHAPE, "
     known, _, got = known.partition("; ")
     assert got == "got 'v5e:3x5'"
     assert {"v4:4x4x4", "v5e:4x4", "v5e:16x16", "v5p:2x2x1", "v6e:8x8"} <= set(
@@ -97,7 +97,7 @@ def test_a_slice_that_libtpu_does_not_know(tpu_python):
 def test_a_batch_that_the_slice_does_not_divide(tpu_python):
     flags = ("--topology=v5e:8x8", "--config.training.batch_size=100")
     assert refusal(RECIPE, *flags, python=tpu_python) == (
-        "config.training.batch_size: want a multiple of the 64 devices, got 100"
+        "config.training.batch_size: expected a multiple of the 64 devices, got 100"
     )
 
 

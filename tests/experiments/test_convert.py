@@ -125,11 +125,12 @@ def test_mistakes_are_one_line_and_touch_nothing(released, tmp_path):
         ),
         (
             ["export", "--workdir=none", "--file=x.pkl"],
-            "--workdir: want the directory of a run, got ",
+            "--workdir: expected the directory of a run, got ",
         ),
         (
             ["export", "--workdir=none", "--file=x.onnx"],
-            "--file: want a name that ends in .pth, .pt, .tar, .safetensors, .pkl, got",
+            "--file: expected a name that ends in .pth, .pt, .tar, .safetensors, .pkl, "
+            "got",
         ),
     ],
 )

@@ -71,11 +71,14 @@ def test_a_file_that_cannot_be_written_is_one_line(workdir, tmp_path, out, messa
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--source=folder:/nowhere"], "config.data.source: want a directory of image"),
-        (["--source=nothing"], "config.data.source: want one of "),
+        (
+            ["--source=folder:/nowhere"],
+            "config.data.source: expected a directory of image",
+        ),
+        (["--source=nothing"], "config.data.source: expected one of "),
         (
             ["--workdir=/nowhere"],
-            "--workdir: want the directory of a run, got /nowhere",
+            "--workdir: expected the directory of a run, got /nowhere",
         ),
         (["--features=x"], "argument --features: invalid choice: 'x'"),
     ],
@@ -103,7 +106,9 @@ def test_other_images_do_not_need_the_runs_own(tmp_path, main):
     more = [f"--out={tmp_path / 'a.npz'}"] if main is embed.main else ["--k=1"]
     status, _, err = call(main, *flags, *more)
     assert status == 0, err
-    assert "the run's own images are not there: config.data.source: want a dir" in err
+    assert (
+        "the run's own images are not there: config.data.source: expected a dir" in err
+    )
     more = [f"--out={tmp_path / 'b.npz'}"] if main is embed.main else []
     told = one_line(call(main, f"--workdir={workdir}", *more))
     assert "gone: there is no such directory" in told

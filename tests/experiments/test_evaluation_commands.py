@@ -285,7 +285,7 @@ def test_a_feature_that_lists_no_classes(photos, source, feature, message):
         flags = [*flags, f"--source=tfds:{source}"]
     flags = [*flags, f"--label_feature={feature}"]
     told = one_line(call("linear_probe", *flags))
-    assert told.startswith("--label_feature: want a")
+    assert told.startswith("--label_feature: expected a")
     assert message in told
 
 
@@ -337,7 +337,7 @@ def test_health_needs_no_classes(workdir, source):
 def test_one_class_is_nothing_to_tell_apart(workdir, name):
     source = f"--source={__name__}:OF_ONE_CLASS"
     assert one_line(call(name, f"--workdir={workdir}", source)) == (
-        "--source: want images of two classes or more, made has 1"
+        "--source: expected images of two classes or more, made has 1"
     )
 
 
@@ -355,7 +355,7 @@ def broken(tmp_path_factory):
 @pytest.mark.parametrize("name", ["knn", "linear_probe", "few_shot", "health"])
 def test_features_with_nan_are_named(broken, name):
     assert one_line(call(name, f"--workdir={broken}")) == (
-        "--workdir: of fake:8x8x1x64: features: want finite numbers, got NaN or "
+        "--workdir: of fake:8x8x1x64: features: expected finite numbers, got NaN or "
         "infinity"
     )
 
@@ -376,47 +376,80 @@ IMAGENET = "--protocol=imagenet"
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("linear_probe", ["--epochs=3"], "--epochs: want it with --protocol=imagenet"),
-        ("linear_probe", ["--preset=moco"], "--preset: want it with --protocol=imagen"),
-        ("linear_probe", [IMAGENET, "--l2=1"], "--l2: want it with --protocol=lbfgs"),
+        (
+            "linear_probe",
+            ["--epochs=3"],
+            "--epochs: expected it with --protocol=imagenet",
+        ),
+        (
+            "linear_probe",
+            ["--preset=moco"],
+            "--preset: expected it with --protocol=imagen",
+        ),
+        (
+            "linear_probe",
+            [IMAGENET, "--l2=1"],
+            "--l2: expected it with --protocol=lbfgs",
+        ),
         (
             "linear_probe",
             [IMAGENET, "--label_feature=labels"],
-            "--label_feature: want it with --protocol=lbfgs only; leave it out",
+            "--label_feature: expected it with --protocol=lbfgs only; leave it out",
         ),
-        ("linear_probe", [IMAGENET, "--epochs=0"], "--epochs: want a number in [1, "),
+        (
+            "linear_probe",
+            [IMAGENET, "--epochs=0"],
+            "--epochs: expected a number in [1, ",
+        ),
         (
             "linear_probe",
             [IMAGENET, "--learning_rates", "1", "1"],
-            "--learning_rates: want different numbers, at least one, got (1.0, 1.0)",
+            "--learning_rates: expected different numbers, at least one, got (1.0, "
+            "1.0)",
         ),
         (
             "linear_probe",
             [IMAGENET, "--learning_rates", "1", "2", "--held_out=1"],
-            "--held_out: held_out: want images left to learn from, got 1.0",
+            "--held_out: held_out: expected images left to learn from, got 1.0",
         ),
         (
             "linear_probe",
             [IMAGENET, "--learning_rates", "1", "2", "--held_out=0"],
-            "--held_out: share: want a number in (0, 1], got 0.0",
+            "--held_out: share: expected a number in (0, 1], got 0.0",
         ),
         ("linear_probe", ["--preset=x"], "argument --preset: invalid choice: 'x'"),
-        ("few_shot", ["--shots", "40"], "--shots, --seeds, --l2: want at least 40 lab"),
-        ("few_shot", ["--seeds", "0"], "--shots, --seeds, --l2: seeds: want at least"),
-        ("fine_tune", ["--labels", "0"], "--labels: share: want a number in (0, 1]"),
+        (
+            "few_shot",
+            ["--shots", "40"],
+            "--shots, --seeds, --l2: expected at least 40 lab",
+        ),
+        (
+            "few_shot",
+            ["--seeds", "0"],
+            "--shots, --seeds, --l2: seeds: expected at least",
+        ),
+        (
+            "fine_tune",
+            ["--labels", "0"],
+            "--labels: share: expected a number in (0, 1]",
+        ),
         (
             "fine_tune",
             ["--frozen", "layer1"],
-            "--frozen: want some of hidden, norm, got layer1",
+            "--frozen: expected some of hidden, norm, got layer1",
         ),
         (
             "fine_tune",
             ["--layer_decay=0.5"],
-            "--layer_decay: want 1 for a network without a ViT's blocks, got 0.5",
+            "--layer_decay: expected 1 for a network without a ViT's blocks, got 0.5",
         ),
-        ("fine_tune", ["--momentum=1"], "--momentum: want a number in [0, 1), got 1.0"),
-        ("health", ["--images=1"], "--images: want at least 2, got 1"),
-        ("knn", ["--source=nothing"], "config.data.source: want one of "),
+        (
+            "fine_tune",
+            ["--momentum=1"],
+            "--momentum: expected a number in [0, 1), got 1.0",
+        ),
+        ("health", ["--images=1"], "--images: expected at least 2, got 1"),
+        ("knn", ["--source=nothing"], "config.data.source: expected one of "),
         ("knn", ["--config.seed=1"], "unrecognized arguments: --config.seed=1; see"),
     ],
 )

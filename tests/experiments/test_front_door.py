@@ -141,7 +141,7 @@ def test_a_key_without_its_value_is_one_line(capsys):
     with pytest.raises(SystemExit):
         parse(parser_of("pretrain"), ["--config.training.epochs", "3"])
     assert capsys.readouterr().err == (
-        "error: --config.training.epochs: want --config.training.epochs=VALUE; see "
+        "error: --config.training.epochs: expected --config.training.epochs=VALUE; see "
         "--help\n"
     )
 
@@ -150,7 +150,7 @@ def test_help_names_the_recipes_and_the_page_of_keys():
     said = " ".join(parser_of("pretrain").format_help().split())
     for name in recipes():
         assert name in said
-    assert "docs/reference/config.md has all keys" in said
+    assert "docs/reference/config.md lists all keys" in said
 
 
 @pytest.mark.parametrize("program", sorted(FACES))

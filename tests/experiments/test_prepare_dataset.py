@@ -25,7 +25,10 @@ def test_a_prepared_set_is_summed_up(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--dataset=cifar10",), "error: --dataset: want tfds:NAME as in tfds:cifar10"),
+        (
+            ("--dataset=cifar10",),
+            "error: --dataset: expected tfds:NAME as in tfds:cifar10",
+        ),
         ((), "error: the following arguments are required: --dataset"),
     ],
 )

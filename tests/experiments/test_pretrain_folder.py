@@ -102,7 +102,9 @@ def test_a_broken_collection_is_one_line(tmp_path):
     )
     assert status == 2
     line = err.splitlines()[-1]  # and nothing of memory left over after it
-    assert line.startswith("error: config.data.bad_image_share: want at most 2 of the")
+    assert line.startswith(
+        "error: config.data.bad_image_share: expected at most 2 of the"
+    )
     assert len(Workdir(tmp_path / "run").bad_images_file.read_text().splitlines()) > 1
 
 
@@ -182,7 +184,7 @@ def test_no_picture_that_can_be_opened_is_one_line(tmp_path):
     told = one_line(
         call(pretrain.main, CONFIG, f"--workdir={tmp_path / 'run'}", *STREAMED, source)
     )
-    assert told.startswith("config.data.source: want images that can be read in ")
+    assert told.startswith("config.data.source: expected images that can be read in ")
 
 
 def test_a_workdir_whose_name_is_not_utf8_is_one_line(tmp_path):

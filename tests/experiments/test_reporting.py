@@ -155,7 +155,7 @@ def test_a_disk_that_fails_does_not_stop_a_run(tmp_path):
 
 def test_weights_and_biases_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"^--wandb: want the package wandb, "):
+    with pytest.raises(UserError, match=r"^--wandb: expected the package wandb, "):
         reporting.WeightsAndBiases("project", "runs/mine")
 
 

@@ -118,8 +118,8 @@ def test_a_file_with_code_is_not_run(tmp_path, format_):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=format_ == "zip")
     assert refused(read_weights, path) == (
-        f"{path} holds getattr, which is no array: nothing in it was run; want a file "
-        "of weights alone"
+        f"{path} holds getattr, which is no array: nothing in it was run; expected a "
+        "file of weights alone"
     )
     assert not trace.exists()
     # It would have run, if read otherwise.
@@ -141,7 +141,7 @@ def test_what_a_hostile_file_asked_for_is_named(tmp_path):
     torch.save(Shell(), path)
     assert refused(read_weights, path) == (
         f"{path} holds {os.name}.system, which is no array: nothing in it was run; "
-        "want a file of weights alone"
+        "expected a file of weights alone"
     )
 
 
@@ -182,7 +182,9 @@ def test_a_file_of_some_other_program_says_so(tmp_path):
         f"{path} is neither PyTorch's nor safetensors; fetch or save it again as such"
     )
     torch.save({"conv1.weight": np.zeros(3)}, path)
-    with pytest.raises(ValueError, match=r"want an array, got numpy.*; save it as a t"):
+    with pytest.raises(
+        ValueError, match=r"expected an array, got numpy.*; save it as a t"
+    ):
         parse(read_weights(path), {"conv1.weight": (3,)}, {})
 
 
@@ -285,9 +287,10 @@ def test_safetensors_of_any_floats(tmp_path, dtype):
     [
         (
             "float8_e4m3fn",
-            "conv1.weight: want floats of 16, 32 or 64 bits, got float8_e4m3fn; save ",
+            "conv1.weight: expected floats of 16, 32 or 64 bits, got float8_e4m3fn; "
+            "save ",
         ),
-        ("int8", "conv1.weight: want floats of 16, 32 or 64 bits, got int8; save "),
+        ("int8", "conv1.weight: expected floats of 16, 32 or 64 bits, got int8; save "),
     ],
 )
 def test_safetensors_of_other_numbers_are_not_damaged(tmp_path, dtype, message):
@@ -332,12 +335,12 @@ def test_nothing_is_overwritten_unasked(tmp_path):
 
 def test_endings():
     assert refused(check_writable, "w.npz") == (
-        "want a name that ends in .pth, .pt, .tar, .safetensors, .pkl, got w.npz: no "
-        "other can be written"
+        "expected a name that ends in .pth, .pt, .tar, .safetensors, .pkl, got w.npz: "
+        "no other can be written"
     )
     # A plain pickle cannot be read without running what is in it.
     assert refused(read_weights, "w.pkl") == (
-        "want a name that ends in .pth, .pt, .tar, .ckpt, .bin, .safetensors, got "
+        "expected a name that ends in .pth, .pt, .tar, .ckpt, .bin, .safetensors, got "
         "w.pkl: no other can be read"
     )
 
@@ -351,7 +354,7 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch, action, suffix, packa
     for name in (package, f"{package}.numpy"):
         monkeypatch.setitem(sys.modules, name, None)
     assert refused(action, f"w{suffix}") == (
-        f"{suffix}: want the package {package}, which is not installed; "
+        f"{suffix}: expected the package {package}, which is not installed; "
         "pip install 'caco_jax[torch]'"
     )
 

@@ -228,14 +228,14 @@ VIT = arrays({"cls_token": (1,), "blocks.0.attn.weight": (2, 2)})
 @pytest.mark.parametrize(
     "content, message",
     [
-        ([1, 2], "want arrays by name, got list"),
-        ({"state_dict": 3}, "want arrays by name, got none; it holds no weights"),
-        ({}, "want arrays by name, got none; it holds no weights"),
+        ([1, 2], "expected arrays by name, got list"),
+        ({"state_dict": 3}, "expected arrays by name, got none; it holds no weights"),
+        ({}, "expected arrays by name, got none; it holds no weights"),
         (
             VIT,
-            "want a network with names as conv1.weight under any prefix, got 2 arrays "
-            "with names as cls_token: weights of another architecture, or under names "
-            "that are not known here; ",
+            "expected a network with names as conv1.weight under any prefix, got 2 "
+            "arrays with names as cls_token: weights of another architecture, or under "
+            "names that are not known here; ",
         ),
         (
             OPTIMIZER,
@@ -243,27 +243,32 @@ VIT = arrays({"cls_token": (1,), "blocks.0.attn.weight": (2, 2)})
             "model beside it",
         ),
         ({"optimizer": OPTIMIZER, "epoch": 1}, "it holds the state of an optimiser"),
-        ({"conv1.weight": "x"}, "conv1.weight: want an array, got str"),
+        ({"conv1.weight": "x"}, "conv1.weight: expected an array, got str"),
         (
             {"conv1.weight": KERNEL > 0},
-            "conv1.weight: want floats of 16, 32 or 64 bits, got bool; save it in one",
+            "conv1.weight: expected floats of 16, 32 or 64 bits, got bool; save it in "
+            "one",
         ),
-        ({"conv1.weight": KERNEL + 1j}, "conv1.weight: want floats of 16, 32 or 64 "),
+        (
+            {"conv1.weight": KERNEL + 1j},
+            "conv1.weight: expected floats of 16, 32 or 64 ",
+        ),
         (
             {"conv1.weight": KERNEL.astype(jnp.float8_e4m3fn)},
-            "conv1.weight: want floats of 16, 32 or 64 bits, got float8_e4m3fn; ",
+            "conv1.weight: expected floats of 16, 32 or 64 bits, got float8_e4m3fn; ",
         ),
         (
             {"module.encoder_q.conv1.weight": KERNEL * np.nan},
-            "module.encoder_q.conv1.weight: want finite numbers, got NaN or infinity",
+            "module.encoder_q.conv1.weight: expected finite numbers, got NaN or "
+            "infinity",
         ),
         (
             {"conv1.weight": KERNEL * np.float64(1e300)},
-            "conv1.weight: want finite numbers, got NaN or infinity",
+            "conv1.weight: expected finite numbers, got NaN or infinity",
         ),
         (
             {"conv1.weight": KERNEL, "queue": BANK + np.inf},
-            "queue: want finite numbers, got NaN or infinity",
+            "queue: expected finite numbers, got NaN or infinity",
         ),
     ],
 )
@@ -316,7 +321,7 @@ def test_tensors_of_every_kind():
     odd = [torch.ones(2, 2).to_sparse(), torch.ones(2, device="meta")]
     for tensor in [*odd, kernel.to(torch.float8_e5m2)]:
         with pytest.raises(
-            ValueError, match=r"^conv1\.weight: want a dense tensor of "
+            ValueError, match=r"^conv1\.weight: expected a dense tensor of "
         ):
             only(tensor)
 

@@ -83,8 +83,8 @@ def test_a_file_of_timms_becomes_a_run_and_comes_out_again(tmp_path):
     with pytest.raises(UserError) as caught:
         export_run(tmp_path / "run", tmp_path / "out.pkl")
     assert str(caught.value) == (
-        "--file: want a ResNet for detectron2's .pkl, this run has a vit_tiny; take "
-        ".pth or .safetensors"
+        "--file: expected a ResNet for detectron2's .pkl, this run has a vit_tiny; "
+        "take .pth or .safetensors"
     )
 
 

@@ -357,7 +357,7 @@ def test_a_queue_without_a_place_is_refused(tmp_path, pointer):
     checkpoint["state_dict"]["module.queue_ptr"] = torch.from_numpy(pointer)
     file = saved(torch, tmp_path, checkpoint)
     assert refused(import_run, file, config("moco"), tmp_path / "run") == (
-        f"--file: {file}: queue_ptr: want one integer"
+        f"--file: {file}: queue_ptr: expected one integer"
     )
 
 
@@ -391,14 +391,24 @@ def test_a_run_that_is_there_is_left_alone(tmp_path, backbone):
 @pytest.mark.parametrize(
     "method, parts, name, message",
     [
-        ("simclr", ["bank"], "w.pth", "want no bank, this run has neither a bank nor"),
+        (
+            "simclr",
+            ["bank"],
+            "w.pth",
+            "expected no bank, this run has neither a bank nor",
+        ),
         (
             "simclr",
             ["backbone", "twins"],
             "w.pth",
-            "want no twins, this run has no adv",
+            "expected no twins, this run has no adv",
         ),
-        ("caco", ["backbone", "bank"], "w.pkl", "want backbone alone for detectron2's"),
+        (
+            "caco",
+            ["backbone", "bank"],
+            "w.pkl",
+            "expected backbone alone for detectron2's",
+        ),
     ],
 )
 def test_what_a_run_or_a_file_cannot_have(
@@ -413,7 +423,8 @@ def test_what_a_run_or_a_file_cannot_have(
 def test_no_run_no_file(tmp_path):
     out = tmp_path / "w.pkl"
     assert refused(export_run, tmp_path, out).startswith(
-        f"--workdir: want the directory of a run, got {tmp_path}: it has no config.json"
+        f"--workdir: expected the directory of a run, got {tmp_path}: it has no "
+        "config.json"
     )
     files = Workdir(tmp_path / "begun")
     files.claim(config("simclr").values())

@@ -68,7 +68,9 @@ def test_linear_layers_start_uniform_in_one_over_root_inputs():
 
 
 def test_projector_rejects_maps():
-    with pytest.raises(ValueError, match=r"want \[N, F\], got shape \(2, 3, 3, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"expected \[N, F\], got shape \(2, 3, 3, 4\)"
+    ):
         _init(mlp_projector(3), jnp.zeros((2, 3, 3, 4)))
 
 

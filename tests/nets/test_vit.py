@@ -182,12 +182,12 @@ def test_the_branch_of_adversarial_images_changes_nothing():
 @pytest.mark.parametrize(
     "changes, shape, message",
     [
-        ({}, (8, 9, 3), "want images that patches of 4 pixels divide, got 8 x 9"),
-        ({"heads": 3}, (8, 8, 3), "want heads that divide the width of 8, got 3"),
+        ({}, (8, 9, 3), "expected images that patches of 4 pixels divide, got 8 x 9"),
+        ({"heads": 3}, (8, 8, 3), "expected heads that divide the width of 8, got 3"),
         (
             {"width": 6, "positions": "sincos"},
             (8, 8, 3),
-            "want a width of a multiple of 4 for sincos, got 6",
+            "expected a width of a multiple of 4 for sincos, got 6",
         ),
         ({"stochastic_depth": 1.0}, (8, 8, 3), r"stochastic_depth is in \[0, 1\)"),
         ({"pooling": "max"}, (8, 8, 3), "pooling is one of .*, not 'max'"),

@@ -120,7 +120,7 @@ def test_optax_takes_them():
         ),
         (
             lambda: schedules.warmup_cosine(1, 0, warmup_epochs=4, epochs=3),
-            r"warmup_epochs: want at most epochs \(3\), got 4",
+            r"warmup_epochs: expected at most epochs \(3\), got 4",
         ),
         (
             lambda: schedules.warmup_cosine(1, 0, warmup_epochs=1.5, epochs=3),

@@ -83,8 +83,8 @@ def test_without_the_package_one_line_says_how_to_get_it(monkeypatch):
     with pytest.raises(UserError) as caught:
         Workdir("gs://bucket/run")
     assert str(caught.value) == (
-        "--workdir: gs://bucket/run: want the package gcsfs, which is not installed; "
-        "pip install 'caco_jax[gcs]'"
+        "--workdir: gs://bucket/run: expected the package gcsfs, which is not "
+        "installed; pip install 'caco_jax[gcs]'"
     )
 
 

@@ -150,8 +150,8 @@ def test_a_run_is_not_read_where_there_is_none(tmp_path, kind):
     with pytest.raises(UserError) as caught:
         Workdir(path).read_config()
     assert str(caught.value) == (
-        f"--workdir: want the directory of a run, got {path}: it has no config.json; "
-        "run caco pretrain first"
+        f"--workdir: expected the directory of a run, got {path}: it has no "
+        "config.json; run caco pretrain first"
     )
 
 

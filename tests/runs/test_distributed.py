@@ -176,7 +176,7 @@ def test_a_mistake_of_all_is_one_line(tmp_path):
         pretrain_command(tmp_path / "run", port, index, *flags) for index in range(2)
     ]
     assert refused(commands, devices=2) == [
-        "error: config.training.batch_size: want a multiple of the 4 devices, got 6"
+        "error: config.training.batch_size: expected a multiple of the 4 devices, got 6"
     ]
     assert not list(tmp_path.iterdir())
 
@@ -198,13 +198,16 @@ def test_without_a_cluster_the_flags_are_asked_for(tmp_path):
 @pytest.mark.parametrize(
     "values, message",
     [
-        (("here", 2, 1), "--coordinator_address: want HOST:PORT, got here"),
-        ((":1234", 2, 1), "--coordinator_address: want HOST:PORT, got :1234"),
-        (("a:0", 2, 1), "--coordinator_address: want HOST:PORT, got a:0"),
-        (("a:65536", 2, 1), "--coordinator_address: want HOST:PORT, got a:65536"),
-        (("a:1", 0, 0), "--num_processes: want at least 1, got 0"),
-        (("a:1", 2, 2), r"--process_id: want 0 to --num_processes - 1 (1), got 2"),
-        (("a:1", 2, -1), r"--process_id: want 0 to --num_processes - 1 (1), got -1"),
+        (("here", 2, 1), "--coordinator_address: expected HOST:PORT, got here"),
+        ((":1234", 2, 1), "--coordinator_address: expected HOST:PORT, got :1234"),
+        (("a:0", 2, 1), "--coordinator_address: expected HOST:PORT, got a:0"),
+        (("a:65536", 2, 1), "--coordinator_address: expected HOST:PORT, got a:65536"),
+        (("a:1", 0, 0), "--num_processes: expected at least 1, got 0"),
+        (("a:1", 2, 2), r"--process_id: expected 0 to --num_processes - 1 (1), got 2"),
+        (
+            ("a:1", 2, -1),
+            r"--process_id: expected 0 to --num_processes - 1 (1), got -1",
+        ),
     ],
 )
 def test_flags_that_do_not_fit(values, message):

@@ -250,7 +250,9 @@ def test_where_nothing_can_be_read_nothing_is_written(run, tmp_path):
 
 def test_features_that_are_not_finite_are_refused(run, tmp_path):
     spoilt = changed(run, lambda leaf: leaf * np.nan)
-    with pytest.raises(UserError, match=r"^--workdir: of made: features: want finite"):
+    with pytest.raises(
+        UserError, match=r"^--workdir: of made: features: expected finite"
+    ):
         embed_dataset(spoilt, set_of(ArrayRecords("made", grey(3))), tmp_path / "a.npz")
 
 

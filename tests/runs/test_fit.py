@@ -193,17 +193,17 @@ def test_another_seed_is_another_run(whole, tmp_path):
     [
         (
             {"training__batch_size": 49},
-            "config.training.batch_size: want at most 48, the training images of "
+            "config.training.batch_size: expected at most 48, the training images of "
             "fake:8x8x1x48, got 49",
         ),
         (
             {"data__source": "x"},
-            "config.data.source: want one of cifar10, cifar100, digits",
+            "config.data.source: expected one of cifar10, cifar100, digits",
         ),
         ({"data__source": "fake:8x8"}, "config."),
         (
             {"data__source": "fake:8x8x1x1"},
-            "config.data.source: want at least 2 images, fake:8x8x1x1 has 1",
+            "config.data.source: expected at least 2 images, fake:8x8x1x1 has 1",
         ),
     ],
 )
@@ -224,7 +224,7 @@ def test_rows_must_share_out_evenly_over_the_devices(tmp_path, name, size):
     with pytest.raises(UserError) as caught:
         pretrain(tiny.config(**{name: size}), tmp_path / "run")
     assert str(caught.value) == (
-        f"config.{dotted}: want a multiple of the 8 devices, got {size}"
+        f"config.{dotted}: expected a multiple of the 8 devices, got {size}"
     )
     assert not (tmp_path / "run").exists()
 
@@ -329,7 +329,9 @@ def test_too_many_broken_pictures_stop_a_run_with_the_list(tmp_path):
         streamed(data__source=source).fit(tmp_path / "run")
     listing = Workdir(tmp_path / "run").bad_images_file
     message = str(caught.value)
-    assert message.startswith("config.data.bad_image_share: want at most 2 of the 22")
+    assert message.startswith(
+        "config.data.bad_image_share: expected at most 2 of the 22"
+    )
     assert message.endswith(f"; all are listed in {listing}")
     assert len(listing.read_text().splitlines()) > 1
     assert "\n" not in message
@@ -391,7 +393,9 @@ def test_a_streamed_set_without_a_readable_image_to_judge_by_says_so(tmp_path):
     source = folder_of(tmp_path / "pictures" / "train")
     write_pictures(tmp_path / "pictures" / "test" / "cat", 1, broken=[0])
     run = streamed(data__source=source.removesuffix("/train"), data__test_split="test")
-    with pytest.raises(UserError, match="want images to evaluate with, none can be"):
+    with pytest.raises(
+        UserError, match="expected images to evaluate with, none can be"
+    ):
         make_network_features(run)(run.new_network())
 
 
@@ -418,7 +422,9 @@ def test_a_run_is_judged_beside_its_random_self_and_raw_pixels(whole):
         assert loaded.knn(kind=kind, k=3, temperature=0.1) == share
     assert not np.array_equal(loaded.features()[1].features, random[1].features)
     assert loaded.metrics()[-1]["epoch"] == whole.run.training.epochs
-    with pytest.raises(ValueError, match="want one of backbone, embedding, random, ra"):
+    with pytest.raises(
+        ValueError, match="expected one of backbone, embedding, random, ra"
+    ):
         loaded.knn(kind="pixels")
 
 
@@ -430,7 +436,9 @@ def test_a_directory_without_a_checkpoint_says_what_to_do(whole, tmp_path):
             UserError, match=r"/claimed has no checkpoint yet; let caco"
         ):
             load(files.path)
-        with pytest.raises(UserError, match=r"want the directory of a run, got .*/no"):
+        with pytest.raises(
+            UserError, match=r"expected the directory of a run, got .*/no"
+        ):
             load(tmp_path / "none")
 
 

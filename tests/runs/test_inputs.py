@@ -60,8 +60,8 @@ def test_the_splits_of_a_folder_can_be_named(tmp_path):
 @pytest.mark.parametrize(
     "source, message",
     [
-        ("fake:8x8", "config.data.source: after fake: want a shape"),
-        ("nothing", "config.data.source: want one of cifar10, cifar100, digits"),
+        ("fake:8x8", "config.data.source: after fake: expected a shape"),
+        ("nothing", "config.data.source: expected one of cifar10, cifar100, digits"),
         ("folder:not/there", "config.data.source: "),
     ],
 )
@@ -99,7 +99,7 @@ def test_a_streamed_set_is_cropped_on_the_host_and_so_has_views_of_photographs()
     with pytest.raises(ConfigError) as caught:
         build_run(tiny.config(data__views="digits"), data=STREAMED)
     assert str(caught.value) == (
-        "config.data.views: want views of photographs, many is streamed"
+        "config.data.views: expected views of photographs, many is streamed"
     )
 
 

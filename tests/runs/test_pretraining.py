@@ -437,7 +437,7 @@ SIGNALS = CASES["signals"].examples
             "arrays, ShapeDtypeStruct(shape=(1, 5), dtype=float32); they raise "
             "ZeroDivisionError: nothing to see",
         ),
-        ("tables", {"views": (noisy,)}, "views: simclr wants two views, got 1"),
+        ("tables", {"views": (noisy,)}, "views: expected two views for simclr, got 1"),
         (
             "tables",
             {"views": noisy},
@@ -453,13 +453,13 @@ SIGNALS = CASES["signals"].examples
         (
             "tables",
             {"optimizers": {"encoder": OptimizerConfig(learning_rate=0.0)}},
-            "optimizer.learning_rate: want a number in (0, inf), got 0; only the other "
-            "players may stay as they are",
+            "optimizer.learning_rate: expected a number in (0, inf), got 0; only the "
+            "other players may stay as they are",
         ),
         (
             "tables",
             {"optimizers": {"encoder": OptimizerConfig(warmup_epochs=9)}, "epochs": 3},
-            "optimizer.warmup_epochs: want at most training.epochs (3), got 9",
+            "optimizer.warmup_epochs: expected at most training.epochs (3), got 9",
         ),
         (
             "tables",
@@ -470,13 +470,13 @@ SIGNALS = CASES["signals"].examples
         (
             "tables",
             {"batch_size": 51},
-            "batch_size: want at most 50, the training images of arrays, got 51",
+            "batch_size: expected at most 50, the training images of arrays, got 51",
         ),
         (
             "tables",
             {"microbatches": 3},
-            "microbatches: want parts of the batch that the 1 devices share evenly, "
-            "got 3 parts of 6 images",
+            "microbatches: expected parts of the batch that the 1 devices share "
+            "evenly, got 3 parts of 6 images",
         ),
         (
             "tables",
@@ -523,7 +523,9 @@ def test_rows_that_the_devices_do_not_share_evenly_are_refused(devices):
     many = {"mesh": make_mesh(devices)}
     with pytest.raises(ConfigError) as found:
         build(CASES["tables"], devices, **many)
-    assert str(found.value) == ("batch_size: want a multiple of the 8 devices, got 20")
+    assert str(found.value) == (
+        "batch_size: expected a multiple of the 8 devices, got 20"
+    )
     odd = HOT._replace(
         init=lambda key: ({"temperature": jnp.zeros((3, 2))}, {}),
         row_sharded={"temperature": "entries"},
@@ -531,7 +533,7 @@ def test_rows_that_the_devices_do_not_share_evenly_are_refused(devices):
     with pytest.raises(ConfigError) as found:
         build(CASES["tables"], devices, **many, method=odd, batch_size=16)
     assert str(found.value) == (
-        "method.entries: want a multiple of the 8 devices, got 3"
+        "method.entries: expected a multiple of the 8 devices, got 3"
     )
 
 

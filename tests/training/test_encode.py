@@ -184,6 +184,6 @@ def test_parts_are_put_together_as_they_were(group_size):
 def test_rows_that_do_not_fit_are_refused():
     encode, network = tiny_encoder(group_size=GROUP)
     encode = microbatched(encode, 3, group_size=GROUP, unroll=True)
-    message = f"want a multiple of 3 parts of groups of 4 rows, got {BATCH} rows"
+    message = f"expected a multiple of 3 parts of groups of 4 rows, got {BATCH} rows"
     with pytest.raises(ValueError, match=message):
         encode(network, View(draw_images()))

@@ -360,13 +360,15 @@ def test_every_player_that_moves_needs_its_optimiser(move, given):
     wanted = sorted(name for name, kind in method.moves.items() if kind != "hold")
     with pytest.raises(ValueError) as caught:
         make_optimizer(method, dict.fromkeys(given, optax.identity()))
-    assert str(caught.value) == f"reveal: want optimisers for {wanted}, got {given}"
+    assert str(caught.value) == f"reveal: expected optimisers for {wanted}, got {given}"
 
 
 def test_a_player_that_holds_takes_no_optimiser():
     method = revealing_method("hold")
     both = dict.fromkeys(method.moves, optax.identity())
-    with pytest.raises(ValueError, match=r"want optimisers for \['encoder'\], got \["):
+    with pytest.raises(
+        ValueError, match=r"expected optimisers for \['encoder'\], got \["
+    ):
         make_optimizer(method, both)
 
 
