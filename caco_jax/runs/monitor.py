@@ -72,6 +72,8 @@ class Monitor:
         """
         means = _means(metrics)
         means |= self._bank.row(state, means)
+        rates = self._run.learning_rates(max(int(state.step) - 1, 0))
+        means |= {f"learning_rate_{name}": rate for name, rate in rates.items()}
         row: dict[str, Any] = {"epoch": epoch, "step": int(state.step), **means}
         every = self._run.evaluation.knn_every_epochs
         if epoch % every == 0 or epoch == self._run.training.epochs:

@@ -268,12 +268,21 @@ class Pretraining:
         part = self.optimizers[name]
         if not isinstance(part, OptimizerConfig):
             return part
-        return part.transformation(
-            part.schedule_of(
-                batch_size=self.training.batch_size,
-                epochs=self.training.epochs,
-                steps_per_epoch=self.steps_per_epoch,
-            )
+        return part.transformation(self._schedule(part))
+
+    def learning_rates(self, step: int) -> dict[str, float]:
+        """Each player's learning rate at a step, by name; unknown of optax's."""
+        return {
+            name: float(self._schedule(part)(step))
+            for name, part in self.optimizers.items()
+            if isinstance(part, OptimizerConfig)
+        }
+
+    def _schedule(self, part: OptimizerConfig) -> optax.Schedule:
+        return part.schedule_of(
+            batch_size=self.training.batch_size,
+            epochs=self.training.epochs,
+            steps_per_epoch=self.steps_per_epoch,
         )
 
     def start_up_optimizer(self) -> optax.GradientTransformation:

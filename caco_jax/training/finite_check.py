@@ -10,13 +10,26 @@ from jaxtyping import Array, Bool, Float
 from numpy import ndarray
 
 from caco_jax.training.state import PyTree, TrainState
-from caco_jax.training.step import Metrics, StepFn
+from caco_jax.training.step import GRADIENT_NORM, Metrics, StepFn
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
     """Whether a tree of arrays has no NaN and no infinity."""
     leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
     return jnp.stack([jnp.asarray(True), *leaves]).all()
+
+
+def _judged(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that must be finite.
+
+    Not the gradients' norms: an optimiser may leave such a gradient out, and a sum of
+    squares overflows before the gradient does.
+    """
+    return {
+        name: values
+        for name, values in metrics.items()
+        if not name.startswith(GRADIENT_NORM)
+    }
 
 
 def check_step(train_step: StepFn, *, skip: bool = False) -> StepFn:
@@ -44,7 +57,7 @@ def check_step(train_step: StepFn, *, skip: bool = False) -> StepFn:
         guarded_metrics: Any = {**metrics, "finite": finite}
         if not skip:
             return moved, guarded_metrics
-        good = all_finite(metrics) & jnp.stack([*finite.values()]).all()
+        good = all_finite(_judged(metrics)) & jnp.stack([*finite.values()]).all()
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, state)
         guarded_metrics["skipped"] = 1 - good.astype(jnp.int32)
         return kept._replace(step=moved.step), guarded_metrics
@@ -98,11 +111,12 @@ def check_finite(
 
     Args:
         first_step: step of the first value.
-        metrics: values of consecutive steps, by metric.
+        metrics: values of consecutive steps, by metric; norms of gradients may be
+            infinite.
         finite: whether each player was finite after each step, by player.
         phase: what the message calls a step.
     """
-    finite = finite or {}
+    finite, metrics = finite or {}, _judged(metrics)
     rows = [*metrics.values(), *finite.values()]
     for offset in range(max(map(len, rows), default=0)):
         bad = [

@@ -15,9 +15,9 @@ from caco_jax.training.state import TrainState
 Metrics = dict[str, Array]
 MakeViews = Callable[[PRNGKeyArray, Array], Sequence[Array]]
 StepFn = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
-_SHUFFLE = (
-    2**32 - 1
-)  # folded into a step's key to shuffle the rows of the target encoder
+GRADIENT_NORM = "gradient_norm_"  # before a player's name, in the metrics
+# Folded into a step's key to shuffle the rows of the target encoder.
+_SHUFFLE = 2**32 - 1
 
 
 def make_train_step(
@@ -47,7 +47,9 @@ def make_train_step(
             `shuffle_rows`.
 
     Returns:
-        (state, images) -> (state, metrics), metrics with "loss" and the method's own.
+        (state, images) -> (state, metrics), metrics with "loss", the method's own, and
+        "gradient_norm_PLAYER", the global norm of the payoff's gradient with respect to
+        each player that moves, as it is before the optimiser changes it.
     """
 
     def train_step(state: TrainState, images: Any) -> tuple[TrainState, Metrics]:
@@ -85,7 +87,12 @@ def make_train_step(
         state = TrainState(
             state.step + 1, players, outcome.stats, outcome.target, extra, opt_state
         )
-        return state, {"loss": loss, **outcome.metrics}
+        norms = {
+            f"{GRADIENT_NORM}{name}": optax.tree.norm(gradients[name])
+            for name, move in method.moves.items()
+            if move != "hold"
+        }
+        return state, {"loss": loss, **norms, **outcome.metrics}
 
     return train_step
 

@@ -112,6 +112,15 @@ def test_a_metric_line_an_epoch_with_knn_where_it_is_due(whole):
     assert all(wanted <= set(row) for row in rows)
 
 
+def test_the_learning_rates_of_an_epoch_are_in_its_line(whole):
+    rows = whole.files.read_metrics()
+    halves = [np.cos(np.pi * epoch / 8) ** 2 for epoch in range(4)]  # of a cosine
+    found = [row["learning_rate_encoder"] for row in rows]
+    np.testing.assert_allclose(found, 0.03 * np.array(halves), rtol=1e-5)
+    assert [row["learning_rate_bank"] for row in rows] == [3.0] * 4
+    assert all(row["gradient_norm_encoder"] > 0 for row in rows)
+
+
 def test_an_online_head_is_logged_as_such_and_changes_nothing(whole, tmp_path):
     tiny.run(**EVERY_TWO, evaluation__online_linear=True).fit(tmp_path)
     own = {"online_linear", "online_effective_rank"}

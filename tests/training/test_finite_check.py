@@ -107,6 +107,17 @@ def test_of_two_bad_metrics_of_a_step_the_first_by_name_is_told():
         check_finite(0, {"loss": bad, "accuracy": bad})
 
 
+def test_the_norm_of_a_gradient_may_overflow():
+    def with_norm(state, spoil):
+        state, metrics = step(state, spoil)
+        return state, {**metrics, "gradient_norm_encoder": jnp.inf * metrics["loss"]}
+
+    good = NAMES.index("nothing")
+    _, metrics = check_step(with_norm, skip=True)(make_state(), good)
+    assert int(metrics["skipped"]) == 0
+    check_finite(0, {"gradient_norm_encoder": np.asarray([np.inf, np.nan])})
+
+
 def test_it_is_an_arithmetic_error_of_pythons_own():
     with pytest.raises(FloatingPointError):
         check_finite(0, {"loss": np.asarray([np.inf])})

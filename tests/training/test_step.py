@@ -197,6 +197,14 @@ def test_the_encoder_descends_the_payoff_with_momentum_and_decay(steps):
         assert_trees_close(after, expected, rtol=1e-4, atol=2e-6)
 
 
+def test_the_norm_of_each_players_gradient_is_a_metric(steps):
+    for metrics, gradients in zip(steps.metrics, steps.gradients, strict=False):
+        for player, gradient in gradients.items():
+            squares = sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient))
+            found = metrics[f"gradient_norm_{player}"]
+            assert found == pytest.approx(np.sqrt(squares), rel=1e-4)
+
+
 class Spread(NamedTuple):
     """The same steps through the loop's dispatch, on eight devices."""
 
