@@ -51,6 +51,7 @@ def collect(
         "runs": names,
         **_progress(run, [files.read_metrics() for files in folders]),
         "measures": [measures.run_measures(files.path) for files in folders],
+        "demos": [measures.demo_table(files.path) for files in folders],
         "missing": measures.missing(run.files.path, called) if asked else [],
         "settings": setting_rows(
             dict(zip(names, (files.read_config() for files in folders), strict=True))
@@ -109,6 +110,10 @@ def _about(run: Run, name: str) -> dict[str, Any]:
         "description": run.pretraining.method.description,
         "images": run.pretraining.data.name,
         "step": int(run.state.step),
+        "start_up": {
+            "steps": run.pretraining.start_up_steps,
+            "epochs": run.pretraining.start_up_steps / run.pretraining.steps_per_epoch,
+        },
         "numbers": players,
         "summary": measures.read_json(run.files.summary_file) or {},
         "versions": provenance.get("versions", {}),
@@ -126,12 +131,18 @@ def curves(
         chance: cross entropy of an encoder that knows nothing.
 
     Returns:
-        For each metric "name", "x": the epochs, "series": a list a run with None where
-        it has no value, and "chance", or None.
+        For each metric that has a value: "name"; "x", the epochs; "series", a list a
+        run with None where it has no value; and "chance", or None.
     """
     epochs = sorted({row["epoch"] for rows in runs for row in rows})
     by_epoch = [{row["epoch"]: row for row in rows} for rows in runs]
-    names = dict.fromkeys(name for rows in runs for row in rows for name in row)
+    names = dict.fromkeys(
+        name
+        for rows in runs
+        for row in rows
+        for name, value in row.items()
+        if isinstance(value, int | float)
+    )
     return [
         {
             "name": name,

@@ -20,6 +20,7 @@ from caco_jax.losses.alpha_cl import Importance
 from caco_jax.losses.contrast import similarities
 from caco_jax.methods.alpha_cl import INFO_NCE, AlphaClConfig
 from caco_jax.methods.alpha_cl import importance as importance_of
+from caco_jax.methods.bank_use import RECENT_STEPS
 from caco_jax.methods.caco import CacoConfig
 from caco_jax.methods.method import Network
 from caco_jax.report.sample import Sample, are_pictures, sheet, to_bytes
@@ -172,9 +173,11 @@ def bank_entries(
     most: int = ENTRIES,
     dense: int = DENSE_ENTRIES,
 ) -> dict[str, Any] | None:
-    """What entries of a bank or queue do, by use; None where there is neither.
+    """The entries of a bank or queue, the most chosen first; None without either.
 
-    An image uses the entry that its key is nearest to, as CaCo chooses positives.
+    An image chooses the entry that its key is nearest to, as CaCo chooses positives.
+    "even" is how many entries would be chosen, were all chosen with the same
+    probability.
 
     Args:
         run: the run.
@@ -208,6 +211,8 @@ def bank_entries(
         "chooses": isinstance(run.pretraining.method.settings, CacoConfig),
         "size": size,
         "unused": int((uses == 0).sum()),
+        "even": size * (1 - (1 - 1 / size) ** len(nearest)),
+        "recent_steps": RECENT_STEPS,
         "images": len(nearest),
         "scored": len(scored),
         "entries": [

@@ -73,36 +73,28 @@ def _fine_tune(found: Values) -> Iterator[Measure]:
         yield _with_interval(f"Fine-tuned on {share}", row)
 
 
-def _demo(found: Values) -> Iterator[Measure]:
-    rows = {"pretrained": "this encoder", "random_encoder": "an untrained encoder"}
-    for key, who in {**rows, "raw_pixels": "raw pixels"}.items():
-        row = found[key]
-        yield Measure(f"Demo, {who}: kNN", row["knn"])
-        yield Measure(f"Demo, {who}: linear probe", row["linear"])
-        yield _spread(
-            f"Demo, {who}: 3 labels a class",
-            row["few_shot_mean"],
-            row["few_shot_std"],
-            "± deviation of its draws",
-        )
-
-
 class Command(NamedTuple):
     """An evaluation: the program, what it measures, how its file is read."""
 
     program: str
-    wants: str
+    measures: str
     read: Callable[[Values], Iterator[Measure]]
 
 
 # By the stem of the file; that of other images goes on with their name.
 COMMANDS = {
     "knn": Command("knn", "kNN accuracy", _knn),
-    "linear_probe": Command("probe", "the linear probe", _linear_probe),
-    "few_shot": Command("few-shot", "accuracy from few labels", _few_shot),
-    "fine_tune": Command("fine-tune", "fine-tuning", _fine_tune),
+    "linear_probe": Command("probe", "The linear probe", _linear_probe),
+    "few_shot": Command("few-shot", "Accuracy from few labels", _few_shot),
+    "fine_tune": Command("fine-tune", "Accuracy after fine-tuning", _fine_tune),
 }
-DEMO = Command("demo", "the demo's table", _demo)
+# Of demo.json, as `caco demo` prints it.
+DEMO_ROWS = {
+    "pretrained": "This encoder",
+    "random_encoder": "Untrained encoder",
+    "raw_pixels": "Raw pixels",
+}
+DEMO_COLUMNS = ("kNN", "Linear probe", "3 labels a class")
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -121,15 +113,34 @@ def run_measures(folder: pathlib.Path) -> list[dict[str, Any]]:
         "by_class" on the first figure of a file that has it.
     """
     rows: list[dict[str, Any]] = []
-    for stem, command in {**COMMANDS, "demo": DEMO}.items():
+    for stem, command in COMMANDS.items():
         for path in sorted(folder.glob(f"{stem}*.json")):
-            if _belongs(path.stem, stem):
+            if path.stem == stem or path.stem.startswith(f"{stem}_"):
                 rows.extend(_rows(read_json(path), command))
     return rows
 
 
-def _belongs(name: str, stem: str) -> bool:
-    return name == stem or (stem != "demo" and name.startswith(f"{stem}_"))
+def demo_table(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The table of `caco demo`: "columns", and "rows" with "name" and "cells".
+
+    A cell is [accuracy, its deviation or None]. None without a demo's results.
+    """
+    found = read_json(folder / "demo.json")
+    try:
+        rows = [
+            {
+                "name": name,
+                "cells": [
+                    [found[key]["knn"], None],
+                    [found[key]["linear"], None],
+                    [found[key]["few_shot_mean"], found[key]["few_shot_std"]],
+                ],
+            }
+            for key, name in DEMO_ROWS.items()
+        ]
+    except (KeyError, TypeError):  # no such file, or another program's
+        return None
+    return {"columns": list(DEMO_COLUMNS), "rows": rows}
 
 
 def _rows(found: Any, command: Command) -> list[dict[str, Any]]:
@@ -149,17 +160,23 @@ def _rows(found: Any, command: Command) -> list[dict[str, Any]]:
 
 
 def missing(folder: pathlib.Path, workdir: str) -> list[dict[str, str]]:
-    """What was not measured yet: {"wants", "command"}.
+    """What was not measured yet: {"section" of the page, "measures", "command"}.
 
     Args:
         folder: the run's directory.
         workdir: the same, as the command should say it.
     """
-    wanted = {stem: (c.program, c.wants) for stem, c in COMMANDS.items()}
-    wanted["health"] = ("health", "the health of the features")
+    every = [
+        *(("evaluation", stem, c.program, c.measures) for stem, c in COMMANDS.items()),
+        ("diagnostics", "health", "health", "The health of the features"),
+    ]
     return [
-        {"wants": wants, "command": command_line(program, workdir)}
-        for stem, (program, wants) in wanted.items()
+        {
+            "section": section,
+            "measures": what,
+            "command": command_line(program, workdir),
+        }
+        for section, stem, program, what in every
         if not any(folder.glob(f"{stem}*.json"))
     ]
 

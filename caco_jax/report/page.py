@@ -5,7 +5,15 @@ import importlib.resources
 import json
 from typing import Any
 
-_SCRIPTS = ("uplot.min.js", "elements.js", "charts.js", "pictures.js", "page.js")
+_SCRIPTS = (
+    "uplot.min.js",
+    "elements.js",
+    "curves.js",
+    "tables.js",
+    "maps.js",
+    "pictures.js",
+    "page.js",
+)
 _LICENCE = "uplot.LICENSE.txt"  # of what the page brings along
 _STYLES = ("uplot.min.css", "page.css")
 

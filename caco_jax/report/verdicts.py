@@ -1,4 +1,4 @@
-"""Whether a run is well: a traffic light a figure, what it means and what to do."""
+"""The diagnostics of a run: a light a figure, what it means and what to do."""
 
 import math
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class Scale(NamedTuple):
         act: from here on something is wrong.
         style: of the figure's text.
         meaning: see `Verdict`.
-        advice: likewise.
+        advice: see `Verdict`.
         patience: epochs before which nothing is wrong yet.
     """
 
@@ -84,41 +84,42 @@ class Scale(NamedTuple):
 # Those of metrics.jsonl. Where there is an alarm, "act" is where it sounds.
 METRICS = {
     "embedding_std": Scale(
-        "The embeddings are spread out",
+        "Spread of the embeddings",
         0.3,
         COLLAPSED_STD,
         ".3f",
-        "deviation of the embeddings' entries, scaled; 1 fills the sphere, 0 is one "
-        "point",
+        "The scaled standard deviation of the embeddings' entries is 1 if they cover "
+        "the sphere and 0 if all are one point (collapse).",
         "Lower the learning rate, lengthen the warm-up, or raise target.momentum.",
     ),
     "bank_used_ever": Scale(
-        "The bank's entries serve",
+        "Bank entries chosen at least once",
         0.2,
         UNUSED_SHARE,
         ".1%",
-        "entries that were ever the positive of a query",
+        "This share of the entries has been the positive of at least one query since "
+        "training began.",
         "Make method.bank_size smaller, or raise bank_optimizer.learning_rate.",
         PATIENCE_EPOCHS,
     ),
     "bank_mass": Scale(
-        "The bank plays",
+        "Softmax mass on the bank",
         0.2,
         DEAD_MASS,
         ".1%",
-        "share of the softmax at the bank's temperature that lies on its entries and "
-        "not on the batch's keys",
+        "This share of the softmax at the bank's temperature lies on the bank's "
+        "entries; the rest lies on the batch's keys.",
         "Lengthen method.start_up_epochs, raise method.bank_temperature or "
         "bank_optimizer.learning_rate, or lower bank_optimizer.weight_decay.",
         BANK_PATIENCE_EPOCHS,
     ),
     "bank_row_length": Scale(
-        "The bank's rows keep their length",
+        "Length of the bank's rows",
         0.5,
         SHRUNK_LENGTH,
         ".3f",
-        "median length of the rows, where a key has 1; decay shrinks what no query "
-        "pulls",
+        "This is the median length; a key has length 1. Weight decay shrinks rows "
+        "that get no gradient.",
         "Lower bank_optimizer.weight_decay or raise method.bank_temperature.",
     ),
 }
@@ -128,54 +129,56 @@ NEAR_CHANCE = 1 - 2 * CHANCE_MARGIN
 # Those of health.json; the two rank figures are joined, see `_rank`.
 HEALTH = {
     "rank_share": Scale(
-        "The features use many directions",
+        "Effective rank of the features",
         0.1,
         0.02,
         ".1%",
-        "effective rank (RankMe), of the most that there can be",
-        "Few directions carry everything: train longer, use stronger views, or a "
-        "lower temperature.",
+        "This is RankMe as a share of its largest possible value.",
+        "The features lie in few directions: train longer, use stronger views, or "
+        "lower the temperature.",
     ),
     "deviation": Scale(
-        "The features are not all alike",
+        "Deviation of the features",
         0.15,
         COLLAPSED_STD,
         ".3f",
-        "deviation of the features' directions; after a ReLU about 0.4 is usual, 0 "
-        "has collapsed",
+        "The scaled standard deviation of the features' directions is usually about "
+        "0.4 after a ReLU and 0 after collapse.",
         "Lower the learning rate or raise target.momentum; then start over.",
     ),
     "uniformity": Scale(
-        "The features fill the sphere",
+        "Uniformity of the features",
         -0.3,
         -0.05,
         ".2f",
-        "uniformity; the lower the more even, 0 is one point",
+        "Lower values mean a more even spread over the sphere; 0 means one point.",
         "Lower the temperature, or train with more negatives.",
     ),
     "alignment": Scale(
-        "Two views of an image agree",
+        "Alignment of two views",
         0.5,
         1.0,
         ".3f",
-        "mean squared distance of two views' features; 0 is the same",
-        "Train longer, or weaken the views: these two may share too little.",
+        "This is the mean squared distance of two views' features; 0 means that they "
+        "are equal.",
+        "Train longer, or weaken the views: they may share too little.",
     ),
     "bank_nearest_cosine": Scale(
-        "The bank follows the queries",
+        "Nearest bank entry",
         0.5,
         0.2,
         ".3f",
-        "cosine of a query with its nearest entry",
+        "This is the mean cosine of a query with its nearest entry.",
         "Raise bank_optimizer.learning_rate, or lengthen method.start_up_epochs.",
     ),
     "bank_use_entropy": Scale(
-        "The bank's work is shared",
+        "Evenness of the bank's choices",
         0.5,
         0.2,
         ".3f",
-        "entropy of how often each entry is chosen; 1 is all alike",
-        "A few entries serve most queries: raise method.bank_temperature.",
+        "The scaled entropy of how often each entry is chosen is 1 if all entries are "
+        "chosen equally often.",
+        "A few entries are chosen by most queries: raise method.bank_temperature.",
     ),
 }
 KNN_DROP = 0.02
@@ -225,12 +228,12 @@ def _number(value: Any) -> bool:
 def _progress(done: int, epochs: int) -> Verdict:
     finished = done >= epochs
     return Verdict(
-        "The run is finished",
+        "Epochs completed",
         GOOD if finished else WATCH,
         f"{done} of {epochs}",
-        "good when all are done",
-        "epochs done",
-        "" if finished else "The same command on the same directory goes on.",
+        "good when all are completed",
+        "The run is complete." if finished else "The run is not complete.",
+        "" if finished else "Rerun the same command to resume.",
     )
 
 
@@ -241,13 +244,13 @@ def _chance(last: Mapping[str, Any], candidates: int) -> Verdict:
     stuck = stuck or not math.isfinite(entropy)
     light = ACT if stuck else GOOD if entropy < NEAR_CHANCE * chance else WATCH
     return Verdict(
-        "The encoder learns",
+        "Cross entropy against chance",
         light,
         f"{entropy:.3f} nats",
-        f"good below {NEAR_CHANCE:.0%} of {chance:.3f}, act at it after "
+        f"good below {NEAR_CHANCE:.0%} of {chance:.3f}, act at {chance:.3f} after "
         f"{PATIENCE_EPOCHS} epochs",
-        f"cross entropy; the logarithm of the {candidates:,} candidates, {chance:.3f}, "
-        "is to know nothing",
+        f"An untrained encoder has {chance:.3f} nats, the logarithm of the "
+        f"{candidates:,} candidates.",
         ""
         if light == GOOD
         else "Check the views, raise the learning rate, or lower the temperature.",
@@ -260,17 +263,17 @@ def _nearness(last: Mapping[str, Any]) -> Verdict:
     middle = (1 + chance) / 2
     light = ACT if lost else GOOD if cosine >= middle else WATCH
     return Verdict(
-        "The bank is near the queries",
+        "Nearest bank entry against chance",
         light,
         f"{cosine:.3f}",
         f"good above {middle:.3f}, act below {chance:.3f} after {PATIENCE_EPOCHS} "
         "epochs",
-        "cosine of a query with its nearest entry; the nearest of as many random "
-        f"directions would have {chance:.3f}",
+        "This is the mean cosine of a query with its nearest entry; with as many "
+        f"random directions it would be {chance:.3f}.",
         ""
         if light == GOOD
-        else "Raise bank_optimizer.learning_rate or method.bank_temperature, or start "
-        "up for longer.",
+        else "Raise bank_optimizer.learning_rate or method.bank_temperature, or "
+        "lengthen method.start_up_epochs.",
     )
 
 
@@ -278,10 +281,10 @@ def _trend(accuracies: list[float]) -> Verdict:
     best, last = max(accuracies), accuracies[-1]
     fine = last >= best - KNN_DROP
     return Verdict(
-        "The last encoder is the best",
+        "Last kNN accuracy against the best",
         GOOD if fine else WATCH,
         f"{last:.1%}",
-        f"good within {KNN_DROP:.0%} of it",
-        f"last kNN accuracy of what is held out; the best was {best:.1%}",
-        "" if fine else "The checkpoint in best/ is better than the newest.",
+        f"good within {KNN_DROP:.0%} of the best",
+        f"The best kNN accuracy on held-out examples was {best:.1%}.",
+        "" if fine else "The checkpoint in best/ is better than the newest one.",
     )

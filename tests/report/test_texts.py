@@ -85,14 +85,30 @@ def test_files_that_say_nothing_are_passed_over(tmp_path, text):
     assert measures.run_measures(tmp_path) == []
 
 
+def test_the_demo_is_a_table_of_three_by_three(tmp_path):
+    assert measures.demo_table(tmp_path) is None
+    file = tmp_path / "demo.json"
+    file.write_text("[1]")
+    assert measures.demo_table(tmp_path) is None
+    row = {"knn": 0.9, "linear": 0.8, "few_shot_mean": 0.7, "few_shot_std": 0.05}
+    names = ("pretrained", "random_encoder", "raw_pixels")
+    file.write_text(json.dumps({"machine": "m", **dict.fromkeys(names, row)}))
+    found = measures.demo_table(tmp_path)
+    assert len(found["columns"]) == len(found["rows"]) == 3
+    assert [row["cells"] for row in found["rows"]] == [
+        [[0.9, None], [0.8, None], [0.7, 0.05]]
+    ] * 3
+    assert measures.run_measures(tmp_path) == []
+
+
 def test_what_was_not_measured_is_named_with_its_command(tmp_path):
     (tmp_path / "knn_other.json").write_text("{}")
     found = measures.missing(tmp_path, "runs/my run")
-    assert [row["wants"] for row in found] == [
-        "the linear probe",
-        "accuracy from few labels",
-        "fine-tuning",
-        "the health of the features",
+    assert [(row["section"], row["measures"]) for row in found] == [
+        ("evaluation", "The linear probe"),
+        ("evaluation", "Accuracy from few labels"),
+        ("evaluation", "Accuracy after fine-tuning"),
+        ("diagnostics", "The health of the features"),
     ]
     assert found[-1]["command"] == ("caco health --workdir='runs/my run'")
 
@@ -109,22 +125,22 @@ CHANCE = {"bank_chance_cosine": 0.3}
 @pytest.mark.parametrize(
     ("row", "what", "light"),
     [
-        ({}, "The run is finished", "good"),
-        ({"cross_entropy": 2.0}, "The encoder learns", "good"),
-        ({"cross_entropy": 4.53}, "The encoder learns", "watch"),
-        ({"cross_entropy": 4.6}, "The encoder learns", "act"),
-        ({"cross_entropy": float("nan")}, "The encoder learns", "act"),
-        ({"embedding_std": 0.9}, "The embeddings are spread out", "good"),
-        ({"embedding_std": 0.2}, "The embeddings are spread out", "watch"),
-        ({"embedding_std": 0.01}, "The embeddings are spread out", "act"),
-        ({"bank_used_ever": 0.1}, "The bank's entries serve", "watch"),
-        ({"bank_mass": 0.9}, "The bank plays", "good"),
-        ({"bank_mass": 0.1}, "The bank plays", "watch"),
-        ({"bank_mass": 0.02}, "The bank plays", "act"),
-        ({"bank_row_length": 0.118}, "The bank's rows keep their length", "act"),
-        ({**CHANCE, "bank_cosine": 0.9}, "The bank is near the queries", "good"),
-        ({**CHANCE, "bank_cosine": 0.5}, "The bank is near the queries", "watch"),
-        ({**CHANCE, "bank_cosine": 0.2}, "The bank is near the queries", "act"),
+        ({}, "Epochs completed", "good"),
+        ({"cross_entropy": 2.0}, "Cross entropy against chance", "good"),
+        ({"cross_entropy": 4.53}, "Cross entropy against chance", "watch"),
+        ({"cross_entropy": 4.6}, "Cross entropy against chance", "act"),
+        ({"cross_entropy": float("nan")}, "Cross entropy against chance", "act"),
+        ({"embedding_std": 0.9}, "Spread of the embeddings", "good"),
+        ({"embedding_std": 0.2}, "Spread of the embeddings", "watch"),
+        ({"embedding_std": 0.01}, "Spread of the embeddings", "act"),
+        ({"bank_used_ever": 0.1}, "Bank entries chosen at least once", "watch"),
+        ({"bank_mass": 0.9}, "Softmax mass on the bank", "good"),
+        ({"bank_mass": 0.1}, "Softmax mass on the bank", "watch"),
+        ({"bank_mass": 0.02}, "Softmax mass on the bank", "act"),
+        ({"bank_row_length": 0.118}, "Length of the bank's rows", "act"),
+        ({**CHANCE, "bank_cosine": 0.9}, "Nearest bank entry against chance", "good"),
+        ({**CHANCE, "bank_cosine": 0.5}, "Nearest bank entry against chance", "watch"),
+        ({**CHANCE, "bank_cosine": 0.2}, "Nearest bank entry against chance", "act"),
     ],
 )
 def test_lights_of_the_metrics(row, what, light):
@@ -134,12 +150,12 @@ def test_lights_of_the_metrics(row, what, light):
 
 
 ALARMS = {
-    "collapsed": ("embedding_std", "The embeddings are spread out"),
-    "at_chance": ("cross_entropy", "The encoder learns"),
-    "bank_unused": ("bank_used_ever", "The bank's entries serve"),
-    "bank_dead": ("bank_mass", "The bank plays"),
-    "bank_shrunk": ("bank_row_length", "The bank's rows keep their length"),
-    "bank_lost": ("bank_cosine", "The bank is near the queries"),
+    "collapsed": ("embedding_std", "Spread of the embeddings"),
+    "at_chance": ("cross_entropy", "Cross entropy against chance"),
+    "bank_unused": ("bank_used_ever", "Bank entries chosen at least once"),
+    "bank_dead": ("bank_mass", "Softmax mass on the bank"),
+    "bank_shrunk": ("bank_row_length", "Length of the bank's rows"),
+    "bank_lost": ("bank_cosine", "Nearest bank entry against chance"),
 }
 AT_ONCE = {"collapsed": 1, "bank_shrunk": 1, "bank_dead": monitor.BANK_PATIENCE_EPOCHS}
 
@@ -167,10 +183,10 @@ def test_a_light_says_act_where_the_alarm_sounds(name, epoch):
 def test_lights_of_the_features():
     health = {"images": 50, "features": 200, "effective_rank": 20.0, "uniformity": -0.1}
     found = lights(health=health)
-    assert found["The features use many directions"].value == "40.0%"
-    assert found["The features fill the sphere"].light == "watch"
-    assert found["The run is finished"].light == "watch"  # no epoch is done
-    assert "The features are not all alike" not in found
+    assert found["Effective rank of the features"].value == "40.0%"
+    assert found["Uniformity of the features"].light == "watch"
+    assert found["Epochs completed"].light == "watch"  # no epoch is done
+    assert "Deviation of the features" not in found
 
 
 def test_a_worse_last_encoder_is_told():
@@ -178,7 +194,7 @@ def test_a_worse_last_encoder_is_told():
     (verdict,) = (
         verdict
         for verdict in run_verdicts(rows, None, epochs=2, candidates=None)
-        if verdict.what == "The last encoder is the best"
+        if verdict.what == "Last kNN accuracy against the best"
     )
     assert verdict.light == "watch"
     assert "best/" in verdict.advice

@@ -31,6 +31,30 @@ function number(value) {
 
 function say(text) { document.getElementById("said").textContent = text; }
 
+// Commands, which can be copied.
+
+function command(text) {
+  const code = el("code", {}, text.split(" ").flatMap((part) => [el("span", {}, part), " "]));
+  const button = el("button", { type: "button", "aria-label": `Copy: ${text}`, onclick: async () => {
+    button.textContent = await copy(text, code) ? "Copied" : "Selected";
+    say(button.textContent);
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  } }, "Copy");
+  return el("div", { class: "command" }, code, button);
+}
+
+// Whether the clipboard has it; else it is selected, for the reader to copy.
+
+async function copy(text, node) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    getSelection().selectAllChildren(node);
+    return document.execCommand("copy");
+  }
+}
+
 // Sections.
 
 function section(id, link, title, ...children) {
@@ -86,9 +110,19 @@ function showTip(x, y, ...children) {
 
 function hideTip() { document.getElementById("tip").hidden = true; }
 
-// Themes.
+// Themes. The choice is kept for all reports, where the browser keeps anything for files.
 
 const redraws = [];
+const THEME = "caco-report-theme";
+
+function remember(theme) {
+  try {
+    if (theme) localStorage.setItem(THEME, theme);
+    return localStorage.getItem(THEME);
+  } catch {
+    return theme;
+  }
+}
 
 function dark() {
   const chosen = document.documentElement.dataset.theme;
@@ -103,12 +137,14 @@ function themes() {
     redraws.forEach((redraw) => redraw());
   };
   button.addEventListener("click", () => {
-    document.documentElement.dataset.theme = dark() ? "light" : "dark";
+    document.documentElement.dataset.theme = remember(dark() ? "light" : "dark");
     label();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
   label();
 }
+
+if (["light", "dark"].includes(remember())) document.documentElement.dataset.theme = remember();
 
 // Lets the pointer and the arrow keys go over a canvas.
 // `visit` gets what `under(event)` finds, what `next([right, down])` leads to, or null.

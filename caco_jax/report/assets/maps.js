@@ -1,105 +1,4 @@
-// Learning curves, by uPlot.
-
-const METRICS = {
-  loss: ["Loss", "nats"],
-  knn: [`kNN accuracy, held-out ${MANY}`, "%"],
-  cross_entropy: ["Cross entropy over the candidates", "nats"],
-  positive_probability: ["Probability of the positive", ""],
-  embedding_std: ["Spread of the embeddings", "1: whole sphere, 0: a point"],
-  bank_used_ever: ["Bank entries that ever were a positive", "%"],
-  bank_used_recently: ["Bank entries in use, last 100 steps", "%"],
-  online_linear: ["Linear head trained alongside", "%"],
-  online_effective_rank: ["Effective rank of the features", "directions"],
-};
-const FIRST = ["loss", "knn"];
-
-function curves() {
-  if (!DATA.curves.length) return;
-  const place = (curve) => (FIRST.indexOf(curve.name) + FIRST.length + 1) % (FIRST.length + 1);
-  const sorted = [...DATA.curves].sort((a, b) => place(a) - place(b));
-  const charts = el("div", { class: "charts" });
-  section("curves", "Curves", "How it learned",
-    el("p", { class: "lead" }, "Hover for values, drag to zoom, double-click to see all again. ",
-      "With the keyboard: arrows move, + and − zoom, Escape shows all."), charts);
-  const plots = sorted.map((curve) => chart(charts, curve));
-  redraws.push(() => plots.forEach((plot) => plot.redraw(false)));
-  const fit = () => plots.forEach((plot) => plot.setSize(
-    { width: plot.root.parentNode.clientWidth, height: 220 }));
-  new ResizeObserver(fit).observe(charts);
-}
-
-function series(curve) {
-  const text = valueText(curve);
-  const value = (plot, at, line, index) => text(index === null ? plot.data[line].findLast((of) => of !== null) : at);
-  const lines = curve.series.map((values, run) => {
-    const sparse = values.filter((value) => value !== null).length < values.length / 2;
-    return {
-      label: DATA.runs[run], stroke: () => css("--c" + run % HUES), width: 2, spanGaps: true,
-      dash: run >= HUES ? [6, 3] : undefined,
-      points: { show: sparse || values.length < 3, size: 6 },
-      value,
-    };
-  });
-  if (curve.chance !== null) lines.push({
-    label: "knows nothing", stroke: () => css("--muted"), width: 1, dash: [4, 4],
-    points: { show: false }, value,
-  });
-  return lines;
-}
-
-function chart(parent, curve) {
-  const [title, unit] = METRICS[curve.name] || [curve.name.replaceAll("_", " "), ""];
-  const holder = el("div", {
-    tabindex: 0, role: "group", "data-metric": curve.name,
-    "aria-label": `Chart over epochs: ${title}. Arrow keys read values, plus and minus zoom.`,
-  });
-  parent.append(el("figure", { class: "card" },
-    el("figcaption", {}, title, el("span", { class: "unit" }, unit)), holder));
-  const axis = {
-    stroke: () => css("--muted"), grid: { stroke: () => css("--grid"), width: 1 },
-    ticks: { show: false }, font: "12px system-ui, sans-serif",
-  };
-  const level = curve.chance === null ? [] : [curve.x.map(() => curve.chance)];
-  const plot = new uPlot({
-    width: holder.clientWidth || 300, height: 220,
-    cursor: { sync: { key: "curves" }, points: { size: 8 } },
-    scales: { x: { time: false } },
-    series: [{ label: "epoch", value: (_, value) => whole(value ?? curve.x.at(-1)) }, ...series(curve)],
-    axes: [{ ...axis, size: 32 }, { ...axis, size: 54, values: (_, ticks) => ticks.map(tickText(curve)) }],
-  }, [curve.x, ...curve.series, ...level], holder);
-  holder.querySelector("canvas").setAttribute("aria-hidden", "true");
-  holder.addEventListener("keydown", (event) => steer(plot, curve, title, event));
-  return plot;
-}
-
-const isShare = (curve) => (METRICS[curve.name] || [])[1] === "%";
-const valueText = (curve) => isShare(curve) ? (value) => value === null || value === undefined ? "–" : percent(value) : number;
-const tickText = (curve) => isShare(curve) ? (value) => +(100 * value).toFixed(2) + "%"
-  : (value) => Math.abs(value) >= 1000 ? whole(value) : String(+value.toPrecision(3));
-
-function steer(plot, curve, title, event) {
-  const last = curve.x.length - 1;
-  const at = plot.cursor.idx ?? last;
-  const { min, max } = plot.scales.x;
-  const middle = curve.x[at];
-  const half = (max - min) / 2;
-  const zoom = (scale) => plot.setScale("x", {
-    min: Math.max(curve.x[0], middle - half * scale), max: Math.min(curve.x[last], middle + half * scale),
-  });
-  const moves = {
-    ArrowLeft: () => at - 1, ArrowRight: () => at + 1, Home: () => 0, End: () => last,
-    "+": () => (zoom(0.5), at), "=": () => (zoom(0.5), at), "-": () => (zoom(2), at),
-    Escape: () => (plot.setScale("x", { min: curve.x[0], max: curve.x[last] }), at),
-  };
-  if (!moves[event.key]) return;
-  event.preventDefault();
-  const to = Math.max(0, Math.min(last, moves[event.key]()));
-  plot.setCursor({ left: plot.valToPos(curve.x[to], "x"), top: 20 });
-  const values = curve.series.map((of, run) => `${DATA.runs[run]} ${valueText(curve)(of[to])}`);
-  say(`${title}, epoch ${curve.x[to]}: ${values.join(", ")}`);
-}
-
-// The map of held-out images.
+// Canvases: the embedding map of held-out images, and the heat-map of pair weights.
 
 const CLASS_COLOURS = ["#3b82d6", "#e8743b", "#19a979", "#c756c9", "#d9a514", "#e5484d",
   "#13a4b4", "#8b6fd8", "#8a8f98", "#7aa52b"];
@@ -112,7 +11,7 @@ function classColour(label) {
 
 function map() {
   if (!DATA.map) {
-    if (DATA.train) section("map", "Map", `Where held-out ${MANY} lie`, el("p", {}, "They are too few for a map."));
+    if (DATA.train) section("map", "Embedding map", "Embedding map", el("p", {}, `There are too few held-out ${MANY} for a map.`));
     return;
   }
   const { points, labels } = DATA.map;
@@ -125,9 +24,9 @@ function map() {
   });
   const draw = () => drawMap(canvas, points, labels, state);
   const classes = [...new Set(labels)].filter((label) => label >= 0).sort((a, b) => a - b);
-  section("map", "Map", `Where held-out ${MANY} lie`,
-    el("p", { class: "lead" }, `${whole(points.length)} ${MANY} by t-SNE of their backbone features`,
-      classes.length ? ", coloured by class. The classes chose no position, only the colours." : "."),
+  section("map", "Embedding map", "Embedding map",
+    el("p", { class: "lead" }, `This is a t-SNE of the backbone features of ${whole(points.length)} held-out ${MANY}. `,
+      classes.length ? "Colours show the classes; positions do not depend on them." : null),
     el("div", { class: "plot" }, canvas, classLegend(classes, state, draw)));
   const visit = (index) => {
     state.over = index;
@@ -217,7 +116,7 @@ function along(points, from, [dx, dy]) {
   return best;
 }
 
-// The heat-map of pair weights.
+// Pair weights.
 
 const RAMP = [[26, 16, 61], [70, 35, 120], [143, 41, 129], [214, 69, 108], [250, 130, 87], [252, 208, 137], [252, 253, 214]];
 
@@ -239,10 +138,10 @@ function heatMap() {
   });
   const cell = el("span", { class: "cell", hidden: true });
   const field = el("div", { class: "field" }, canvas, cell);
-  section("pairs", "Pairs", `Which pairs of ${MANY} count`,
-    el("p", { class: "lead" }, `The weight of every pair among ${count} training ${MANY}, by ${pairs.name}. `,
-      classes ? `Sorted by class: bright blocks on the diagonal mean that ${MANY} of one class weigh most as each other's negatives.`
-        : `There are no classes: similar ${MANY} lie side by side.`),
+  section("pairs", "Pair weights", "Pair weights",
+    el("p", { class: "lead" }, `The heat-map shows the weight of each pair among ${count} training ${MANY}, by ${pairs.name}. `,
+      classes ? `Rows and columns are sorted by class: bright blocks on the diagonal mean that ${MANY} of the same class have the largest weights as negatives of each other.`
+        : `There are no classes, so similar ${MANY} are placed side by side.`),
     el("div", { class: "plot even" }, el("div", { class: "heat" }, field), weightsInWords(pairs, count)));
   if (classes) edges(pairs.labels, field);
   paint(canvas, levels, count);
@@ -255,10 +154,10 @@ function weightsInWords(pairs, count) {
   return el("div", {},
     el("div", { class: "ramp", style: { background: `linear-gradient(90deg, ${colours})` } }),
     el("div", { class: "ends" }, el("span", {}, "≤ " + number(pairs.low)), el("span", {}, number(pairs.high))),
-    el("p", { class: "note" }, "weight in the row, logarithmic"),
+    el("p", { class: "note" }, "Weight within the row, on a logarithmic scale."),
     share === null ? null : el("p", {}, el("strong", {}, percent(share)),
-      ` of the weight is on pairs of one class; by chance it would be ${percent(pairs.chance)}.`),
-    el("p", {}, "A row weighs as if it had ", el("strong", {}, number(pairs.effective_negatives)), ` negatives of ${count - 1}.`));
+      ` of the weight is on pairs of the same class; by chance it would be ${percent(pairs.chance)}.`),
+    el("p", {}, "The effective number of negatives of a row is ", el("strong", {}, number(pairs.effective_negatives)), ` of ${count - 1}.`));
 }
 
 function visitPairs(canvas, cell, pairs, levels, count) {
@@ -272,7 +171,7 @@ function visitPairs(canvas, cell, pairs, levels, count) {
     Object.entries({ left: column, top: row, width: 1, height: 1 })
       .forEach(([name, cells]) => { cell.style[name] = 100 * cells / count + "%"; });
     const weight = pairs.low * (pairs.high / pairs.low) ** (levels[row * count + column] / 255);
-    const text = row === column ? `the ${ONE} with itself: no pair` : "weight " + number(weight);
+    const text = row === column ? `the same ${ONE} twice: not a pair` : "weight " + number(weight);
     const names = at.map((image) => ofClass(pairs.labels[image])).filter(Boolean).join(" and ");
     const box = cell.getBoundingClientRect();
     showTip(box.right, box.bottom,
