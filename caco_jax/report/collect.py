@@ -14,7 +14,7 @@ from caco_jax.report.sample import are_pictures, draw_sample, sheet
 from caco_jax.report.settings import setting_rows
 from caco_jax.report.verdicts import run_verdicts
 from caco_jax.runs.checkpoints import Checkpoints
-from caco_jax.runs.pretraining import BUILT_OF, OBJECTS
+from caco_jax.runs.pretraining import BUILT_OF, OBJECTS, Pretraining
 from caco_jax.runs.run import Run
 from caco_jax.runs.workdir import Workdir
 from caco_jax.schema import UserError
@@ -110,14 +110,23 @@ def _about(run: Run, name: str) -> dict[str, Any]:
         "description": run.pretraining.method.description,
         "images": run.pretraining.data.name,
         "step": int(run.state.step),
-        "start_up": {
-            "steps": run.pretraining.start_up_steps,
-            "epochs": run.pretraining.start_up_steps / run.pretraining.steps_per_epoch,
-        },
+        "start_up": _start_up(run.pretraining),
         "numbers": players,
         "summary": measures.read_json(run.files.summary_file) or {},
         "versions": provenance.get("versions", {}),
         "devices": provenance.get("devices", []),
+    }
+
+
+def _start_up(pretraining: Pretraining) -> dict[str, Any] | None:
+    """The phase before epoch 1: how long it was, and what was trained."""
+    phase, steps = pretraining.method.start_up, pretraining.start_up_steps
+    if phase is None or not steps:
+        return None
+    return {
+        "steps": steps,
+        "epochs": steps / pretraining.steps_per_epoch,
+        "description": phase.method.description,
     }
 
 

@@ -164,7 +164,7 @@ HEALTH = {
         "Train longer, or weaken the views: they may share too little.",
     ),
     "bank_nearest_cosine": Scale(
-        "Nearest bank entry",
+        "Nearest bank entry, by caco health",
         0.5,
         0.2,
         ".3f",

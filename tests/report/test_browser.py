@@ -332,7 +332,7 @@ def test_settings_are_filtered(visit, two_runs):
 def test_percentages_stay_between_0_and_100_and_a_start_up_has_room(visit):
     page = visit()
     lead = page.locator("#curves .lead").inner_text()
-    assert lead.startswith("Before epoch 1, a start-up of 3 steps (1 epoch)")
+    assert lead.startswith("Before epoch 1 there was a start-up of 3 steps (1 epoch): ")
     knn, loss = '{"name": "knn", "x": [1, 2, 3]}', '{"name": "loss", "x": [1, 2, 3]}'
     for low, high in ((0.97, 1.0), (0.0, 0.01), (1.0, 1.0), (0.0, 0.0)):
         least, most = page.evaluate(f"rangeOfValues({knn}, false)(null, {low}, {high})")

@@ -46,6 +46,9 @@ def test_entries_are_chosen_by_the_keys_nearest_to_them(run, train):
     assert sum(uses) == found["images"] == 48
     assert found["unused"] == uses.count(0)
     assert found["chooses"]
+    draws = np.random.default_rng(0).integers(40, size=(2000, 48))
+    even = np.mean([len(np.unique(chosen)) for chosen in draws])
+    assert found["even"] == pytest.approx(even, abs=0.2)
 
 
 def test_entries_repel_as_the_softmax_of_the_bank_player_says(run, train):
@@ -182,6 +185,18 @@ def test_runs_that_are_compared(run, workdir, tmp_path):
     differing = [row for row in found["settings"] if row["differs"]]
     assert [(row["key"], row["values"]) for row in differing] == [("seed", ["3", "4"])]
     assert [len(rows) for rows in found["measures"]] == [2, 0]
+
+
+def test_what_is_no_number_is_no_curve():
+    rows = [{"epoch": 1, "step": 2, "loss": 1.0, "knn": None, "alarms": ["collapsed"]}]
+    (curve,) = collect.curves([rows], chance=None)
+    assert (curve["name"], curve["series"]) == ("loss", [[1.0]])
+
+
+def test_the_start_up_is_told(hostile_values):
+    told = hostile_values["run"]["start_up"]
+    assert (told["steps"], told["epochs"]) == (3, 1.0)
+    assert told["description"] == "InfoNCE against a bank that fills with keys"
 
 
 def test_chance_is_drawn_where_it_belongs(hostile_values):

@@ -71,10 +71,10 @@ function curves() {
 }
 
 function startUpInWords() {
-  const { steps, epochs } = DATA.run.start_up;
-  if (!steps) return "";
-  const length = Number.isInteger(epochs) ? `${several(steps, "step", "steps")} (${several(epochs, "epoch", "epochs")})` : several(steps, "step", "steps");
-  return `Before epoch 1, a start-up of ${length} trained the encoder and filled the bank with keys. The shaded band marks it; its metrics are not recorded. `;
+  if (!DATA.run.start_up) return "";
+  const { steps, epochs, description } = DATA.run.start_up;
+  const length = several(steps, "step", "steps") + (Number.isInteger(epochs) ? ` (${several(epochs, "epoch", "epochs")})` : "");
+  return `Before epoch 1 there was a start-up of ${length}: ${description}. The shaded band marks it; its metrics are not recorded. `;
 }
 
 function curveTools(tools, sorted, changed) {
@@ -181,7 +181,7 @@ function seriesOf(curve, averaged) {
 const rangeOfEpochs = (curve) => (plot, low, high) => {
   const [first, last] = [curve.x[0], curve.x.at(-1)];
   if (low > first) return [low, high];
-  if (DATA.run.start_up.steps) return [-0.08 * Math.max(high, 1), high];
+  if (DATA.run.start_up) return [-0.08 * Math.max(high, 1), high];
   return low === high ? [low - 1, high + 1] : [low, Math.min(high, last)];
 };
 
@@ -199,7 +199,7 @@ const rangeOfValues = (curve, log) => (plot, low, high) => {
 
 function markStartUp(plot) {
   const { min } = plot.scales.x;
-  if (!DATA.run.start_up.steps || min > 0) return;
+  if (!DATA.run.start_up || min > 0) return;
   const { ctx, bbox } = plot;
   const right = plot.valToPos(0, "x", true);
   ctx.save();

@@ -91,10 +91,10 @@ function showEntry(grid, item, found, detail) {
     entry.repels.length ? "" : el("p", { class: "note" }, "There are none, or the method has no temperature."),
     el("div", { class: "pictures" }, entry.repels.map(([image, weight]) => picture(image,
       el("span", { class: "weight", style: { width: 56 * weight / most + "px" } }), el("div", {}, "p = " + probability(weight))))),
-    el("p", { class: "note" }, "p is the softmax probability of this entry for the query, as a negative."));
+    el("p", { class: "note", style: { "margin-top": ".75rem" } }, "p is the softmax probability of this entry for the query, as a negative."));
 }
 
-const probability = (value) => value < 0.001 ? value.toExponential(0) : String(+value.toPrecision(2));
+const probability = (value) => value < 0.001 ? value.toExponential(0) : value.toPrecision(2);
 
 function views() {
   const found = DATA.views;
