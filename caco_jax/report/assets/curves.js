@@ -31,7 +31,7 @@ const PER_PLAYER = [["learning_rate_", "Learning rate"], ["gradient_norm_", "Gra
 const CHART_HEIGHT = 230;
 
 function metricOf(name) {
-  if (METRICS[name]) return METRICS[name];
+  if (Object.hasOwn(METRICS, name)) return METRICS[name];
   const found = PER_PLAYER.find(([start]) => name.startsWith(start));
   if (found) return [OPTIMISATION, `${found[1]}, ${name.slice(found[0].length)}`, found[1] === "Gradient norm" ? "mean" : ""];
   return [name.startsWith("bank_") ? OF_BANK : OTHER, capital(name.replaceAll("_", " ")), ""];
