@@ -162,8 +162,8 @@ def test_processes_of_different_runs_stop_with_one_line(tmp_path):
         for index in range(2)
     ]
     assert refused(commands) == [
-        "error: process 1 was asked for another run than process 0: seed (1, not 0); "
-        "start all processes with the same flags and files"
+        "error: process 1 has other settings than process 0: seed (1, not 0); start "
+        "all processes with the same flags and files"
     ]
     assert not list(tmp_path.iterdir())
 
@@ -283,8 +283,8 @@ def test_what_differs_is_named(monkeypatch, index):
     with pytest.raises(distributed.AgreedError) as caught:
         distributed.require_same(runs[index])
     assert str(caught.value) == (
-        "process 1 was asked for another run than process 0: b (3, not 2), "
-        "d ([4], not None); start all processes with the same flags and files"
+        "process 1 has other settings than process 0: b (3, not 2), d ([4], not None); "
+        "start all processes with the same flags and files"
     )
     assert caught.value.ours == (index == 0)
 
