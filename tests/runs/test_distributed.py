@@ -145,10 +145,9 @@ def test_a_meeting_that_does_not_happen_is_one_line_in_time(tmp_path, index):
     port, begun = processes.free_port(), time.monotonic()
     command = pretrain_command(tmp_path, port, index, "--initialization_timeout=2")
     assert refused([command]) == [
-        f"error: --coordinator_address: the processes did not all meet at "
-        f"127.0.0.1:{port} within 2 s; see that all were started and that process 0 "
-        "can be reached there, or change --coordinator_address or "
-        "--initialization_timeout"
+        "error: --coordinator_address: not all processes connected to "
+        f"127.0.0.1:{port} within 2 s; check that all were started and that process 0 "
+        "can be reached, or change --coordinator_address or --initialization_timeout"
     ]
     assert time.monotonic() - begun < 60
     assert not list(tmp_path.iterdir())
