@@ -53,7 +53,7 @@ fashion:
 	@echo "--config.data.source=idx:$(abspath $(FASHION)) --config.data.views=small_gray"
 
 tpu: $(TPU)/installed
-	@echo "$(TPU)/bin/caco compile compiles for TPUs that are not there"
+	@echo "$(TPU)/bin/caco compile compiles for TPUs, without a TPU"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What mkdocs generates: configuration, commands and recipes from the code; formulas.
+"""Hooks of mkdocs: reference pages generated from the code, and formulas as MathML.
 
 A page says ``<!-- generated: NAME -->`` where `GENERATED` or `modules` puts text.
 """
@@ -49,7 +49,7 @@ title: {name}
 NEIGHBOURS = {"caco_jax.config": {"caco_jax.schema": "caco_jax/schema.py"}}
 
 
-# What mkdocs calls.
+# Hooks that mkdocs calls.
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -62,12 +62,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """A page with its markers replaced."""
+    """Replaces the markers of a page."""
     return MARKER.sub(lambda found: generated(found[1]), markdown)
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """A page with its formulas as MathML: no script, nothing to load."""
+    """Converts the formulas of a page to MathML, which needs no script."""
     return FORMULA.sub(_mathml, content)
 
 
@@ -78,7 +78,7 @@ def _mathml(found: re.Match[str]) -> str:
     formula = convert(html.unescape(found[2]), display=display)
     if "\\" in formula:
         raise ValueError(f"a formula is not understood: {found[2]}")
-    # A norm's bars stand beside a letter: the first would grow, the second not.
+    # Without this the first bar of a norm would be stretched and the second not.
     formula = formula.replace(
         "<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>'
     )
@@ -145,7 +145,7 @@ def sections() -> Iterator[Section]:
         if field.name == "encoder":
             yield Section(
                 f"encoder.options: {ViTOptions.__name__}",
-                f"{_first_line(ViTOptions)} Of {_codes(list(VITS))}.",
+                f"{_first_line(ViTOptions)} For {_codes(list(VITS))}.",
                 ViTOptions,
                 "encoder.options.",
             )
@@ -162,8 +162,8 @@ def view_sections() -> Iterator[Section]:
             names.setdefault(kind, []).append(name)
     for kind, found in sorted(names.items(), key=lambda pair: pair[0].__name__):
         what = (
-            f"{_first_line(kind)} Of `data.views` {_codes(found)}, which may have "
-            "other defaults. `data.view.2.KEY` is of the second view alone."
+            f"{_first_line(kind)} For `data.views` {_codes(found)}, which may have "
+            "other defaults. `data.view.2.KEY` sets the second view only."
         )
         what += "".join(
             f" `{name}` also takes {_codes(own)}."
@@ -192,7 +192,7 @@ def player_sections() -> Iterator[Section]:
                 flat = schema.flatten(values, key)
                 owners.setdefault(key, {})[method] = flat
     for key, by_method in owners.items():
-        what = f"{_first_line(OptimizerConfig)} Of {_codes(list(by_method))} alone."
+        what = f"{_first_line(OptimizerConfig)} For {_codes(list(by_method))} only."
         defaults = {
             name: _several({method: flat[name] for method, flat in by_method.items()})
             for name in next(iter(by_method.values()))

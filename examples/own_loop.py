@@ -1,8 +1,8 @@
-"""Only the losses, in a loop of one's own: flax.nnx, optax, AdCo's bank as drop-in.
+"""The losses in your own training loop: flax.nnx, optax and AdCo's bank.
 
     python examples/own_loop.py
 
-The bank is one more array, with an optimiser of its own; digits are scikit-learn's.
+The bank is one more array with its own optimiser; the data are scikit-learn's digits.
 """
 
 import sys
@@ -29,7 +29,7 @@ class Net(nnx.Module):
         self.projector = nnx.Linear(256, 64, rngs=rngs)
 
     def features(self, images):
-        """What is judged, [N, 256]."""
+        """Features for evaluation, [N, 256]."""
         x = nnx.relu(self.second(nnx.relu(self.first(images))))
         return x.reshape(len(x), -1)
 
@@ -39,7 +39,7 @@ class Net(nnx.Module):
 
 
 def main(steps=400):
-    """Trains and says what came of it."""
+    """Trains and prints the accuracy."""
     pixels, labels = load_digits(return_X_y=True)
     images = (pixels / 16).astype("float32").reshape(-1, 8, 8, 1)
     train, test, known, asked = train_test_split(images, labels, random_state=0)

@@ -1,4 +1,4 @@
-"""Parts of one's own for the command line, each named by an import path.
+"""Your own data, views and backbone on the command line, named by import paths.
 
     caco pretrain --config=simclr_digits --workdir=runs/own_parts \
         --config.data.source=own_parts:make_signals \
@@ -7,7 +7,7 @@
         --config.training.epochs=10 --config.training.batch_size=100
     caco knn --workdir=runs/own_parts
 
-The names stand in the run's config.json: to evaluate it, this file has to be there.
+The import paths are saved in the run's config.json: evaluation needs this file, too.
 """
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ import numpy as np
 
 
 def make_signals():
-    """Examples [N, 32, 1] and labels [N]: noise with or without a bump in it."""
+    """Examples [N, 32, 1] and labels [N]: noise, with or without a bump."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 500)
     bump = np.exp(-np.square(np.arange(32) - rng.uniform(8, 24, (500, 1))) / 8)

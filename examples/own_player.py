@@ -1,8 +1,8 @@
-"""A player of one's own: one pattern, laid on every query, that ascends the loss.
+"""Your own player: one pattern, added to every query, that ascends the loss.
 
     python examples/own_player.py
 
-It is the third player beside AdCo's encoder and bank; nothing of the library knows it.
+It is a third player beside AdCo's encoder and bank; the library does not change.
 """
 
 import sys
@@ -20,7 +20,7 @@ QUICK = OptimizerConfig(name="adam", learning_rate=0.03, weight_decay=0.0)
 
 
 def with_pattern(game, *, shape, radius):
-    """A game such as `adco(...)` with a pattern as one player more."""
+    """Adds a pattern as one more player to a method such as `adco(...)`."""
 
     def make(embedding_dim):
         method = game(embedding_dim)
@@ -52,7 +52,7 @@ def _flat(x):
 
 
 def main(smoke=False):
-    """Trains, or reads what was trained."""
+    """Trains, or loads a finished run."""
     pixels, labels = load_digits(return_X_y=True)
     images = (pixels / 16).astype("float32").reshape(-1, 8, 8, 1)
     view = DigitView(max_shift_pixels=1.0)

@@ -1,10 +1,11 @@
-"""SimCLR on a sensor's signals, with a ConvNet and views of one's own.
+"""SimCLR on sensor signals, with your own ConvNet and views.
 
     python examples/sensors.py
 
-The signals are made on the spot, not measured: vibrations of a machine that is healthy,
-misaligned or has a worn bearing, from any moment. What it learns is which
-signals are alike; the states are used to judge by kNN only.
+The signals are simulated: vibrations of a machine that is healthy, misaligned or has a
+    worn
+bearing. The encoder learns without the states of the machines, which are used for kNN
+evaluation only.
 """
 
 import sys
@@ -55,7 +56,7 @@ class ConvNet(nn.Module):
 
 
 def main(smoke=False):
-    """Trains, or reads what was trained; says what came of it."""
+    """Trains, or loads a finished run, and prints the accuracy."""
     run = caco_jax.Pretraining(
         method=caco_jax.methods.simclr(temperature=0.2),
         encoder=ConvNet(),
@@ -66,7 +67,7 @@ def main(smoke=False):
         batch_size=96,
         epochs=2 if smoke else 30,
     )
-    run.fit("runs/sensors")  # run again, it goes on or reads what is there
+    run.fit("runs/sensors")  # run again to resume, or to load a finished run
     trained = run.load("runs/sensors")
     print("The state of a machine that was not seen, by its nearest neighbours:")
     for kind in ("backbone", "random", "raw"):

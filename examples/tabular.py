@@ -1,9 +1,9 @@
-"""CaCo on the rows of a table, with features masked at random as the view.
+"""CaCo on tabular data, with randomly masked features as views.
 
     python examples/tabular.py
 
-The table is scikit-learn's breast cancer set: 569 tumours, 30 measurements of each. The
-diagnoses are used to judge by kNN only.
+The table is scikit-learn's breast cancer data set: 569 tumours, 30 measurements of
+each. The diagnoses are used for kNN evaluation only.
 """
 
 import sys
@@ -36,7 +36,7 @@ class Mlp(nn.Module):
 
 
 def main(smoke=False):
-    """Trains, or reads what was trained; says what came of it."""
+    """Trains, or loads a finished run, and prints the accuracy."""
     table = load_breast_cancer()
     rows = (table.data - table.data.mean(axis=0)) / table.data.std(axis=0)
     run = caco_jax.Pretraining(
@@ -45,11 +45,13 @@ def main(smoke=False):
         projector=(64, 32),
         views=(masked, masked),
         data=(rows.astype("float32"), table.target_names[table.target]),
-        optimizers={"encoder": optax.adam(1e-3)},  # the bank's is the method's own
+        optimizers={
+            "encoder": optax.adam(1e-3)
+        },  # the bank has the method's default optimiser
         batch_size=64,
         epochs=2 if smoke else 60,
     )
-    run.fit("runs/tabular")  # run again, it goes on or reads what is there
+    run.fit("runs/tabular")  # run again to resume, or to load a finished run
     trained = run.load("runs/tabular")
     print("The diagnosis of a tumour that was not seen, by its nearest neighbours:")
     for kind in ("backbone", "random", "raw"):

@@ -2,10 +2,10 @@
 
     python examples/vit_fashion.py
 
-The four files of Fashion-MNIST are looked for in /usr/share/datasets/fashion-mnist,
-where Debian's package dataset-fashion-mnist puts them; `--source=idx:FOLDER` names
-another place and `--seed=1` another draw. A CPU needs a while for an epoch, a GPU
-seconds.
+The four files of Fashion-MNIST are expected in /usr/share/datasets/fashion-mnist, the
+directory of Debian's package dataset-fashion-mnist; `--source=idx:FOLDER` names another
+directory and `--seed=1` another seed. An epoch takes a while on a CPU and seconds on a
+GPU.
 """
 
 import argparse
@@ -29,7 +29,7 @@ VIEW = PhotoView(
 
 
 def main():
-    """Trains, or reads what was trained; says what came of it."""
+    """Trains, or loads a finished run, and prints the accuracy."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", default=FASHION, help="the images")
     parser.add_argument("--epochs", type=int, default=20)
@@ -40,7 +40,7 @@ def main():
     run = caco_jax.Pretraining(
         method=caco_jax.methods.moco(queue_size=64 if flags.smoke else 4096),
         encoder=ViT(
-            width=192,  # ViT-Tiny's, of fewer and smaller patches
+            width=192,  # ViT-Tiny with fewer blocks and smaller patches
             depth=1 if flags.smoke else 6,
             heads=3,
             patch_size=7,
@@ -56,7 +56,7 @@ def main():
         epochs=1 if flags.smoke else flags.epochs,
         seed=flags.seed,
     )
-    run.fit(workdir)  # run again, it goes on or reads what is there
+    run.fit(workdir)  # run again to resume, or to load a finished run
     trained = run.load(workdir)
     print("Garments that were not seen, by their nearest neighbours:")
     for kind in ("backbone", "random", "raw"):

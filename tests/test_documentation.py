@@ -364,6 +364,49 @@ def test_every_public_module_has_a_page_and_a_line():
     assert "| [`losses.bank`](losses.bank.md) | The bank games: " in table
 
 
+def test_every_key_is_described_by_a_whole_sentence():
+    for section in hooks().sections():
+        for field in dataclasses.fields(section.fields):
+            text = field.metadata.get("doc", "A.")
+            assert re.fullmatch(r"[A-Z].*\.", text), (field.name, text)
+
+
+# How we write: the rules of CONTRIBUTING.md that a search can find broken.
+
+SLIPS = {
+    r"(?i)\blikewise\b": "write the text again",
+    r"(: |[\"'(])want\b": "key: expected ..., got ...; what to do",
+    r"-m experiments\.(?!benchmarks\b|notebooks\b|NAME\b)": "caco COMMAND",
+}
+
+
+def slips(text):
+    """The rules that a text breaks."""
+    return [rule for pattern, rule in SLIPS.items() if re.search(pattern, text)]
+
+
+@pytest.mark.parametrize(
+    "text, rule",
+    [
+        ("contrast: Likewise.", "write the text again"),
+        ('f"epochs: want int, got {x}"', "key: expected"),
+        ('r"want at least 1"', "key: expected"),
+        ("python -m experiments.knn --workdir=runs/mine", "caco"),
+    ],
+)
+def test_a_slip_is_found(text, rule):
+    (found,) = slips(text)
+    assert found.startswith(rule)
+
+
+def test_all_texts_keep_the_rules():
+    folders = ("caco_jax", "configs", "experiments", "examples", "docs")
+    files = [f for name in folders for f in (ROOT / name).rglob("*.[pm][yd]")]
+    assert len(files) > 300
+    found = {file: slips(file.read_text()) for file in [*files, *PAGES[:2]]}
+    assert not {file: rules for file, rules in found.items() if rules}
+
+
 def test_an_unknown_part_is_refused():
     with pytest.raises(KeyError, match="nothing"):
         hooks().on_page_markdown("<!-- generated: nothing -->")

@@ -225,10 +225,10 @@ def _explain(
     if length < VANISHED:
         return f"collapsed: the product vanished, its norm is below {VANISHED:g}"
     if norm > AT_REST:
-        return f"still moving: gradient norm {norm:.1e}; more steps would take it on"
+        return f"not converged: gradient norm {norm:.1e}; use more steps"
     nearest = int(np.argmax(overlaps))
     return (
-        f"at rest on a saddle: eigenvector {len(values) - nearest} of {len(values)} "
+        f"at a saddle point: eigenvector {len(values) - nearest} of {len(values)} "
         f"(|cos| {overlaps[nearest]:.4f}, eigenvalue {values[nearest]:.4g})"
     )
 

@@ -53,7 +53,7 @@ class Facts(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.pictures:,} pictures of about {self.side_pixels:,} pixels, "
+            f"{self.pictures:,} images of about {self.side_pixels:,} pixels, "
             f"{self.devices} x {self.platform}"
         )
 
@@ -105,7 +105,7 @@ def facts_of(
     """The facts of a data set and a machine; it reads the headers of some images.
 
     Raises:
-        ConfigError: they are no pictures.
+        ConfigError: they are no images.
     """
     machine = (platform, devices, memory_bytes)
     if isinstance(data, RecordDataset):
@@ -113,7 +113,7 @@ def facts_of(
     shape = data.train_examples.shape[1:] if isinstance(data, ArrayDataset) else ()
     if len(shape) != 3 or shape[2] not in (1, 3):
         raise ConfigError(
-            "config.data.source: expected pictures, [H, W, 1 or 3], to fit the recipe "
+            "config.data.source: expected images, [H, W, 1 or 3], to fit the recipe "
             f"to, got {data.name}; name another recipe"
         )
     return Facts(data.train_count, min(shape[:2]), shape[2], *machine)
@@ -159,10 +159,13 @@ def fit_recipe(
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(kept)
     config.update_from_flattened_dict({key: value for key, value, _ in choices})
-    said = [f"fitted to {facts}; --config.KEY=VALUE sets one and the others follow:"]
+    said = [
+        f"chosen for {facts}; --config.KEY=VALUE sets one, and the others take it into "
+        "account:"
+    ]
     said = said if choices else []
     if kept:
-        said.append(f"as the run that is there began: {', '.join(kept)}")
+        said.append(f"as at the start of the existing run: {', '.join(kept)}")
     return config, data, [*said, *map(str, choices)]
 
 
@@ -193,26 +196,26 @@ def _steps(facts: Facts, values: Values) -> int:
 
 def _views(facts: Facts, values: Values) -> tuple[str, str]:
     if facts.channels == 1:
-        return "small_gray", "grey pictures"
+        return "small_gray", "grey images"
     if facts.side_pixels <= SMALL_PIXELS:
-        return "cifar", "small pictures, which a blur would wipe out"
+        return "cifar", "small images, which a blur would erase"
     known = {"caco": "caco", "simclr": "simclr"}
     return known.get(values["method.name"], "moco_v2"), "photographs"
 
 
 def _view_size(facts: Facts, _: Values) -> tuple[int, str]:
     if facts.side_pixels <= SMALL_PIXELS:
-        return facts.side_pixels, "the size of the pictures"
+        return facts.side_pixels, "the size of the images"
     if facts.platform == "cpu":
         return SMALL_PIXELS, "small views, for a CPU"
     size = min(_LARGE_PIXELS, facts.side_pixels // 32 * 32)
-    return size, "the usual size, or that of smaller pictures"
+    return size, "the standard size, or that of smaller images"
 
 
 def _backbone(facts: Facts, _: Values) -> tuple[str, str]:
     if facts.platform == "cpu":
         return "resnet8", "a small network, for a CPU"
-    return "resnet50", "the usual network, for an accelerator"
+    return "resnet50", "a standard network, for an accelerator"
 
 
 def _width(_: Facts, values: Values) -> tuple[int, str]:
@@ -236,7 +239,7 @@ def _projector(_: Facts, values: Values) -> tuple[tuple[int, ...], str]:
 
 def _dtype(facts: Facts, _: Values) -> tuple[str, str]:
     if facts.platform == "cpu":
-        return "float32", "what a CPU computes with"
+        return "float32", "bfloat16 is slow on CPUs"
     return "bfloat16", "half the memory, and faster"
 
 
@@ -253,7 +256,7 @@ def _batch_size(facts: Facts, values: Values) -> tuple[int, str]:
             limit, reason = fitting, f"for {facts.memory_bytes / 1e9:,.0f} GB a device"
     share = max(facts.pictures // 4, min(facts.pictures // 2, 8))
     if share < limit:
-        limit, reason = share, f"a quarter of {facts.pictures:,} pictures at most"
+        limit, reason = share, f"at most a quarter of {facts.pictures:,} images"
     return _rows(limit, facts.devices), reason
 
 
@@ -269,7 +272,7 @@ def _epochs(facts: Facts, values: Values) -> tuple[int, str]:
 def _memory_rows(facts: Facts, values: Values) -> tuple[int, str]:
     limit = min(max(facts.pictures // 4, values["training.batch_size"]), 65_536)
     rows = _rows(limit, facts.devices)
-    return rows, f"a quarter of {facts.pictures:,} pictures, or a batch, at most"
+    return rows, f"at most a quarter of {facts.pictures:,} images, or a batch"
 
 
 def _start_up_epochs(facts: Facts, values: Values) -> tuple[int, str]:
@@ -278,13 +281,16 @@ def _start_up_epochs(facts: Facts, values: Values) -> tuple[int, str]:
         return 0, "until the bank is full"
     most = max(values["training.epochs"] // 4, 1)
     epochs = min(-(-wanted // steps), most)
-    return epochs, f"{epochs * steps:,} steps, so that the bank's first keys mean much"
+    return (
+        epochs,
+        f"{epochs * steps:,} steps, so that the first keys of the bank are meaningful",
+    )
 
 
 def _averaging(steps: int) -> tuple[float, str]:
     """A momentum whose averaging time is short compared with the number of steps."""
     memory = min(max(steps // 50, 20), 100, max(steps // 4, 2))
-    return round(1 - 1 / memory, 3), f"the last {memory} of {steps:,} steps count"
+    return round(1 - 1 / memory, 3), f"an average over {memory} of {steps:,} steps"
 
 
 def _start_up_momentum(facts: Facts, values: Values) -> tuple[float, str]:
@@ -299,7 +305,7 @@ def _target_momentum(facts: Facts, values: Values) -> tuple[float, str]:
 
 def _learning_rate(_: Facts, values: Values) -> tuple[float, str]:
     small = values["encoder.backbone"] in _SMALL_NET
-    return (0.12 if small else 0.06), "for 256 pictures; it follows the batch"
+    return (0.12 if small else 0.06), "for 256 images; it is scaled with the batch"
 
 
 def _warm_up(_: Facts, values: Values) -> tuple[int, str]:
@@ -308,7 +314,7 @@ def _warm_up(_: Facts, values: Values) -> tuple[int, str]:
 
 
 def _neighbours(facts: Facts, _: Values) -> tuple[int, str]:
-    return min(max(facts.pictures // 20, 1), 20), f"of {facts.pictures:,} pictures"
+    return min(max(facts.pictures // 20, 1), 20), f"of {facts.pictures:,} images"
 
 
 # The order matters: later rules use the choices of earlier ones.

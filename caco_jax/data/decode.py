@@ -282,7 +282,7 @@ def _open_jpeg(encoded: bytes, header: jpeg.Header) -> OpenImage:
         part = jpeg.first_rows(encoded, header, min(rows, header.height))
         pixels = _by_opencv(part, n)
         if pixels is None:
-            raise jpeg.DamagedError("truncated or damaged: the data stop too early")
+            raise jpeg.DamagedError("truncated or damaged: the data end too early")
         return pixels
 
     return _upright(header.height, header.width, REDUCTIONS, header.orientation, read)
@@ -338,7 +338,9 @@ def _png_chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise jpeg.DamagedError("truncated")
         (stated,) = struct.unpack_from(">I", encoded, end)
         if zlib.crc32(encoded[at + 4 : end]) != stated:
-            raise jpeg.DamagedError(f"damaged: the sum of its chunk {name!r} is wrong")
+            raise jpeg.DamagedError(
+                f"damaged: the checksum of its chunk {name!r} is wrong"
+            )
         yield name, encoded[at + 8 : end]
         at = end + 4
 

@@ -37,14 +37,14 @@ def fit_to(dataset: Dataset, own: Dataset, *, size_pixels: int) -> Dataset:
     Raises:
         ValueError: its examples cannot be converted; "expected ..., got ...".
     """
-    want, got = _example(own, size_pixels), _example(dataset, size_pixels)
-    streams = not dataset.in_memory and size_pixels > 0 and want[0][-1:] == (3,)
-    if got == want or streams:
+    expected, got = _example(own, size_pixels), _example(dataset, size_pixels)
+    streams = not dataset.in_memory and size_pixels > 0 and expected[0][-1:] == (3,)
+    if got == expected or streams:
         return dataset
-    _require_images(want, got, dataset.name)
+    _require_images(expected, got, dataset.name)
     if isinstance(dataset, ArrayDataset) and not own.in_memory:
         return dataset.as_records()  # the host crops it as it crops the run's own set
-    return _in_memory(dataset, want[0])
+    return _in_memory(dataset, expected[0])
 
 
 def embedded_splits(
@@ -63,9 +63,11 @@ def embedded_splits(
     Raises:
         ValueError: as `fit_to`.
     """
-    want = _example(own, size_pixels)
+    expected = _example(own, size_pixels)
     got = _example(dataset, 0) if isinstance(dataset, ArrayDataset) else None
-    fit = _stored if got == want else _image_fit(own, size_pixels, got, dataset.name)
+    fit = (
+        _stored if got == expected else _image_fit(own, size_pixels, got, dataset.name)
+    )
     return {split: (records, fit) for split, records in _splits(dataset).items()}
 
 
@@ -79,8 +81,12 @@ def fit_images(
         own: as of `fit_to`.
         size_pixels: as of `fit_to`.
     """
-    want, got = _example(own, size_pixels), (images.shape[1:], images.dtype)
-    if got == want or not len(images) or not (_is_image(*want) and _is_image(*got)):
+    expected, got = _example(own, size_pixels), (images.shape[1:], images.dtype)
+    if (
+        got == expected
+        or not len(images)
+        or not (_is_image(*expected) and _is_image(*got))
+    ):
         return images
     fit = _image_fit(own, size_pixels, got, "examples")
     return np.stack([fit(Record(image, -1, "an array")) for image in images])
@@ -113,10 +119,10 @@ def _image_fit(
         got: shape and dtype of the images; None for files.
         name: name of the data set.
     """
-    want = _example(own, size_pixels)
-    _require_images(want, got or want, name)
+    expected = _example(own, size_pixels)
+    _require_images(expected, got or expected, name)
     if own.in_memory:
-        return functools.partial(_decoded, shape=want[0])
+        return functools.partial(_decoded, shape=expected[0])
     return functools.partial(center_crop, size_pixels=size_pixels)
 
 
@@ -129,10 +135,10 @@ def _decoded(record: Record, shape: Shape) -> UInt8[np.ndarray, "h w c"]:
     return convert(decode_image(record, smallest_side_pixels=enough), shape)
 
 
-def _require_images(want: Example, got: Example, name: str) -> None:
-    if not (_is_image(*want) and _is_image(*got)):
+def _require_images(expected: Example, got: Example, name: str) -> None:
+    if not (_is_image(*expected) and _is_image(*got)):
         raise ValueError(
-            f"expected examples like those of the run, {want[1]} {want[0]}, "
+            f"expected examples like those of the run, {expected[1]} {expected[0]}, "
             f"{name} has {got[1]} {got[0]}; only images of bytes can be converted"
         )
 

@@ -249,8 +249,8 @@ def _check_classes(train: Listing, test: Listing) -> None:
     untested = set(train.classes) - set(test.classes)
     if untested:
         logger.warning(
-            "data.source: %s has no image of %s: nothing says how well they are told "
-            "apart",
+            "data.source: %s has no image of %s: the accuracy on these classes is "
+            "unknown",
             test.root,
             some_names(untested),
         )

@@ -40,7 +40,7 @@ def why_unknown(encoded: bytes) -> str:
     """The reason why Pillow cannot identify a file."""
     suffix = _suffix(encoded)
     if suffix is None:
-        return "no image in a format that is known"
+        return "no image in a known format"
     missing = remedy(suffix)
     if missing is None:
         return "truncated or damaged"

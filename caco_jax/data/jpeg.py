@@ -106,7 +106,7 @@ def _data_end(data: bytes, start: int) -> int:
         raise DamagedError("truncated: the image's data do not end")
     marker = found[0][1]
     if marker != _END_OF_IMAGE:
-        raise DamagedError(f"marker {marker:#x} in the midst of the image's data")
+        raise DamagedError(f"marker {marker:#x} inside the image's data")
     return found.start()
 
 

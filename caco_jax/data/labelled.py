@@ -252,7 +252,7 @@ def labelled_parts(
     test = open_part(dataset, "test", size_pixels=size_pixels)
     assert train is not None
     if test is None:
-        raise ValueError(f"{dataset.name} has no held-out examples to judge by")
+        raise ValueError(f"{dataset.name} has no held-out examples to evaluate on")
     return train, test
 
 

@@ -107,8 +107,8 @@ class _Drive:
                 return
         self._gone = True
         raise SourceGoneError(
-            f"data.source: nothing in {self._name} can be read any more: is the drive "
-            "there"
+            f"data.source: nothing in {self._name} can be read any more; check that "
+            "the drive is mounted"
         )
 
 

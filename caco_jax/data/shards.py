@@ -259,7 +259,7 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     except (tarfile.TarError, EOFError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, tarfile.ReadError) and _begins_with(shard, _GZIP):
-            reason = "it is compressed: gunzip it, its images are read by their places"
+            reason = "it is compressed; gunzip it, because images are read by offset"
         raise ValueError(
             "data.source: expected a tar file that can be read to its end, got "
             f"{shard}: {reason}"

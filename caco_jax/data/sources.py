@@ -391,7 +391,7 @@ def load(
     kind, _, rest = source.partition(":")
     if kind not in SOURCES:
         is_path = "/" in source or os.path.isdir(source)
-        hint = f"; a folder of pictures is folder:{source}" if is_path else ""
+        hint = f"; a folder of images is folder:{source}" if is_path else ""
         raise ValueError(
             f"data.source: expected one of {', '.join(sorted(SOURCES))}, got {source!r}"
             f"{hint or did_you_mean(kind, SOURCES)}"

@@ -39,13 +39,13 @@ def fgsm_perturb(
         et al. 2015, arXiv:1412.6572.
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise TypeError(f"images: want floats to perturb, got {images.dtype}")
+        raise TypeError(f"images: expected floats to perturb, got {images.dtype}")
     checks.check_at_least(0, epsilon=epsilon)
 
     def scalar_payoff(x: jax.Array) -> jax.Array:
         value = payoff(x)
         if jnp.shape(value) != ():
-            raise ValueError(f"payoff: want a scalar, got shape {jnp.shape(value)}")
+            raise ValueError(f"payoff: expected a scalar, got shape {jnp.shape(value)}")
         return value
 
     images = jax.lax.stop_gradient(images)

@@ -290,7 +290,8 @@ def _check_weights(alpha: jax.Array, n: int) -> None:
     """Checks pair weights of n images."""
     if alpha.shape != (n, n):
         raise ValueError(
-            f"alpha: want one weight per pair, shape {(n, n)}, got {tuple(alpha.shape)}"
+            f"alpha: expected one weight per pair, shape {(n, n)}, got "
+            f"{tuple(alpha.shape)}"
         )
     if not jnp.issubdtype(alpha.dtype, jnp.floating):
-        raise TypeError(f"alpha: want an array of floats, got {alpha.dtype}")
+        raise TypeError(f"alpha: expected an array of floats, got {alpha.dtype}")

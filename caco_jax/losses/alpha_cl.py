@@ -329,8 +329,8 @@ def _weights(
     weights = importance(jax.lax.stop_gradient(squared) if constant else squared)
     if weights.shape != squared.shape:
         raise ValueError(
-            f"importance: want one weight per negative, shape {tuple(squared.shape)}, "
-            f"got {tuple(weights.shape)}"
+            "importance: expected one weight per negative, shape "
+            f"{tuple(squared.shape)}, got {tuple(weights.shape)}"
         )
     return jax.lax.stop_gradient(weights) if constant else weights
 

@@ -123,11 +123,11 @@ def caco_loss(
     """
     mesh, how = _check(queries, bank, block_size, precision)
     if not jnp.issubdtype(positives.dtype, jnp.integer):
-        raise TypeError(f"positives: want integer indices, got {positives.dtype}")
+        raise TypeError(f"positives: expected integer indices, got {positives.dtype}")
     if positives.shape != queries.shape[:1]:
         raise ValueError(
-            f"want one positive a query: got positives {tuple(positives.shape)} for "
-            f"queries {tuple(queries.shape)}"
+            f"positives: expected one for each query, got shape "
+            f"{tuple(positives.shape)} for queries {tuple(queries.shape)}"
         )
     checks.check_choice(ROLES, roles=roles)
     movers = _movers(movers, queries)
@@ -215,7 +215,9 @@ def _check(
     checks.check_same_width(**arrays)
     if block_size is not None:
         if not isinstance(block_size, int):
-            raise TypeError(f"block_size: want an integer or None, got {block_size!r}")
+            raise TypeError(
+                f"block_size: expected an integer or None, got {block_size!r}"
+            )
         checks.check_at_least(1, block_size=block_size)
     checks.check_choice(PRECISIONS, precision=precision)
     mesh = _game.find_mesh()

@@ -19,12 +19,12 @@ def check_embeddings(**arrays: jax.Array) -> None:
     for name, array in arrays.items():
         if array.ndim != 2 or 0 in array.shape:
             raise ValueError(
-                f"{name}: want a non-empty [rows, dimensions] array, got shape "
+                f"{name}: expected a non-empty [rows, dimensions] array, got shape "
                 f"{tuple(array.shape)}"
             )
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(
-                f"{name}: want floating-point embeddings, got {array.dtype}"
+                f"{name}: expected floating-point embeddings, got {array.dtype}"
             )
 
 
@@ -32,14 +32,14 @@ def check_same_shape(**arrays: jax.Array) -> None:
     """Checks that the arrays have one shape; raises ValueError that names all."""
     if len({array.shape for array in arrays.values()}) > 1:
         shapes = ", ".join(f"{name} {tuple(a.shape)}" for name, a in arrays.items())
-        raise ValueError(f"want arrays of one shape, got {shapes}")
+        raise ValueError(f"expected arrays of one shape, got {shapes}")
 
 
 def check_same_width(**arrays: jax.Array) -> None:
     """Checks that the rows have one length; raises ValueError that names all."""
     if len({array.shape[-1] for array in arrays.values()}) > 1:
         shapes = ", ".join(f"{name} {tuple(a.shape)}" for name, a in arrays.items())
-        raise ValueError(f"want rows of one length, got {shapes}")
+        raise ValueError(f"expected rows of one length, got {shapes}")
 
 
 def check_positive(**numbers: float) -> None:
@@ -52,7 +52,7 @@ def check_positive(**numbers: float) -> None:
         if isinstance(number, jax.core.Tracer):
             continue  # a traced temperature is the caller's business
         if not 0 < float(number) < float("inf"):
-            raise ValueError(f"{name}: want a finite number > 0, got {number}")
+            raise ValueError(f"{name}: expected a finite number > 0, got {number}")
 
 
 def check_at_least(lowest: float, /, **numbers: float) -> None:
@@ -66,7 +66,7 @@ def check_at_least(lowest: float, /, **numbers: float) -> None:
             continue
         if not lowest <= float(number) < float("inf"):
             raise ValueError(
-                f"{name}: want a finite number of at least {lowest}, got {number}"
+                f"{name}: expected a finite number of at least {lowest}, got {number}"
             )
 
 

@@ -352,4 +352,4 @@ def check_pairs(z1: jax.Array, z2: jax.Array, **positive: float) -> None:
     checks.check_same_shape(z1=z1, z2=z2)
     checks.check_positive(**positive)
     if z1.shape[0] < 2:
-        raise ValueError("want at least two pairs: one pair has no negatives")
+        raise ValueError("expected at least two pairs: one pair has no negatives")

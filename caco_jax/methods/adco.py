@@ -36,32 +36,42 @@ from caco_jax.schema import NON_NEGATIVE, POSITIVE, Range, setting, validate
 class AdcoConfig:
     """Settings of AdCo."""
 
-    bank_size: int = setting(65536, allowed=Range(low=2), doc="entries K of the bank")
+    bank_size: int = setting(
+        65536, allowed=Range(low=2), doc="Number K of entries of the bank."
+    )
     temperature: float = setting(
-        0.12, allowed=POSITIVE, doc="softmax temperature of the encoder's loss"
+        0.12, allowed=POSITIVE, doc="Softmax temperature of the encoder's loss."
     )
     bank_temperature: float = setting(
-        0.02, allowed=POSITIVE, doc="softmax temperature of the bank's ascent"
+        0.02, allowed=POSITIVE, doc="Softmax temperature of the bank's ascent."
     )
     start_up_epochs: int = setting(
         0,
         allowed=NON_NEGATIVE,
-        doc="of the phase that fills the bank; 0: until it is full, as published",
+        doc="Epochs of the start-up phase, which fills the bank. 0 ends it when the "
+        "bank is full, as published.",
     )
     symmetric: bool = setting(
-        False, doc="both large views are queries and keys, each direction weighs half"
+        False,
+        doc="Whether both large views are queries and keys, with weight 1/2 for each "
+        "direction.",
     )
     batch_keys: bool = setting(
-        True, doc="the batch's other keys are negatives too, not the bank's rows alone"
+        True,
+        doc="Whether the other keys of the batch are negatives too, beside the rows of "
+        "the bank.",
     )
     bank_moved_by: str = setting(
-        "queries", allowed=MOVERS, doc="what the bank's rows move toward; AdCo: queries"
+        "queries",
+        allowed=MOVERS,
+        doc="Vectors that the bank's rows move toward; queries is the published AdCo.",
     )
     precision: str = setting(
         HIGHEST,
         allowed=PRECISIONS,
-        doc="precision of the products with the bank on TPUs and GPUs: highest is "
-        "float32; high and default round more and are faster; CPUs use float32 always",
+        doc="Precision of the matrix products with the bank on TPUs and GPUs: highest "
+        "is float32; high and default round more and are faster. CPUs always use "
+        "float32.",
     )
 
     def __post_init__(self) -> None:

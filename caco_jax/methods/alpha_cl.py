@@ -42,49 +42,72 @@ class AlphaClConfig:
             "uniform",
             INFO_NCE,
         ),
-        doc="weight of a pair by its distance; infonce: the weights of that loss",
+        doc="Weight of a pair as a function of its distance; infonce takes the weights "
+        "of the InfoNCE loss.",
     )
     normalisation: str = setting(
         "rows",
         allowed=("rows", "none", "samples", "low_rank"),
-        doc="of the weights; infonce has its own. exponential, rows: α-CL-direct",
+        doc="Normalisation of the pair weights; importance infonce has its own. "
+        "Importance exponential with rows is α-CL-direct.",
     )
     power: float = setting(
-        4.0, allowed=POSITIVE, doc="p of d^p: exponential, inverse, quadratic"
+        4.0,
+        allowed=POSITIVE,
+        doc="Power p of the distance d^p in importance exponential, inverse and "
+        "quadratic.",
     )
-    temperature: float = setting(0.5, allowed=POSITIVE, doc="all but uniform")
+    temperature: float = setting(
+        0.5, allowed=POSITIVE, doc="Temperature of every importance except uniform."
+    )
     inverse_exponent: float = setting(
-        1.0, allowed=POSITIVE, doc="inverse: (d^p + temperature)^-this"
+        1.0,
+        allowed=POSITIVE,
+        doc="Exponent e of importance inverse, (d^p + temperature)^-e.",
     )
     row_epsilon: float = setting(
-        0.0, allowed=NON_NEGATIVE, doc="rows: added to the mean raw weight of a row"
+        0.0,
+        allowed=NON_NEGATIVE,
+        doc="Number added to the mean raw weight of a row in normalisation rows.",
     )
-    rank: int = setting(8, allowed=COUNT, doc="low_rank: singular values kept")
+    rank: int = setting(
+        8,
+        allowed=COUNT,
+        doc="Number of singular values that normalisation low_rank keeps.",
+    )
     intra_weight: float = setting(
-        0.0, allowed=NON_NEGATIVE, doc="extra weight of the positive pairs"
+        0.0, allowed=NON_NEGATIVE, doc="Additional weight of the positive pairs."
     )
     constant_weights: bool = setting(
-        True, doc="no gradient flows through the weights; false: it does"
+        True,
+        doc="Whether pair weights are constants in the gradient. False differentiates "
+        "them too.",
     )
     family: str = setting(
         NO_FAMILY,
         allowed=(NO_FAMILY, *FAMILIES),
-        doc="a loss of the paper's table of φ and ψ in the place of chosen weights; "
-        "reads temperature, margin, epsilon and scale, those that it has",
+        doc="Loss of the paper's table of φ and ψ, instead of chosen pair weights; it "
+        "uses those of temperature, margin, epsilon and scale that it has.",
     )
     margin: float = setting(
-        1.0, allowed=NON_NEGATIVE, doc="triplet, soft_triplet, lifted_structured"
+        1.0,
+        allowed=NON_NEGATIVE,
+        doc="Margin of family triplet, soft_triplet and lifted_structured.",
     )
     epsilon: float = setting(
-        1.0, allowed=NON_NEGATIVE, doc="info_nce: weight of the positive in its sum"
+        1.0,
+        allowed=NON_NEGATIVE,
+        doc="Weight of the positive in the sum of family info_nce.",
     )
-    scale: float = setting(1.0, allowed=POSITIVE, doc="modified_triplet: c of c x")
+    scale: float = setting(
+        1.0, allowed=POSITIVE, doc="Factor c of c x in family modified_triplet."
+    )
 
     def __post_init__(self) -> None:
         validate(self)
         require(
             self.constant_weights or self.importance != INFO_NCE,
-            f"constant_weights: want True with importance {INFO_NCE!r}, whose loss "
+            f"constant_weights: expected True with importance {INFO_NCE!r}, whose loss "
             "states no weights, got False",
         )
         if self.family == NO_FAMILY:
@@ -94,8 +117,8 @@ class AlphaClConfig:
             value, default = getattr(self, name), fields[name].default
             require(
                 value == default,
-                f"{name}: want {default!r} with family {self.family!r}, which reads "
-                f"none, got {value!r}",
+                f"{name}: expected {default!r} with family {self.family!r}, which "
+                f"reads none, got {value!r}",
             )
 
 

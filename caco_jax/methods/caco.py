@@ -48,46 +48,59 @@ LARGE_VIEWS = slice(0, 2)
 class CacoConfig:
     """Settings of CaCo."""
 
-    bank_size: int = setting(65536, allowed=Range(low=2), doc="entries K of the bank")
+    bank_size: int = setting(
+        65536, allowed=Range(low=2), doc="Number K of entries of the bank."
+    )
     temperature: float = setting(
-        0.08, allowed=POSITIVE, doc="softmax temperature of the encoder's loss"
+        0.08, allowed=POSITIVE, doc="Softmax temperature of the encoder's loss."
     )
     bank_temperature: float = setting(
-        0.08, allowed=POSITIVE, doc="softmax temperature of the bank's update"
+        0.08, allowed=POSITIVE, doc="Softmax temperature of the bank's update."
     )
     start_up_temperature: float = setting(
-        0.2, allowed=POSITIVE, doc="temperature of the phase that fills the bank"
+        0.2,
+        allowed=POSITIVE,
+        doc="Softmax temperature of the start-up phase, which fills the bank.",
     )
     start_up_momentum: float = setting(
-        0.999, allowed=FRACTION, doc="of the target encoder in that phase"
+        0.999,
+        allowed=FRACTION,
+        doc="Momentum of the target encoder in the start-up phase.",
     )
     start_up_epochs: int = setting(
-        0, allowed=NON_NEGATIVE, doc="of that phase; 0: until the bank is full"
+        0,
+        allowed=NON_NEGATIVE,
+        doc="Epochs of the start-up phase. 0 ends it when the bank is full.",
     )
     positive: str = setting(
         "nearest",
         allowed=("nearest", "random"),
-        doc="entry that is a query's positive: the nearest to the key of another view, "
-        "or any, drawn anew at every step",
+        doc="Choice of a query's positive entry: nearest is the entry nearest to the "
+        "key of another view, random is any entry, drawn in every step.",
     )
     bank_roles: str = setting(
         "both",
         allowed=ROLES,
-        doc="in which an entry is moved by a query: as its positive, as its negative",
+        doc="Queries that move an entry of the bank: positives are queries whose "
+        "positive it is, negatives are the other queries.",
     )
     bank_moved_by: str = setting(
-        "queries", allowed=MOVERS, doc="what the bank's rows move toward; CaCo: queries"
+        "queries",
+        allowed=MOVERS,
+        doc="Vectors that the bank's rows move toward; queries is the published CaCo.",
     )
     pass_per_view: bool = setting(
         False,
-        doc="multi-crop: BatchNorm sees each view by itself, as in the released code, "
-        "not those of one size together",
+        doc="Whether multi-crop encodes each view separately, so that views share no "
+        "BatchNorm statistics, as in the released code. False encodes views of one "
+        "size together.",
     )
     precision: str = setting(
         HIGHEST,
         allowed=PRECISIONS,
-        doc="precision of the products with the bank on TPUs and GPUs: highest is "
-        "float32; high and default round more and are faster; CPUs use float32 always",
+        doc="Precision of the matrix products with the bank on TPUs and GPUs: highest "
+        "is float32; high and default round more and are faster. CPUs always use "
+        "float32.",
     )
 
     def __post_init__(self) -> None:

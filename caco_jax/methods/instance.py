@@ -18,7 +18,7 @@ from caco_jax.schema import COUNT, POSITIVE, setting, validate
 class PlainConfig:
     """Settings of Plain."""
 
-    temperature: float = setting(0.1, allowed=POSITIVE, doc="softmax temperature")
+    temperature: float = setting(0.1, allowed=POSITIVE, doc="Softmax temperature.")
 
     def __post_init__(self) -> None:
         validate(self)
@@ -28,9 +28,9 @@ class PlainConfig:
 class UelConfig:
     """Settings of UEL."""
 
-    temperature: float = setting(0.1, allowed=POSITIVE, doc="softmax temperature")
+    temperature: float = setting(0.1, allowed=POSITIVE, doc="Softmax temperature.")
     negative_margin: float = setting(
-        1.0, allowed=COUNT, doc="weight of the negatives, at least 1"
+        1.0, allowed=COUNT, doc="Weight of the negatives, at least 1."
     )
 
     def __post_init__(self) -> None:

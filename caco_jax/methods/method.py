@@ -279,7 +279,7 @@ def key_views(views: Sequence[View]) -> tuple[int, ...]:
 def check_two_views(name: str, views: Sequence[View]) -> None:
     """Raises ValueError unless there are two views."""
     if len(views) != 2:
-        raise ValueError(f"{name}: want two views, got {len(views)}")
+        raise ValueError(f"{name}: expected two views, got {len(views)}")
 
 
 def interleave_rows(parts: Sequence[Float[Array, "n d"]]) -> Float[Array, "vn d"]:

@@ -33,19 +33,25 @@ from caco_jax.schema import POSITIVE, Range, setting, validate
 class MocoConfig:
     """Settings of MoCo v2."""
 
-    queue_size: int = setting(65536, allowed=Range(low=2), doc="keys K in the queue")
-    temperature: float = setting(0.2, allowed=POSITIVE, doc="softmax temperature")
+    queue_size: int = setting(
+        65536, allowed=Range(low=2), doc="Number K of keys in the queue."
+    )
+    temperature: float = setting(0.2, allowed=POSITIVE, doc="Softmax temperature.")
     symmetric: bool = setting(
-        False, doc="both views are queries and keys, each direction weighs half"
+        False,
+        doc="Whether both views are queries and keys, with weight 1/2 for each "
+        "direction.",
     )
     batch_keys: bool = setting(
-        False, doc="the batch's other keys are negatives too, as in AdCo"
+        False,
+        doc="Whether the other keys of the batch are negatives too, as in AdCo.",
     )
     precision: str = setting(
         HIGHEST,
         allowed=PRECISIONS,
-        doc="precision of the products with the queue on TPUs and GPUs: highest is "
-        "float32; high and default round more and are faster; CPUs use float32 always",
+        doc="Precision of the matrix products with the queue on TPUs and GPUs: highest "
+        "is float32; high and default round more and are faster. CPUs always use "
+        "float32.",
     )
 
     def __post_init__(self) -> None:

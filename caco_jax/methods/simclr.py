@@ -17,7 +17,7 @@ from caco_jax.schema import POSITIVE, setting, validate
 class SimclrConfig:
     """Settings of SimCLR."""
 
-    temperature: float = setting(0.1, allowed=POSITIVE, doc="softmax temperature")
+    temperature: float = setting(0.1, allowed=POSITIVE, doc="Softmax temperature.")
 
     def __post_init__(self) -> None:
         validate(self)

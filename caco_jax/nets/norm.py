@@ -91,8 +91,8 @@ class BatchNorm(nn.Module):
             )
         if branch not in branches:
             raise ValueError(
-                f"BatchNorm has the branches {sorted(branches)}, not {branch!r}: "
-                "build it with adversarial_branch=True for a twin"
+                f"BatchNorm: branch: expected one of {sorted(branches)}, got "
+                f"{branch!r}; adversarial_branch=True adds the adversarial one"
             )
         chosen = branches[branch]
         learn = train and not self.is_initializing()
@@ -140,7 +140,8 @@ class BatchNorm(nn.Module):
         size = rows if self.group_size is None else self.group_size
         if size < 1 or rows % size:
             raise ValueError(
-                f"BatchNorm: the group size {size} does not divide the batch of {rows}"
+                f"BatchNorm: group_size: expected a divisor of the batch of {rows}, "
+                f"got {size}"
             )
         if size * _count(shape[1:-1]) < 2:
             raise ValueError(

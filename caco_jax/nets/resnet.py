@@ -265,7 +265,9 @@ def check_images(images: jax.Array) -> None:
 
 def _choose(field: str, name: str, table: Mapping[str, T]) -> T:
     if name not in table:
-        raise ValueError(f"ResNet: {field} is one of {sorted(table)}, not {name!r}")
+        raise ValueError(
+            f"ResNet: {field}: expected one of {sorted(table)}, got {name!r}"
+        )
     return table[name]
 
 

@@ -262,12 +262,13 @@ class ViT(nn.Module):
             )
         if not 0 <= self.stochastic_depth < 1:
             raise ValueError(
-                f"ViT: stochastic_depth is in [0, 1), not {self.stochastic_depth}"
+                "ViT: stochastic_depth: expected a number in [0, 1), got "
+                f"{self.stochastic_depth}"
             )
         for field, names in _CHOICES.items():
             if getattr(self, field) not in names:
                 raise ValueError(
-                    f"ViT: {field} is one of {list(names)}, not "
+                    f"ViT: {field}: expected one of {list(names)}, got "
                     f"{getattr(self, field)!r}"
                 )
 

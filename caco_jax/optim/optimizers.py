@@ -258,7 +258,7 @@ def _scale_by_larc(
         params: optax.Params | None = None,
     ) -> tuple[optax.Updates, optax.ScaleByScheduleState]:
         if params is None:
-            raise ValueError("larc_sgd: update needs the parameters")
+            raise ValueError("larc_sgd: params: expected the parameters, got None")
         rate = ceiling(state.count) if callable(ceiling) else ceiling
 
         def scale(grad: jax.Array, param: jax.Array) -> jax.Array:

@@ -109,7 +109,7 @@ def parse(text: str) -> Program:
         elif instruction := _instruction(line):
             current[instruction.name] = instruction
     if not entry:
-        raise ValueError("want the text of an HLO module, got one without ENTRY")
+        raise ValueError("expected the text of an HLO module, got one without ENTRY")
     partitions = re.search(r"num_partitions=(\d+)", text.split("\n", 1)[0])
     return Program(computations, entry, int(partitions[1]) if partitions else 1)
 

@@ -91,15 +91,15 @@ def open_slice(name: str, *, flag: str = "--topology") -> Slice:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"{flag}: want libtpu, which compiles for TPUs, got an environment without "
-            "it; pip install 'caco_jax[tpu]'"
+            f"{flag}: expected libtpu, which compiles for TPUs, got an environment "
+            "without it; pip install 'caco_jax[tpu]'"
         )
     prepare_environment()
     kind, _, shape = name.partition(":")
     if kind in CHIPS and (found := _find(CHIPS[kind], shape)):
         return found
     known = ", ".join(known_names())
-    raise UserError(f"{flag}: want CHIP:SHAPE, one of {known}; got {name!r}")
+    raise UserError(f"{flag}: expected CHIP:SHAPE, one of {known}; got {name!r}")
 
 
 def prepare_environment() -> None:

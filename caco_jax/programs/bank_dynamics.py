@@ -36,8 +36,8 @@ def dynamics(moments: list[Moment], steps_per_epoch: int, folder: Any) -> dict:
         )
     if len(rows) == 1:
         print(
-            "one checkpoint only: nothing to compare it with; "
-            "--config.training.keep_checkpoints of a run keeps more"
+            "one checkpoint only, so no change is measured; "
+            "--config.training.keep_checkpoints keeps more"
         )
     series = {
         f"{name} entry, nearest query": [row["entry_to_nearest_query"] for row in rows],

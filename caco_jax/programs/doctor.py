@@ -26,7 +26,7 @@ EXTRAS = {
     "grain": ("Grain", "reading images ahead", "pip install 'caco_jax[data]'"),
     "pillow_heif": (
         "pillow-heif",
-        "reading HEIC pictures",
+        "reading HEIC images",
         "pip install 'caco_jax[heif]'",
     ),
     "torch": ("torch", "weights from and to PyTorch", "pip install 'caco_jax[torch]'"),
@@ -122,7 +122,7 @@ def extras() -> Iterator[str]:
     """Optional packages that are not installed, and what needs them."""
     for module, (name, use, remedy) in EXTRAS.items():
         if importlib.util.find_spec(module) is None:
-            yield f"{name} is not here: only {use} needs it ({remedy})"
+            yield f"{name} is not installed; only {use} needs it ({remedy})"
 
 
 CHECKS: tuple[Callable[[], str], ...] = (versions, devices, cache, steps)

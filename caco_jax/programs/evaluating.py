@@ -96,7 +96,7 @@ def load(flags: argparse.Namespace) -> Run:
         config = saved_config(Workdir(workdir))
         if not build_views(config.data).are_photos:
             raise
-        logger.info("the run's own images are not there: %s", error)
+        logger.info("the run's own images are missing: %s", error)
     count: Any = range(config.training.batch_size)  # they are not used
     return load_run(workdir, data=RecordDataset(config.data.source, count))
 

@@ -70,11 +70,11 @@ def add_run(parser: Parser) -> None:
 
 
 def add_json(parser: Parser) -> None:
-    """How the figures are printed."""
+    """Adds ``--json``, to print the results as JSON."""
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print the figures as one JSON object, as they are saved",
+        help="Print the results as one JSON object, as they are saved.",
     )
 
 

@@ -70,11 +70,11 @@ def measure(loaded: Run, part: Part, *, rows: int, seed: int) -> dict[str, float
 
 LINES = {
     "effective_rank": "effective rank (RankMe), of at most {most}",
-    "deviation": "deviation of directions; 1 on the whole sphere, 0 collapsed",
-    "uniformity": "uniformity, the lower the better; 0 collapsed",
-    "alignment": "alignment of two views, squared distance; 0 the same",
-    "bank_nearest_cosine": "cosine of a query with its nearest entry of the bank",
-    "bank_use_entropy": "entropy of the entries so used, 1 all alike",
+    "deviation": "deviation of unit features; 1: whole sphere, 0: collapsed",
+    "uniformity": "uniformity; lower is better, 0: collapsed",
+    "alignment": "alignment of two views, squared distance; 0: identical",
+    "bank_nearest_cosine": "cosine similarity of a query to its nearest entry",
+    "bank_use_entropy": "entropy of the use of entries; 1: all equally used",
 }
 
 

@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         """Prints the message, with a suggestion if one is near, and exits."""
         if message.startswith(_UNKNOWN):
             message += self._meant(*message.removeprefix(_UNKNOWN).split()[:2])
-        more = " --help says more" if message.endswith("?") else "; see --help"
+        more = " --help shows all flags" if message.endswith("?") else "; see --help"
         self.exit(2, f"error: {message}{more}\n")
 
     def _meant(self, word: str, after: str = "") -> str:

@@ -31,7 +31,9 @@ def overview() -> str:
         variants = ", ".join(runpy.run_path(str(file)).get("VARIANTS", {}))
         lines.append(f"{name:24}{text.splitlines()[0]}")
         lines += [f"{'':24}variants: {variants}"] if variants else []
-    return "\n".join([*lines, "", "caco recipes NAME says where its settings are from"])
+    return "\n".join(
+        [*lines, "", "caco recipes NAME lists the sources of its settings"]
+    )
 
 
 def one(recipe: str) -> str:
@@ -50,7 +52,7 @@ def one(recipe: str) -> str:
     ]
     fitted = rules_of(recipe)
     if fitted:
-        lines += ["", "fitted to the images and the machine unless they are named:"]
+        lines += ["", "chosen for the images and the machine, unless you set them:"]
         lines += textwrap.wrap(", ".join(fitted), 80)
     moved = strength(recipe)
     if moved:

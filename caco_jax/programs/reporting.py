@@ -70,7 +70,7 @@ class Everyone(Reporter):
 def _warn(name: str, error: Exception) -> None:
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     logger.warning(
-        "%s cannot report (%s); the run goes on, metrics.jsonl has every line",
+        "%s cannot report (%s); the run continues, and metrics.jsonl has every line",
         name,
         reason,
     )

@@ -105,8 +105,8 @@ def _open(address: str) -> pathlib.Path:
         pass  # there is no run yet
     except Exception as error:
         raise UserError(
-            f"--workdir: cannot read {address}: {_reason(error)}; see that the bucket "
-            "is there and that this machine's account may use it (gcloud auth "
+            f"--workdir: cannot read {address}: {_reason(error)}; check that the "
+            "bucket exists and that this machine's account may use it (gcloud auth "
             "application-default login)"
         ) from None
     return cast(pathlib.Path, epath.Path(address))

@@ -212,7 +212,7 @@ class Checkpoints:
         write_manifest(unnamed)
         missing = find_missing(unnamed)
         if missing is not None:
-            raise ValueError(f"what was written cannot be restored: {missing}")
+            raise ValueError(f"the written checkpoint cannot be restored: {missing}")
 
     def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
         """The state of a step.
@@ -284,7 +284,7 @@ class Checkpoints:
         if _is_old(self.folder / str(step)):
             raise UserError(
                 f"--workdir: {self.folder} is of an earlier version of this program, "
-                "which this one cannot go on with; use --force_new"
+                "which this version cannot resume; use --force_new"
             )
         # Not by a Checkpointer, which waits for all processes: the first one also reads
         # alone.

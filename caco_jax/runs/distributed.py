@@ -78,9 +78,9 @@ def initialize(
     place = coordinator_address or "the address that the cluster's environment names"
     # JAX does not raise here, it aborts; a coordinator without others waits, too.
     said = (
-        f"--coordinator_address: the processes did not all meet at {place} within "
-        f"{timeout_seconds} s; see that all were started and that process 0 can be "
-        "reached there, or change --coordinator_address or --initialization_timeout"
+        f"--coordinator_address: not all processes connected to {place} within "
+        f"{timeout_seconds} s; check that all were started and that process 0 can be "
+        "reached, or change --coordinator_address or --initialization_timeout"
     )
     watchdog = threading.Timer(timeout_seconds, give_up or (lambda _: None), (said,))
     watchdog.daemon = True
@@ -214,8 +214,8 @@ def require_same(values: Mapping[str, Any]) -> None:
                 if found.get(key) != wanted.get(key)
             )
             raise AgreedError(
-                f"process {index} was asked for another run than process 0: "
-                f"{differences}; start all processes with the same flags and files",
+                f"process {index} has other settings than process 0: {differences}; "
+                "start all processes with the same flags and files",
                 ours=is_primary(),
             )
 

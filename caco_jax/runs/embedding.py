@@ -185,8 +185,8 @@ class _Watch:
     def kept(self) -> str:
         """The message about finished parts if the command stops now."""
         return (
-            f"{self._done:,} of {self._total:,} images are done; the same command goes "
-            "on from there"
+            f"{self._done:,} of {self._total:,} images are done; rerun the same "
+            "command to resume"
         )
 
     def skip(self, count: int) -> None:

@@ -80,8 +80,7 @@ def check_out(path: str | os.PathLike, *, force: bool = False) -> None:
         raise UserError(f"{FLAG}: expected a file, got the directory {path}")
     if os.path.exists(path) and not force:
         raise UserError(
-            f"{FLAG}: {path} is there already; name another file, or --force to "
-            "replace it"
+            f"{FLAG}: {path} exists; name another file, or --force to replace it"
         )
 
 

@@ -205,7 +205,7 @@ class _Fit:
         except StreamError as error:
             kept = self.checkpoints.latest_step()
             said = "nothing is" if kept is None else f"step {kept} is"
-            line = f"{error}; {said} saved, the same command goes on from there"
+            line = f"{error}; {said} saved, rerun the same command to resume"
             # The drive may be mounted again: a scheduler should restart the run.
             kind = Stopped if isinstance(error, SourceGoneError) else UserError
             raise kind(line) from None
@@ -278,7 +278,7 @@ class _Fit:
             raise
 
     def _announce(self, phase: str, done: int, steps: int) -> None:
-        logger.info("compiling the %s; the first one ends with it", phase)
+        logger.info("compiling the %s; the first one takes longer", phase)
         self.reporter.phase_begun(phase, done, steps)
 
     def _first_state(self, feeds: OpenFeed) -> TrainState:
@@ -318,7 +318,7 @@ class _Fit:
     def _leave(self, state: TrainState) -> NoReturn:
         self._save(state)
         raise Stopped(
-            f"saved at step {int(state.step)}; the same command goes on from there"
+            f"saved at step {int(state.step)}; rerun the same command to resume"
         ) from None
 
 

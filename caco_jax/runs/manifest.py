@@ -45,7 +45,7 @@ def find_damage(folder: pathlib.Path) -> str | None:
         return f"{MANIFEST} cannot be read"
     entries = entries.removesuffix("\n")
     if hashlib.sha256(entries.encode()).hexdigest() != digest:
-        return f"{MANIFEST} is not what was written"
+        return f"{MANIFEST} does not match its digest"
     for name, (size, expected) in json.loads(entries).items():
         path = folder / name
         try:
@@ -53,7 +53,7 @@ def find_damage(folder: pathlib.Path) -> str | None:
             if found != size:
                 return f"{name} has {found} bytes of {size}"
             if expected is not None and _digest(path) != expected:
-                return f"{name} is not what was written"
+                return f"{name} does not match its digest"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
     # Orbax overlooks a checkpoint without this one.

@@ -155,8 +155,8 @@ def find_alarms(
         chance = math.log(candidates)
         if abs(entropy - chance) < CHANCE_MARGIN * chance:
             alarms["at_chance"] = (
-                f"the cross entropy sits at {entropy:.3f}, the logarithm of the number "
-                f"of candidates ({chance:.3f}): nothing is being learned"
+                f"the cross entropy is {entropy:.3f}, the logarithm of the number of "
+                f"candidates ({chance:.3f}): the encoder learns nothing"
             )
     if metrics.get("bank_used_ever", 1.0) < UNUSED_SHARE:
         alarms["bank_unused"] = (
@@ -172,24 +172,24 @@ def _bank_alarms(epoch: int, metrics: Mapping[str, float]) -> dict[str, str]:
     mass, length = metrics.get("bank_mass", 1.0), metrics.get("bank_row_length", 1.0)
     if mass < DEAD_MASS and epoch >= BANK_PATIENCE_EPOCHS:
         alarms["bank_dead"] = (
-            f"the bank hardly plays: {mass:.1%} of the softmax at its temperature lies "
-            "on its entries, the rest on the batch's keys; lengthen "
-            "method.start_up_epochs, raise method.bank_temperature or "
+            f"the bank is dead: {mass:.1%} of the softmax probability at its "
+            "temperature is on its entries, the rest on the keys of the batch; "
+            "lengthen method.start_up_epochs, raise method.bank_temperature or "
             "bank_optimizer.learning_rate, or lower bank_optimizer.weight_decay"
         )
     if length < SHRUNK_LENGTH:
         alarms["bank_shrunk"] = (
-            f"half of the bank's rows are shorter than {length:.3f}, where a key has "
-            "1: decay shrinks them and no query pulls them; lower "
+            f"half of the bank's rows have a norm below {length:.3f}, where a key has "
+            "1: weight decay shrinks rows without a gradient; lower "
             "bank_optimizer.weight_decay or raise method.bank_temperature"
         )
     cosine = metrics.get("bank_cosine", 1.0)
     chance = metrics.get("bank_chance_cosine", -1.0)
     if cosine < chance and epoch >= PATIENCE_EPOCHS:
         alarms["bank_lost"] = (
-            f"the bank has lost the queries: the nearest entry of one has cosine "
-            f"{cosine:.3f}, the nearest of as many random directions would have "
-            f"{chance:.3f}; lengthen method.start_up_epochs, or raise "
+            "the bank has lost the queries: the cosine similarity of a query to its "
+            f"nearest entry is {cosine:.3f}, to the nearest of as many random "
+            f"directions {chance:.3f}; lengthen method.start_up_epochs, or raise "
             "bank_optimizer.learning_rate or method.bank_temperature"
         )
     return alarms

@@ -44,9 +44,10 @@ def opening_lines(run: Pretraining, files: Workdir) -> list[str]:
         f"{run.training.batch_size:,}, {run.steps_per_epoch:,} steps an "
         f"epoch, {run.training.epochs:,} epochs",
         *data_notes(run.data),
-        f"the state takes {_bytes_a_device(run, state) / 1e6:,.1f} MB of each "
-        "device; --dry_run says what a step takes",
-        f"all is kept in {files.path}; Ctrl-C saves and ends, the same command goes on",
+        f"the state needs {_bytes_a_device(run, state) / 1e6:,.1f} MB on each device; "
+        "--dry_run prints the memory of a step",
+        f"all is kept in {files.path}; Ctrl-C saves and exits; rerun the same command "
+        "to resume",
     ]
 
 

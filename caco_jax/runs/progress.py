@@ -90,11 +90,10 @@ class RunProgress:
         allowed = any(key.startswith("data.") for key in changes)
         if not allowed and self.image_digest not in (None, image_digest):
             raise UserError(
-                "--workdir: the run that is there trained on other images, or had them "
-                "in memory where they would be streamed, or the reverse; put back the "
-                "images, config.data.data_dir or config.data.max_resident_bytes, or "
-                "name one of these in --resume_with_changes to go on with what is "
-                "there now"
+                "--workdir: the existing run was trained on other images, or had them "
+                "in memory and not streamed, or the reverse; put back the images, "
+                "config.data.data_dir or config.data.max_resident_bytes, or name one "
+                "of these in --resume_with_changes to resume with the present images"
             )
 
     def is_waiting(self) -> bool:

@@ -101,11 +101,11 @@ class CheckpointPolicy:
             left = self._attempts - self._failures
             if left <= 0:
                 raise SaveError(
-                    f"{error}; gave up after {self._failures} attempts, the "
-                    "checkpoints before are as they were: see to the disk, then run "
-                    "the same command again"
+                    f"{error}; gave up after {self._failures} attempts, earlier "
+                    "checkpoints are unchanged; check the disk, then rerun the same "
+                    "command to resume"
                 ) from None
-            logger.warning("%s; to be tried again (%d attempts left)", error, left)
+            logger.warning("%s; it will be tried again (%d attempts left)", error, left)
             return False
         return True
 

@@ -22,7 +22,7 @@ _FREE_KEYS = {"data.data_dir", "data.max_resident_bytes", "data.workers"}
 
 
 logger = logging.getLogger("caco_jax")
-_NO_LOCK = "%s cannot be locked (%s): see that no other process uses it"
+_NO_LOCK = "%s cannot be locked (%s): make sure that no other process uses it"
 CompleteFn = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -180,7 +180,7 @@ class Workdir:
                 hint = did_you_mean(key, known)
                 raise UserError(f"--resume_with_changes: there is no key {key!r}{hint}")
         differences = [
-            f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} asked for)"
+            f"{key} ({theirs.get(key)!r} in the run, {ours.get(key)!r} now)"
             for key in sorted(known - set(changes) - _FREE_KEYS)
             if theirs.get(key) != ours.get(key)
         ]
@@ -188,7 +188,7 @@ class Workdir:
             raise UserError(
                 f"--workdir: {self.path} holds a run of another configuration: "
                 f"{', '.join(differences)}; use another workdir, name the keys in "
-                "--resume_with_changes to go on with other values, or --force_new to "
+                "--resume_with_changes to resume with other values, or --force_new to "
                 "start over (the old run is moved aside)"
             )
 

@@ -222,10 +222,16 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", help="write the figures to this JSON file")
-    parser.add_argument("--figure", help="draw the growth into this PNG file")
-    parser.add_argument("--cores", type=int, default=0, help="use so many; 0: all")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, one run")
+    parser.add_argument("--out", help="JSON file to write the results to.")
+    parser.add_argument(
+        "--figure", help="PNG file of time and memory against problem size."
+    )
+    parser.add_argument(
+        "--cores", type=int, default=0, help="Number of cores to use; 0 uses all."
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="Use tiny sizes and one run."
+    )
     return timing.parse_parts(parser, PARTS, arguments)
 
 

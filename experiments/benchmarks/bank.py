@@ -238,13 +238,28 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", help="write the figures to this JSON file")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, one run")
-    parser.add_argument("--queries", type=_count, default=256, help="rows a view")
-    parser.add_argument("--entries", type=_count, default=65536, help="bank rows")
-    parser.add_argument("--dim", type=_count, default=128, help="row length")
-    parser.add_argument("--large", type=_count, default=2**20, help="most bank rows")
-    parser.add_argument("--runs", type=_count, default=15, help="timed runs of each")
+    parser.add_argument("--out", help="JSON file to write the results to.")
+    parser.add_argument(
+        "--smoke", action="store_true", help="Use tiny sizes and one run."
+    )
+    parser.add_argument(
+        "--queries", type=_count, default=256, help="Queries of each view."
+    )
+    parser.add_argument(
+        "--entries", type=_count, default=65536, help="Entries of the bank."
+    )
+    parser.add_argument(
+        "--dim", type=_count, default=128, help="Width of the embedding."
+    )
+    parser.add_argument(
+        "--large",
+        type=_count,
+        default=2**20,
+        help="Largest number of entries in the growth measurement.",
+    )
+    parser.add_argument(
+        "--runs", type=_count, default=15, help="Timed runs of each candidate."
+    )
     parser.add_argument("--large-runs", type=_count, default=5)
     parser.add_argument("--temperature", type=float, default=0.08)
     parser.add_argument("--bank-temperature", type=float, default=0.08)

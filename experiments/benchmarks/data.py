@@ -241,8 +241,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", help="write the figures to this JSON file")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, one run")
+    parser.add_argument("--out", help="JSON file to write the results to.")
+    parser.add_argument(
+        "--smoke", action="store_true", help="Use tiny sizes and one run."
+    )
     return parser.parse_args()
 
 

@@ -70,8 +70,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", help="write the figures to this JSON file")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, one run")
+    parser.add_argument("--out", help="JSON file to write the results to.")
+    parser.add_argument(
+        "--smoke", action="store_true", help="Use tiny sizes and one run."
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     sizes, runs = (SMOKE, 1) if options.smoke else (SIZES, 5)

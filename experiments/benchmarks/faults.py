@@ -269,12 +269,21 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=50, help="runs that are killed")
-    parser.add_argument("--terms", type=int, default=20, help="runs told to end")
-    parser.add_argument("--damages", type=int, default=20, help="spoilt checkpoints")
-    parser.add_argument("--processes", type=int, default=2, help="at the same time")
+    parser.add_argument("--kills", type=int, default=50, help="Number of killed runs.")
+    parser.add_argument(
+        "--terms", type=int, default=20, help="Number of signalled runs."
+    )
+    parser.add_argument(
+        "--damages",
+        type=int,
+        default=20,
+        help="Number of runs with damaged checkpoints.",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=2, help="Number of runs at the same time."
+    )
     parser.add_argument("--parts", default="kills,terms,damages,disks,saving")
-    parser.add_argument("--out", help="write the figures to this JSON file")
+    parser.add_argument("--out", help="JSON file to write the results to.")
     return parser.parse_args()
 
 

@@ -404,10 +404,12 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", help="write the figures to this JSON file")
+    parser.add_argument("--out", help="JSON file to write the results to.")
     parser.add_argument("--budget_seconds", type=float, default=400.0)
-    parser.add_argument("--profile", help="profile our step into this folder")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, for a CPU")
+    parser.add_argument("--profile", help="Folder for a profile of our step.")
+    parser.add_argument(
+        "--smoke", action="store_true", help="Use tiny sizes, for a CPU."
+    )
     return timing.parse_parts(parser, PARTS, arguments)
 
 

@@ -127,7 +127,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=CONTENDERS, metavar="NAME")
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--out", default="runs/bench/methods.json", help="JSON file")
+    parser.add_argument(
+        "--out", default="runs/bench/methods.json", help="JSON file to write."
+    )
     flags, assignments = parse(parser)
     for name in flags.methods:
         require(

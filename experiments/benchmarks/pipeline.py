@@ -233,11 +233,15 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workers", default="1,2", help="processes; 0: threads")
-    parser.add_argument("--recipe", default=RECIPE, help="what is trained")
-    parser.add_argument("--batch", type=int, default=8, help="images a step")
-    parser.add_argument("--out", help="write the figures to this JSON file")
-    parser.add_argument("--smoke", action="store_true", help="few steps, two rounds")
+    parser.add_argument(
+        "--workers", default="1,2", help="Numbers of worker processes; 0 uses threads."
+    )
+    parser.add_argument("--recipe", default=RECIPE, help="Recipe to train.")
+    parser.add_argument("--batch", type=int, default=8, help="Images in one step.")
+    parser.add_argument("--out", help="JSON file to write the results to.")
+    parser.add_argument(
+        "--smoke", action="store_true", help="Use few steps and two rounds."
+    )
     return parser.parse_args()
 
 

@@ -1,12 +1,13 @@
-"""How exact the bank games are at each precision of their products, against float64.
+"""Accuracy of the bank games at each precision of their products, against float64.
 
     python -m experiments.benchmarks.precision [--out=FILE.json] [--queries=…]
 
-A CPU multiplies in float32 whatever it is asked for, so the roundings of accelerators
-are emulated: "default" is one pass in bfloat16 on a TPU and one in TF32 on NVIDIA;
-"high" is three passes in bfloat16 on a TPU and TF32 on NVIDIA; "highest" is float32.
-Everything but the products is float32. Queries, keys and bank rows are drawn around
-shared centres, so that many rows compete for each key.
+A CPU always multiplies in float32, so the rounding of accelerators is emulated:
+    "default"
+is one pass in bfloat16 on a TPU and one in TF32 on NVIDIA; "high" is three passes in
+bfloat16 on a TPU and TF32 on NVIDIA; "highest" is float32. Only the products are
+rounded. Queries, keys and bank rows are drawn around shared centres, so that many rows
+are nearly as near to a key as its nearest row.
 """
 
 import argparse
@@ -20,15 +21,20 @@ import numpy as np
 from experiments.benchmarks import timing
 
 Product = Callable[[jax.Array, jax.Array], jax.Array]
-BFLOAT16_BITS, TF32_BITS = 7, 10  # of the mantissa; exponents have 8 in both
+BFLOAT16_BITS, TF32_BITS = (
+    7,
+    10,
+)  # bits of the mantissa; exponents have 8 bits in both formats
 CENTRES = 1000
-SPREAD = 0.5  # of a row around its centre, relative to the centre's length
-# By game: temperatures of encoder and bank as published, and where the positive lies.
+SPREAD = (
+    0.5  # standard deviation of a row around its centre, relative to the centre's norm
+)
+# By game: published temperatures of encoder and bank, and the place of the positive.
 GAMES = {"CaCo": (0.1, 0.1, "bank"), "AdCo": (0.12, 0.02, "key")}
 
 
 def rounded(bits: int, passes: int = 1) -> Product:
-    """The product of float32 matrices on a unit that keeps `bits` of a mantissa.
+    """Emulates a product of float32 matrices on hardware with `bits` of mantissa.
 
     Args:
         bits: of the mantissa that the unit reads.
@@ -60,13 +66,13 @@ PRODUCTS: dict[str, Product] = {
 def play(
     arrays: dict[str, jax.Array], game: str, product: Product
 ) -> dict[str, jax.Array]:
-    """Loss, both gradients and the nearest rows, the N x K scores all there at once.
+    """Loss, both gradients and the nearest rows, with all N x K scores in memory.
 
     Args:
         arrays: unit "queries" [N, D], "keys" [N, D] and "bank" [K, D], and "positives"
             [N], the nearest row of each key.
         game: one of `GAMES`.
-        product: of two matrices.
+        product: function that multiplies two matrices.
     """
     queries, keys, bank = (arrays[name] for name in ("queries", "keys", "bank"))
     temperature, bank_temperature, where = GAMES[game]
@@ -104,7 +110,7 @@ def errors(
 
 
 def make_arrays(queries: int, entries: int, dim: int) -> dict[str, np.ndarray]:
-    """Unit rows around shared centres, float64; a key lies by its query."""
+    """Unit rows around shared centres in float64; a key is near its query."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(CENTRES, dim))
 
@@ -143,7 +149,7 @@ def _as(arrays: dict[str, np.ndarray], dtype: Any) -> dict[str, jax.Array]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table of Markdown."""
+    """The rows as a Markdown table."""
     lines = [
         "| products | game | loss | encoder's gradient | bank's gradient | same row |",
         "|---|---|---|---|---|---|",

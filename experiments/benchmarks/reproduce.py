@@ -116,11 +116,19 @@ def main() -> None:
         description=__doc__,
         epilog="--config.SECTION.KEY=VALUE replaces a value in all recipes.",
     )
-    parser.add_argument("--source", required=True, help="cifar10:PATH or cifar100:PATH")
+    parser.add_argument(
+        "--source", required=True, help="Data set: cifar10:PATH or cifar100:PATH."
+    )
     parser.add_argument("--methods", nargs="+", default=METHODS, metavar="NAME")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--minutes", type=float, default=8.0, help="of this command")
-    parser.add_argument("--show", action="store_true", help="train nothing")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="Time limit of this command."
+    )
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="Print the results so far and train nothing.",
+    )
     parser.add_argument("--out", default="runs/bench/reproduce.json", help="JSON file")
     flags, assignments = parse(parser)
     kind = flags.source.partition(":")[0]

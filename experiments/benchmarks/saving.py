@@ -139,10 +139,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=int, default=4, help="images a step")
-    parser.add_argument("--steps", type=int, default=4, help="in a round")
-    parser.add_argument("--rounds", type=int, default=3, help="of each kind")
-    parser.add_argument("--out", help="write the figures to this JSON file")
+    parser.add_argument("--batch", type=int, default=4, help="Images in one step.")
+    parser.add_argument("--steps", type=int, default=4, help="Steps in a round.")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="Rounds with and without a save."
+    )
+    parser.add_argument("--out", help="JSON file to write the results to.")
     flags = parser.parse_args()
     figures = measure(batch=flags.batch, steps=flags.steps, rounds=flags.rounds)
     figures["machine"] = machine()

@@ -30,7 +30,9 @@ def parse_parts(
         parts: all parts, in their default order.
         arguments: command-line arguments; None: those of this process.
     """
-    parser.add_argument("--parts", default=",".join(parts), help="in this order")
+    parser.add_argument(
+        "--parts", default=",".join(parts), help="Parts to measure, in this order."
+    )
     options = parser.parse_args(arguments)
     if set(options.parts.split(",")) - set(parts):
         parser.error(

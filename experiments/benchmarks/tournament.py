@@ -261,15 +261,27 @@ def _take(tournament: Tournament, book: Book, piece: Piece) -> bool:
 def main() -> None:
     """Parses flags, runs unfinished pieces, prints and draws the results."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--source", required=True, help="as of data.source, in memory")
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="Data set, see data.source; it has to fit in memory.",
+    )
     parser.add_argument("--methods", nargs="+", metavar="ARM", default=[*ARMS])
-    parser.add_argument("--tries", action="store_true", help="what might help a bank")
-    parser.add_argument("--budget", type=int, default=10, help="epochs of a final")
+    parser.add_argument(
+        "--tries", action="store_true", help="Also run arms that might improve a bank."
+    )
+    parser.add_argument("--budget", type=int, default=10, help="Epochs of a final.")
     parser.add_argument("--trial_epochs", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=3, help="of the finals")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="Number of seeds of the finals."
+    )
     parser.add_argument("--out", default="runs/bench/tournament.json")
-    parser.add_argument("--figure", help="PNG of the curves")
-    parser.add_argument("--show", action="store_true", help="play nothing")
+    parser.add_argument("--figure", help="PNG file of the training curves.")
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="Print the results so far and train nothing.",
+    )
     flags = parser.parse_args()
     require_known("methods", flags.methods, ARMS)
     require_least(flags, budget=3, trial_epochs=2, seeds=1)

@@ -90,8 +90,10 @@ def build(script: pathlib.Path) -> dict[str, Any]:
 def main() -> None:
     """Parses flags and runs."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--script", default=str(HERE / "tour.py"), help="a script")
-    parser.add_argument("--out", help="the notebook; if not given, beside the script")
+    parser.add_argument(
+        "--script", default=str(HERE / "tour.py"), help="Script to build from."
+    )
+    parser.add_argument("--out", help="Notebook to write (default: beside the script).")
     flags = parser.parse_args()
     script = pathlib.Path(flags.script)
     out = pathlib.Path(flags.out or script.with_suffix(".ipynb"))

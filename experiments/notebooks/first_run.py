@@ -1,4 +1,4 @@
-"""# A first run: pretrain, evaluate, look inside, own data.
+"""# A first run: pretrain, evaluate, analyse, your own data.
 
 All of it by public names of `caco_jax`, in about a minute on a CPU.
 """
@@ -28,7 +28,7 @@ HERE = pathlib.Path(tempfile.mkdtemp())
 # ## Pretrain
 #
 # CaCo on handwritten digits: a network of two convolutions, a bank of 256 entries, and
-# views that move and shade a digit. The labels are not trained on.
+# views that move and shade a digit. Labels are not used for training.
 
 # %%
 
@@ -70,8 +70,8 @@ print(f"{summary['epochs']} epochs, {summary['steps']} steps")
 # %% [markdown]
 # ## Evaluate
 #
-# Held-out digits by nearest neighbours, a linear probe, three labels a class; beside
-# the network before training and the pixels themselves.
+# Accuracy on held-out digits: kNN, a linear probe, three labels for each class; beside
+# that of the network before training and of the pixels themselves.
 
 # %%
 trained = run.load(HERE / "digits")
@@ -82,10 +82,10 @@ for kind in ("backbone", "random", "raw"):
 assert trained.knn() > 0.9
 
 # %% [markdown]
-# ## Look inside
+# ## Analyse
 #
-# How it learned, and where the digits came to lie. `caco_jax.report.write_report` puts
-# all there is to know on one page.
+# Learning curves and an embedding map of the digits. `caco_jax.report.write_report`
+# writes all results as one page.
 
 # %%
 plots.plot_learning_curves(trained.metrics(), HERE / "curves.png")
@@ -102,10 +102,10 @@ plots.plot_embedding_map(
 Image.open(HERE / "map.png")
 
 # %% [markdown]
-# ## Own data
+# ## Your own data
 #
-# Any arrays, any network, any function as a view. These signals are made up: two tones
-# or one, at any speed and phase, under noise.
+# Any arrays, any network, any function as a view. These signals are generated: two
+# tones or one, at any speed and phase, with noise.
 
 # %%
 rng = np.random.default_rng(0)

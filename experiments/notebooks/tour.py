@@ -1,9 +1,9 @@
-"""# Contrastive learning under the microscope, in a few lines each.
+"""# Analysis of contrastive learning, in a few lines each.
 
 Pairwise importance, the identity of the gradients, deep linear networks as PCA, ReLU
-networks that keep several patterns, and what a bank leans to. The commands in
-`experiments/` do the same on trained runs; this uses pixels and linear encoders, and
-takes seconds.
+networks that represent several directions, and the weight of queries in a bank's
+payoff. The commands `caco analyse ...` do the same on trained runs; this uses pixels
+and linear encoders, and takes seconds.
 """
 
 # %%
@@ -73,9 +73,9 @@ for member, by_layer in errors.items():
 assert max(error for layers in errors.values() for error in layers.values()) < 1e-9
 
 # %% [markdown]
-# ## What α cares about
+# ## Pair weights α by distance
 #
-# A low temperature concentrates the weight on few near pairs, most of them of one
+# A low temperature concentrates the weight on few near pairs, most of them of the same
 # class: false negatives.
 
 # %%
@@ -93,9 +93,9 @@ plots_alpha.plot_importance_maps(
 Image.open(FIGURES / "maps.png")
 
 # %% [markdown]
-# ## The game in turns
+# ## Alternating play
 #
-# When α answers after every move of the encoder, the encoder descends the loss itself.
+# If α is updated after every move of the encoder, the encoder descends the loss itself.
 
 # %%
 curves = {
@@ -113,7 +113,7 @@ Image.open(FIGURES / "turns.png")
 # %% [markdown]
 # ## Deep linear networks are PCA
 #
-# From 128 random starts projected gradient ascent ends at the same energy, with a
+# From 128 random starts projected gradient ascent reaches the same energy, with a
 # product of rank 1 on the top eigenvector of the contrastive covariance.
 
 # %%
@@ -129,10 +129,10 @@ print(f"smallest |cos|     {verdict.cosines.min():.6f}")
 assert not verdict.stuck
 
 # %% [markdown]
-# ## ReLU networks keep several patterns
+# ## ReLU networks represent several directions
 #
-# On inputs of orthogonal directions every linear network keeps one pattern; ReLU
-# networks come to rest at fixed points of higher rank.
+# On inputs of orthogonal directions linear networks represent one direction; ReLU
+# networks converge to fixed points of higher rank.
 
 # %%
 mixture = inputs.weighted_pairs(
@@ -160,12 +160,12 @@ plots_networks.plot_fixed_points(
 Image.open(FIGURES / "fixed_points.png")
 
 # %% [markdown]
-# ## Which queries a bank leans to
+# ## Weight of queries in a bank's payoff
 #
 # A bank that follows the queries: here the other half of the training images. AdCo's
-# payoff pulls an entry to a query by p(w|q), the alternative by p(q|w). At this mild
-# temperature the first weighs all queries nearly the same, the second leans to dense
-# ones.
+# payoff pulls an entry to a query by p(w|q), the alternative by p(q|w). At this high
+# temperature the first gives all queries nearly the same weight, the second more to
+# dense ones.
 
 # %%
 grey = images.train_examples.reshape(len(images.train_examples), -1) / 255.0

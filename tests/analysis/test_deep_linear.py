@@ -102,13 +102,13 @@ def test_a_run_that_stops_early_says_why():
     rest = deep_linear.judge(deep_linear.ascend(covariance, (saddle,)), covariance)
     assert rest.gaps == pytest.approx(1 / 3)
     assert rest.stuck == {
-        0: "at rest on a saddle: eigenvector 2 of 3 (|cos| 1.0000, eigenvalue 2)"
+        0: "at a saddle point: eigenvector 2 of 3 (|cos| 1.0000, eigenvalue 2)"
     }
     nearly = saddle.at[0, 0, 2].set(1e-3)
     short = deep_linear.ascend(covariance, (nearly,), steps=2)
     assert short.steps == 2
     hasty = deep_linear.judge(short, covariance)
-    assert hasty.stuck[0].startswith("still moving: gradient norm ")
+    assert hasty.stuck[0].startswith("not converged: gradient norm ")
     long = deep_linear.judge(deep_linear.ascend(covariance, (nearly,)), covariance)
     assert long.stuck == {}
 

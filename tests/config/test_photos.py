@@ -188,7 +188,7 @@ def test_facts_are_read_from_the_pictures(tmp_path):
     found = facts_of(ArrayDataset("idx:here", grey, None, grey[:0], None), **machine)
     assert found == Facts(7, 12, 1, "cpu", 2, None)
     rows = np.zeros((7, 12))
-    with pytest.raises(ConfigError, match=r"^config\.data\.source: expected pictures"):
+    with pytest.raises(ConfigError, match=r"^config\.data\.source: expected images"):
         facts_of(ArrayDataset("rows", rows, None, rows[:0], None), **machine)
 
 
@@ -213,8 +213,8 @@ def test_the_command_fits_says_why_and_is_overruled(pictures, tmp_path):
     assert (status, out) == (2, "")
     lines = err.splitlines()
     assert lines[1] == (
-        "INFO: fitted to 36 pictures of about 23 pixels, 8 x cpu; --config.KEY=VALUE "
-        "sets one and the others follow:"
+        "INFO: chosen for 36 images of about 23 pixels, 8 x cpu; --config.KEY=VALUE "
+        "sets one, and the others take it into account:"
     )
     assert "INFO: optimizer.warmup_epochs=2: a tenth of 20 epochs, at most 10" in lines
     assert not any("training." in line for line in lines[:-1])

@@ -103,7 +103,7 @@ def test_images_and_classes_are_those_of_the_batches(tmp_path, kind, form, place
 
 
 def test_python_2_wrote_the_real_ones(tmp_path):
-    # What Python 2 pickled: byte strings as such, and an array's content likewise.
+    # What Python 2 pickled: byte strings, also as the content of an array.
     def array(images):
         head = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01bt"
         dtype = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xff"

@@ -112,7 +112,7 @@ def test_where_nothing_else_is_there_the_refusal_says_what_to_install(
             b"MiHB\0\0\0\0heix",
             "an image as .heic, which is read after pip install 'cac",
         ),
-        (b"isom", "no image in a format that is known"),
+        (b"isom", "no image in a known format"),
     ],
 )
 def test_a_record_says_what_it_is_whatever_its_name(without, brand, line):

@@ -81,7 +81,7 @@ def test_a_run_that_is_out_of_time_goes_on_by_the_same_command(
     source = f"--source=cifar10:{cifar_folder(tmp_path / 'cifar')}"
     out = tmp_path / "r.json"
     flags = [source, "--methods", "moco", "--epochs=2", f"--out={out}", *TINY]
-    with pytest.raises(Stopped, match="the same command goes on from there"):
+    with pytest.raises(Stopped, match="rerun the same command to resume"):
         run(monkeypatch, *flags, "--minutes=1e-6")
     assert "| moco |  | not run |" in capsys.readouterr().out
     run(monkeypatch, *flags)

@@ -255,8 +255,8 @@ def test_a_run_of_another_configuration_is_left_alone(tmp_path, name):
     before = snapshot(files.path)
     message = one_line(call(MAINS[name], CONFIG, f"--workdir={files.path}", *TINY))
     assert message.startswith(f"--workdir: {files.path} holds a run of another config")
-    assert "seed (5 there, 0 asked for)" in message
-    assert "encoder.width (64 there, 4 asked for)" in message
+    assert "seed (5 in the run, 0 now)" in message
+    assert "encoder.width (64 in the run, 4 now)" in message
     assert message.endswith("or --force_new to start over (the old run is moved aside)")
     assert snapshot(files.path) == before
 

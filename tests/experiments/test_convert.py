@@ -90,8 +90,8 @@ def test_there_and_back_through_the_commands(released, tmp_path):
         np.testing.assert_array_equal(again[name], tensor, err_msg=name)
 
     assert one_line(call(convert.main, *flags)) == (
-        f"--file: {tmp_path / 'w.pth'} is there already; name another file, or --force "
-        "to replace it"
+        f"--file: {tmp_path / 'w.pth'} exists; name another file, or --force to "
+        "replace it"
     )
     assert call(convert.main, *flags, "--force")[0] == 0
     assert set(read_weights(tmp_path / "w.pth")) == {n for n in state if n[:2] != "fc"}

@@ -45,7 +45,7 @@ def test_a_folder_becomes_a_file(workdir, flat, tmp_path):
         ]
     flags = [f"--workdir={workdir}", f"--source=folder:{flat}", f"--out={out}"]
     assert one_line(call(embed.main, *flags)) == (
-        f"--out: {out} is there already; name another file, or --force to replace it"
+        f"--out: {out} exists; name another file, or --force to replace it"
     )
     assert "8 numbers" in succeeded(call(embed.main, *flags, "--force"))
 
@@ -106,9 +106,7 @@ def test_other_images_do_not_need_the_runs_own(tmp_path, main):
     more = [f"--out={tmp_path / 'a.npz'}"] if main is embed.main else ["--k=1"]
     status, _, err = call(main, *flags, *more)
     assert status == 0, err
-    assert (
-        "the run's own images are not there: config.data.source: expected a dir" in err
-    )
+    assert "the run's own images are missing: config.data.source: expected a dir" in err
     more = [f"--out={tmp_path / 'b.npz'}"] if main is embed.main else []
     told = one_line(call(main, f"--workdir={workdir}", *more))
     assert "gone: there is no such directory" in told

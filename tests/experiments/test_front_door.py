@@ -95,8 +95,8 @@ def test_a_command_that_is_nearly_one_is_offered(caco, word, meant):
     started, status, _, err = caco(word, "--workdir=a")
     assert (started, status) == ([], 2)
     assert err == (
-        f"error: caco: there is no command {word!r}; did you mean caco {meant}? "
-        "--help says more\n"
+        f"error: caco: there is no command {word!r}; did you mean caco {meant}? --help "
+        "shows all flags\n"
     )
 
 
@@ -125,8 +125,8 @@ def test_a_flag_that_is_nearly_one_or_a_key_is_offered(capsys, flag, meant):
         parse(parser, ["--config=caco_digits", "--workdir=a", *flag.split()])
     assert left.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: unrecognized arguments: {flag}; did you mean {meant}? --help says "
-        "more\n"
+        f"error: unrecognized arguments: {flag}; did you mean {meant}? --help shows "
+        "all flags\n"
     )
 
 

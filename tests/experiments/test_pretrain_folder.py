@@ -143,9 +143,7 @@ def test_a_directory_that_goes_away_is_waited_for_and_then_saved(tmp_path, monke
     status, _, err = call(pretrain.main, *flags)
     assert status == REQUEUE_STATUS
     last = err.splitlines()[-1]
-    assert re.search(
-        r"^stopped: .*step \d+.*the same command goes on from there$", last
-    )
+    assert re.search(r"^stopped: .*step \d+.*rerun the same command to resume$", last)
     assert not Workdir(tmp_path / "run").bad_images_file.exists()
     away.rename(pictures)
     monkeypatch.setattr(records, "_read", read)
@@ -203,6 +201,6 @@ def test_a_name_that_is_not_utf8_can_be_skipped_and_be_a_class(tmp_path):
     status, _, err = call(pretrain.main, *flags)
     assert status == 0, err
     (line,) = Workdir(tmp_path / "run").bad_images_file.read_text().splitlines()
-    assert line.endswith(r"cat/\udce9\n.jpg: no image in a format that is known")
+    assert line.endswith(r"cat/\udce9\n.jpg: no image in a known format")
     status, _, err = call(pretrain.main, *flags)  # which has it of the checkpoint
     assert status == 0, err

@@ -271,8 +271,8 @@ def test_one_that_fails_keeps_nobody_else_from_hearing_and_is_said_once(caplog):
     ]
     assert [row[0] for row in heard] == [1, 2]
     assert [record.getMessage() for record in caplog.records] == [
-        "Failing cannot report ([Errno 28] No space left on device); the run goes on, "
-        "metrics.jsonl has every line"
+        "Failing cannot report ([Errno 28] No space left on device); the run "
+        "continues, and metrics.jsonl has every line"
     ]
 
 

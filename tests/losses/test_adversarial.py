@@ -84,15 +84,21 @@ def test_it_compiles_with_a_traced_radius():
 
 @pytest.mark.parametrize("epsilon", [-0.1, math.nan, math.inf])
 def test_refuses_a_radius(epsilon):
-    with pytest.raises(ValueError, match="epsilon: want a finite number of at least 0"):
+    with pytest.raises(
+        ValueError, match="epsilon: expected a finite number of at least 0"
+    ):
         losses.fgsm_perturb(jnp.sum, images(), epsilon=epsilon)
 
 
 def test_refuses_a_payoff_that_is_no_scalar():
-    with pytest.raises(ValueError, match=r"payoff: want a scalar, got shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"payoff: expected a scalar, got shape \(3,\)"
+    ):
         losses.fgsm_perturb(lambda x: x.sum((1, 2, 3)), images(), epsilon=0.1)
 
 
 def test_refuses_integer_images():
-    with pytest.raises(TypeError, match="images: want floats to perturb, got uint8"):
+    with pytest.raises(
+        TypeError, match="images: expected floats to perturb, got uint8"
+    ):
         losses.fgsm_perturb(jnp.sum, jnp.zeros((2, 2), np.uint8), epsilon=0.1)

@@ -341,7 +341,7 @@ def test_covariance_keeps_its_digits_far_from_the_origin():
 def test_refuses_weights_of_another_shape(function, shape):
     z1, z2 = pair(dtype=np.float32)
     with pytest.raises(
-        ValueError, match=r"alpha: want one weight per pair, .*\(5, 5\)"
+        ValueError, match=r"alpha: expected one weight per pair, .*\(5, 5\)"
     ):
         function(z1, z2, np.ones(shape, np.float32))
 
@@ -352,7 +352,7 @@ def test_refuses_weights_of_another_shape(function, shape):
     [
         ((5, 3), (4, 3), r"one shape, got z1 \(5, 3\), z2 \(4, 3\)"),
         ((1, 3), (1, 3), "at least two pairs"),
-        ((5, 0), (5, 0), "z1: want a non-empty"),
+        ((5, 0), (5, 0), "z1: expected a non-empty"),
     ],
 )
 def test_refuses_embeddings(function, first, second, message):
@@ -364,12 +364,24 @@ def test_refuses_embeddings(function, first, second, message):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("info_nce", {"temperature": 0.0}, "temperature: want a finite number > 0"),
-        ("info_nce", {"epsilon": -1.0}, "epsilon: want a finite number of at least 0"),
-        ("triplet", {"margin": math.nan}, "margin: want a finite number of at least 0"),
-        ("soft_triplet", {"temperature": -1}, "temperature: want a finite number > 0"),
-        ("lifted_structured", {"margin": -1}, "margin: want a finite number"),
-        ("modified_triplet", {"scale": 0}, "scale: want a finite number > 0"),
+        ("info_nce", {"temperature": 0.0}, "temperature: expected a finite number > 0"),
+        (
+            "info_nce",
+            {"epsilon": -1.0},
+            "epsilon: expected a finite number of at least 0",
+        ),
+        (
+            "triplet",
+            {"margin": math.nan},
+            "margin: expected a finite number of at least 0",
+        ),
+        (
+            "soft_triplet",
+            {"temperature": -1},
+            "temperature: expected a finite number > 0",
+        ),
+        ("lifted_structured", {"margin": -1}, "margin: expected a finite number"),
+        ("modified_triplet", {"scale": 0}, "scale: expected a finite number > 0"),
     ],
 )
 def test_members_refuse_their_numbers(name, arguments, message):

@@ -376,7 +376,8 @@ def test_published_pair_weights_share_by_column(x64):
 def test_refuses_an_importance_of_another_shape():
     z1, z2 = pair(dtype=np.float32)
     with pytest.raises(
-        ValueError, match=r"importance: want one weight per negative, shape \(8, 6\)"
+        ValueError,
+        match=r"importance: expected one weight per negative, shape \(8, 6\)",
     ):
         losses.alpha_cl_loss(z1, z2, importance=lambda d2: d2[:, :1])
 
@@ -397,22 +398,25 @@ def test_refuses_embeddings(first, second, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: losses.direct_importance(power=0), "power: want a finite number > 0"),
+        (
+            lambda: losses.direct_importance(power=0),
+            "power: expected a finite number > 0",
+        ),
         (
             lambda: losses.direct_importance(temperature=math.nan),
-            "temperature: want a finite number > 0",
+            "temperature: expected a finite number > 0",
         ),
         (
             lambda: losses.row_normalised(SHAPES["uniform"], epsilon=-1),
-            "epsilon: want a finite number of at least 0",
+            "epsilon: expected a finite number of at least 0",
         ),
         (
             lambda: losses.low_rank(SHAPES["uniform"], rank=0),
-            "rank: want a finite number of at least 1",
+            "rank: expected a finite number of at least 1",
         ),
         (
             lambda: losses.inverse_shape(power=2, temperature=1, exponent=0),
-            "exponent: want a finite number > 0",
+            "exponent: expected a finite number > 0",
         ),
         (
             lambda: losses.alpha_cl_loss(
@@ -420,7 +424,7 @@ def test_refuses_embeddings(first, second, message):
                 importance=losses.direct_importance(),
                 intra_weight=-1,
             ),
-            "intra_weight: want a finite number of at least 0",
+            "intra_weight: expected a finite number of at least 0",
         ),
     ],
 )

@@ -315,11 +315,17 @@ def ones(shape, dtype=np.float32):
     ("z1", "z2", "temperature", "error", "message"),
     [
         ((4, 3), (4, 2), 0.1, ValueError, r"one shape, got z1 \(4, 3\), z2 \(4, 2\)"),
-        ((4,), (4,), 0.1, ValueError, r"z1: want a non-empty \[rows, dimensions\]"),
-        ((0, 3), (0, 3), 0.1, ValueError, r"z1: want a non-empty"),
+        ((4,), (4,), 0.1, ValueError, r"z1: expected a non-empty \[rows, dimensions\]"),
+        ((0, 3), (0, 3), 0.1, ValueError, r"z1: expected a non-empty"),
         ((1, 3), (1, 3), 0.1, ValueError, "at least two pairs"),
-        ((4, 3), (4, 3), 0.0, ValueError, "temperature: want a finite number > 0"),
-        ((4, 3), (4, 3), math.nan, ValueError, "temperature: want a finite number > 0"),
+        ((4, 3), (4, 3), 0.0, ValueError, "temperature: expected a finite number > 0"),
+        (
+            (4, 3),
+            (4, 3),
+            math.nan,
+            ValueError,
+            "temperature: expected a finite number > 0",
+        ),
     ],
 )
 def test_pair_losses_refuse(name, z1, z2, temperature, error, message):
@@ -329,14 +335,16 @@ def test_pair_losses_refuse(name, z1, z2, temperature, error, message):
 
 @pair_losses
 def test_pair_losses_refuse_integers(name):
-    with pytest.raises(TypeError, match=r"z1: want .*floating-point.*, got int32"):
+    with pytest.raises(TypeError, match=r"z1: expected .*floating-point.*, got int32"):
         PAIR_LOSSES[name](ones((4, 3), np.int32), ones((4, 3)), temperature=0.1)
 
 
 @pytest.mark.parametrize("margin", [0.5, math.inf])
 def test_uel_refuses_a_margin(margin):
     z = ones((2, 3))
-    with pytest.raises(ValueError, match=r"negative_margin: want .* at least 1, got"):
+    with pytest.raises(
+        ValueError, match=r"negative_margin: expected .* at least 1, got"
+    ):
         losses.uel_loss(z, z, temperature=0.1, negative_margin=margin)
 
 
@@ -345,7 +353,7 @@ def test_uel_refuses_a_margin(margin):
     [
         ((3, 4), (5, 4), r"one shape, got queries \(2, 4\), keys \(3, 4\)"),
         ((2, 4), (5, 3), r"one length, got queries \(2, 4\), negatives \(5, 3\)"),
-        ((2, 4), (0, 4), r"negatives: want a non-empty"),
+        ((2, 4), (0, 4), r"negatives: expected a non-empty"),
     ],
 )
 def test_info_nce_refuses(keys, negatives, message):

@@ -203,13 +203,13 @@ def test_start_up_may_last_whole_epochs():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"bank_size": 0}, "bank_size: want a number in [2, inf), got 0"),
-        ({"temperature": -0.1}, "temperature: want a number in (0, inf), got -0.1"),
-        ({"symmetric": 1}, "symmetric: want bool, got 1"),
-        ({"batch_keys": "no"}, "batch_keys: want bool, got 'no'"),
+        ({"bank_size": 0}, "bank_size: expected a number in [2, inf), got 0"),
+        ({"temperature": -0.1}, "temperature: expected a number in (0, inf), got -0.1"),
+        ({"symmetric": 1}, "symmetric: expected bool, got 1"),
+        ({"batch_keys": "no"}, "batch_keys: expected bool, got 'no'"),
         (
             {"bank_moved_by": "views"},
-            "bank_moved_by: want one of queries, keys, got 'views'",
+            "bank_moved_by: expected one of queries, keys, got 'views'",
         ),
     ],
 )

@@ -194,15 +194,21 @@ def test_the_description_says_epsilon_in_grey_levels_too():
 
 def test_a_method_is_attacked_once():
     once = adversarial(small_method("caco"), epsilon=EPSILON, weight=WEIGHT)
-    with pytest.raises(ValueError, match=r"^caco: want a method that .* join once"):
+    with pytest.raises(ValueError, match=r"^caco: expected a method that .* join once"):
         adversarial(once, epsilon=EPSILON, weight=WEIGHT)
 
 
 @pytest.mark.parametrize(
     "numbers, message",
     [
-        ({"epsilon": 0.0, "weight": 1.0}, "epsilon: want a finite number > 0, got 0"),
-        ({"epsilon": 0.1, "weight": -1.0}, "weight: want a finite number of at least"),
+        (
+            {"epsilon": 0.0, "weight": 1.0},
+            "epsilon: expected a finite number > 0, got 0",
+        ),
+        (
+            {"epsilon": 0.1, "weight": -1.0},
+            "weight: expected a finite number of at least",
+        ),
     ],
 )
 def test_numbers_out_of_range_are_refused(numbers, message):

@@ -175,27 +175,27 @@ def test_weights_need_not_be_constants():
     [
         (
             {"family": "quadruplet"},
-            "family: want one of none, info_nce, mine, triplet, soft_triplet, tuplet, "
-            "lifted_structured, modified_triplet, triplet_contrastive, got "
+            "family: expected one of none, info_nce, mine, triplet, soft_triplet, "
+            "tuplet, lifted_structured, modified_triplet, triplet_contrastive, got "
             "'quadruplet'",
         ),
         (
             {"family": "triplet", "importance": "uniform"},
-            "importance: want 'exponential' with family 'triplet', which reads none, "
-            "got 'uniform'",
+            "importance: expected 'exponential' with family 'triplet', which reads "
+            "none, got 'uniform'",
         ),
         (
             {"family": "mine", "constant_weights": False},
-            "constant_weights: want True with family 'mine', which reads none, got "
+            "constant_weights: expected True with family 'mine', which reads none, got "
             "False",
         ),
         (
             {"importance": "infonce", "constant_weights": False},
-            "constant_weights: want True with importance 'infonce', whose loss states "
-            "no weights, got False",
+            "constant_weights: expected True with importance 'infonce', whose loss "
+            "states no weights, got False",
         ),
-        ({"margin": -1}, "margin: want a number in [0, inf), got -1.0"),
-        ({"scale": 0}, "scale: want a number in (0, inf), got 0.0"),
+        ({"margin": -1}, "margin: expected a number in [0, inf), got -1.0"),
+        ({"scale": 0}, "scale: expected a number in (0, inf), got 0.0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
@@ -205,7 +205,9 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
 
 
 def test_names_that_are_no_importance_are_refused():
-    with pytest.raises(ConfigError, match="importance: want one of exponential, inv"):
+    with pytest.raises(
+        ConfigError, match="importance: expected one of exponential, inv"
+    ):
         AlphaClConfig(importance="direct")
-    with pytest.raises(ConfigError, match="normalisation: want one of rows, none"):
+    with pytest.raises(ConfigError, match="normalisation: expected one of rows, none"):
         AlphaClConfig(normalisation="columns")

@@ -282,26 +282,26 @@ def test_start_up_follows_the_settings():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"bank_size": 1}, "bank_size: want a number in [2, inf), got 1"),
-        ({"temperature": 0.0}, "temperature: want a number in (0, inf), got 0.0"),
+        ({"bank_size": 1}, "bank_size: expected a number in [2, inf), got 1"),
+        ({"temperature": 0.0}, "temperature: expected a number in (0, inf), got 0.0"),
         (
             {"bank_temperature": -1},
-            "bank_temperature: want a number in (0, inf), got -1.0",
+            "bank_temperature: expected a number in (0, inf), got -1.0",
         ),
         (
             {"start_up_momentum": 1.5},
-            "start_up_momentum: want a number in [0, 1], got 1.5",
+            "start_up_momentum: expected a number in [0, 1], got 1.5",
         ),
-        ({"positive": "own"}, "positive: want one of nearest, random, got 'own'"),
+        ({"positive": "own"}, "positive: expected one of nearest, random, got 'own'"),
         (
             {"bank_roles": "none"},
-            "bank_roles: want one of both, positives, negatives, got 'none'",
+            "bank_roles: expected one of both, positives, negatives, got 'none'",
         ),
         (
             {"bank_moved_by": ""},
-            "bank_moved_by: want one of queries, keys, got ''",
+            "bank_moved_by: expected one of queries, keys, got ''",
         ),
-        ({"pass_per_view": 2}, "pass_per_view: want bool, got 2"),
+        ({"pass_per_view": 2}, "pass_per_view: expected bool, got 2"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):

@@ -57,5 +57,5 @@ def test_uels_gradient_stops_at_the_second_factor():
 
 
 def test_a_margin_below_one_is_refused():
-    with pytest.raises(ConfigError, match="negative_margin: want a number in"):
+    with pytest.raises(ConfigError, match="negative_margin: expected a number in"):
         UelConfig(negative_margin=0.5)

@@ -59,5 +59,7 @@ def test_a_config_of_no_method_is_refused():
 def test_more_or_less_than_two_views_are_refused_by_name(name, num_views):
     method = small_method(name)
     assert not method.multicrop
-    with pytest.raises(ValueError, match=f"{name}: want two views, got {num_views}"):
+    with pytest.raises(
+        ValueError, match=f"{name}: expected two views, got {num_views}"
+    ):
         method.payoff({"encoder": {}}, None, [None] * num_views)

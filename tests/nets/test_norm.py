@@ -203,8 +203,8 @@ def test_dtype_sets_the_output():
     [
         ({}, "adversarial", (4, 3), r"branches \['clean'\], not 'adversarial'.*twin"),
         ({"adversarial_branch": True}, "dirty", (4, 3), "not 'dirty'"),
-        ({"group_size": 3}, "clean", (4, 3), "size 3 does not divide the batch of 4"),
-        ({"group_size": 0}, "clean", (4, 3), "size 0 does not divide the batch of 4"),
+        ({"group_size": 3}, "clean", (4, 3), "a divisor of the batch of 4, got 3"),
+        ({"group_size": 0}, "clean", (4, 3), "a divisor of the batch of 4, got 0"),
         ({"group_size": 1}, "clean", (4, 3), r"one value per channel.*\(4, 3\)"),
         ({}, "clean", (1, 1, 1, 3), r"one value per channel.*\(1, 1, 1, 3\)"),
     ],

@@ -208,13 +208,13 @@ def test_bfloat16_computation_has_float32_parameters_and_outputs():
             ResNet(block="dense"),
             jnp.zeros((2, 8, 8, 1)),
             ValueError,
-            r"block is one of \['basic', 'bottleneck'\], not 'dense'",
+            r"block: expected one of \['basic', 'bottleneck'\], got 'dense'",
         ),
         (
             ResNet(stem="cifar"),
             jnp.zeros((2, 8, 8, 1)),
             ValueError,
-            r"stem is one of \['imagenet', 'small', 'strided'\], not 'cifar'",
+            r"stem: expected one of \['imagenet', 'small', 'strided'\], got 'cifar'",
         ),
         (
             ResNet(strides=(1, 2)),

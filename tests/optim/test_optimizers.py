@@ -280,5 +280,5 @@ def test_bad_hyper_parameters(make, arguments, message):
 
 def test_larc_needs_the_parameters():
     tx = optimizers.larc_sgd(0.1)
-    with pytest.raises(ValueError, match="larc_sgd: update needs the parameters"):
+    with pytest.raises(ValueError, match="larc_sgd: params: expected the param"):
         tx.update({"w": jnp.ones(2)}, tx.init({"w": jnp.ones(2)}))

@@ -45,7 +45,9 @@ def test_a_program_is_taken_apart():
 
 
 def test_a_text_without_a_program():
-    with pytest.raises(ValueError, match="want the text of an HLO module, got one wit"):
+    with pytest.raises(
+        ValueError, match="expected the text of an HLO module, got one wit"
+    ):
         hlo.parse("HloModule nothing\n")
 
 

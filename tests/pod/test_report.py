@@ -203,11 +203,11 @@ def test_other_refusals_are_not_hidden(where):
     [
         (
             {"training__batch_size": 12},
-            "config.training.batch_size: want a multiple of the 8 devices, got 12",
+            "config.training.batch_size: expected a multiple of the 8 devices, got 12",
         ),
         (
             {"method__bank_size": 44},
-            "config.method.bank_size: want a multiple of the 8 devices, got 44",
+            "config.method.bank_size: expected a multiple of the 8 devices, got 44",
         ),
     ],
 )

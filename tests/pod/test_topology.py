@@ -63,7 +63,10 @@ NO_SLICES = [
 @pytest.mark.parametrize("name", NO_SLICES)
 def test_an_unknown_slice_names_those_that_are_known(libtpu, name):
     known = "v4:2x2x1, v5e:1x1, v5e:2x2, v5e:2x4, v5e:4x4, v5e:4x8, v5e:8x8"
-    assert refusal(name) == f"--topology: want CHIP:SHAPE, one of {known}; got {name!r}"
+    assert (
+        refusal(name)
+        == f"--topology: expected CHIP:SHAPE, one of {known}; got {name!r}"
+    )
 
 
 def test_the_flag_that_was_used_is_named(libtpu):
@@ -75,8 +78,8 @@ def test_the_flag_that_was_used_is_named(libtpu):
 def test_libtpu_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert refusal("v5e:4x4") == (
-        "--topology: want libtpu, which compiles for TPUs, got an environment without "
-        "it; pip install 'caco_jax[tpu]'"
+        "--topology: expected libtpu, which compiles for TPUs, got an environment "
+        "without it; pip install 'caco_jax[tpu]'"
     )
 
 

@@ -97,8 +97,8 @@ def test_a_bucket_that_cannot_be_read_is_one_line(monkeypatch):
     with pytest.raises(UserError) as caught:
         Workdir("gs://bucket/run")
     assert str(caught.value).startswith(
-        "--workdir: cannot read gs://bucket/run: Forbidden: no access; see that the "
-        "bucket is there and that this machine's account may use it ("
+        "--workdir: cannot read gs://bucket/run: Forbidden: no access; check that the "
+        "bucket exists and that this machine's account may use it ("
     )
 
 
@@ -126,8 +126,8 @@ def test_there_is_no_lock_and_it_is_said_once(files, caplog):
             with locked(files.path):
                 pass
     assert caplog.messages == [
-        f"{files.path} cannot be locked (a bucket has no locks): see that no other "
-        "process uses it"
+        f"{files.path} cannot be locked (a bucket has no locks): make sure that no "
+        "other process uses it"
     ]
 
 

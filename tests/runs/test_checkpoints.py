@@ -72,12 +72,11 @@ def test_another_configuration_is_refused_key_by_key_and_nothing_is_touched(file
     with pytest.raises(UserError) as caught:
         files.claim(OTHER)
     assert str(caught.value) == (
-        f"--workdir: {files.path} holds a run of another configuration: "
-        "epochs (None there, 1 asked for), "
-        "method.bank_size (8 there, 16 asked for), "
-        "seed (0 there, None asked for); use another workdir, name the keys in "
-        "--resume_with_changes to go on with other values, or --force_new to start "
-        "over (the old run is moved aside)"
+        f"--workdir: {files.path} holds a run of another configuration: epochs (None "
+        "in the run, 1 now), method.bank_size (8 in the run, 16 now), seed (0 in the "
+        "run, None now); use another workdir, name the keys in --resume_with_changes "
+        "to resume with other values, or --force_new to start over (the old run is "
+        "moved aside)"
     )
     assert snapshot(files.path.parent) == before
 
@@ -190,7 +189,10 @@ def test_named_keys_may_change(files):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (["epochs", "seed"], r"another configuration: method.bank_size \(8 there, 16"),
+        (
+            ["epochs", "seed"],
+            r"another configuration: method.bank_size \(8 in the run, 16",
+        ),
         (["epoch"], "^--resume_with_changes: there is no key 'epoch'; did you mean ep"),
         ([""], "^--resume_with_changes: there is no key ''$"),
     ],
@@ -397,7 +399,7 @@ def test_a_save_that_cannot_be_restored_does_not_count(tmp_path):
             checkpoints.finish()
         assert checkpoints.steps() == []
     assert str(caught.value) == (
-        f"--workdir: cannot save step 3 in {files.checkpoints}: what was written "
+        f"--workdir: cannot save step 3 in {files.checkpoints}: the written checkpoint "
         "cannot be restored: 8 of 8 arrays are missing, as step"
     )
 

@@ -145,10 +145,9 @@ def test_a_meeting_that_does_not_happen_is_one_line_in_time(tmp_path, index):
     port, begun = processes.free_port(), time.monotonic()
     command = pretrain_command(tmp_path, port, index, "--initialization_timeout=2")
     assert refused([command]) == [
-        f"error: --coordinator_address: the processes did not all meet at "
-        f"127.0.0.1:{port} within 2 s; see that all were started and that process 0 "
-        "can be reached there, or change --coordinator_address or "
-        "--initialization_timeout"
+        "error: --coordinator_address: not all processes connected to "
+        f"127.0.0.1:{port} within 2 s; check that all were started and that process 0 "
+        "can be reached, or change --coordinator_address or --initialization_timeout"
     ]
     assert time.monotonic() - begun < 60
     assert not list(tmp_path.iterdir())
@@ -162,8 +161,8 @@ def test_processes_of_different_runs_stop_with_one_line(tmp_path):
         for index in range(2)
     ]
     assert refused(commands) == [
-        "error: process 1 was asked for another run than process 0: seed (1, not 0); "
-        "start all processes with the same flags and files"
+        "error: process 1 has other settings than process 0: seed (1, not 0); start "
+        "all processes with the same flags and files"
     ]
     assert not list(tmp_path.iterdir())
 
@@ -283,8 +282,8 @@ def test_what_differs_is_named(monkeypatch, index):
     with pytest.raises(distributed.AgreedError) as caught:
         distributed.require_same(runs[index])
     assert str(caught.value) == (
-        "process 1 was asked for another run than process 0: b (3, not 2), "
-        "d ([4], not None); start all processes with the same flags and files"
+        "process 1 has other settings than process 0: b (3, not 2), d ([4], not None); "
+        "start all processes with the same flags and files"
     )
     assert caught.value.ours == (index == 0)
 

@@ -141,7 +141,7 @@ def test_what_was_stopped_goes_on_where_it_was(run, tmp_path, batches):
         embed_dataset(run, set_of(Counted(images)), out, stop=After(batches))
     done = 128 * batches
     assert str(stopped.value) == (
-        f"{done} of 300 images are done; the same command goes on from there"
+        f"{done} of 300 images are done; rerun the same command to resume"
     )
     assert not out.exists()
     rest = Counted(images)

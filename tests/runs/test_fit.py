@@ -186,7 +186,7 @@ def test_another_seed_is_another_run(whole, tmp_path):
     shutil.copytree(whole.files.path, tmp_path / "run")
     before = snapshot(tmp_path)
     run = at_once(**EVERY_TWO, seed=3)
-    with pytest.raises(UserError, match=r"seed \(0 there, 3 asked for\)"):
+    with pytest.raises(UserError, match=r"seed \(0 in the run, 3 now\)"):
         run.fit(tmp_path / "run")
     assert snapshot(tmp_path) == before
     with pytest.raises(Interrupted):
@@ -288,9 +288,7 @@ def test_an_alarm_is_in_every_line_and_warned_of_once(tmp_path, caplog):
     assert ringing == [10, 11, 12]
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     (warning,) = [line for line in warnings if "cross entropy" in line]
-    assert warning.startswith(
-        "epoch 10: the cross entropy sits at 3.689, the logarithm"
-    )
+    assert warning.startswith("epoch 10: the cross entropy is 3.689, the logarithm")
 
 
 def test_images_without_labels_are_trained_on_not_judged(whole, tmp_path):

@@ -58,6 +58,6 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
     with locked(tmp_path):
         (warning,) = caplog.messages
     assert warning == (
-        f"{tmp_path} cannot be locked (No locks available): see that no other process "
-        "uses it"
+        f"{tmp_path} cannot be locked (No locks available): make sure that no other "
+        "process uses it"
     )

@@ -47,8 +47,8 @@ def test_chance_rings_within_a_hundredth_of_the_level(share, rings):
 
 def test_chance_names_both_numbers():
     assert alarms(cross_entropy=6.93)["at_chance"] == (
-        "the cross entropy sits at 6.930, the logarithm of the number of candidates "
-        "(6.931): nothing is being learned"
+        "the cross entropy is 6.930, the logarithm of the number of candidates "
+        "(6.931): the encoder learns nothing"
     )
 
 
@@ -81,18 +81,19 @@ def test_a_dead_bank_rings_from_the_second_epoch():
     assert alarms(1, bank_mass=0.02) == {}
     assert alarms(2, bank_mass=0.051) == {}
     assert alarms(2, bank_mass=0.02) == {
-        "bank_dead": "the bank hardly plays: 2.0% of the softmax at its temperature "
-        "lies on its entries, the rest on the batch's keys; lengthen "
-        "method.start_up_epochs, raise method.bank_temperature or "
-        "bank_optimizer.learning_rate, or lower bank_optimizer.weight_decay"
+        "bank_dead": "the bank is dead: 2.0% of the softmax probability at its "
+        "temperature is on its entries, the rest on the keys of the "
+        "batch; lengthen method.start_up_epochs, raise "
+        "method.bank_temperature or bank_optimizer.learning_rate, or "
+        "lower bank_optimizer.weight_decay"
     }
 
 
 def test_shrunken_rows_ring_at_once():
     assert alarms(1, bank_row_length=0.201) == {}
     assert alarms(1, bank_row_length=0.118) == {
-        "bank_shrunk": "half of the bank's rows are shorter than 0.118, where a key "
-        "has 1: decay shrinks them and no query pulls them; lower "
+        "bank_shrunk": "half of the bank's rows have a norm below 0.118, where a key "
+        "has 1: weight decay shrinks rows without a gradient; lower "
         "bank_optimizer.weight_decay or raise method.bank_temperature"
     }
 
@@ -103,10 +104,10 @@ def test_a_bank_no_nearer_than_chance_rings_when_it_had_time():
     far = {**near, "bank_cosine": 0.29}
     assert alarms(9, **far) == {}
     assert alarms(10, **far) == {
-        "bank_lost": "the bank has lost the queries: the nearest entry of one has "
-        "cosine 0.290, the nearest of as many random directions would have 0.300; "
-        "lengthen method.start_up_epochs, or raise bank_optimizer.learning_rate or "
-        "method.bank_temperature"
+        "bank_lost": "the bank has lost the queries: the cosine similarity of a query "
+        "to its nearest entry is 0.290, to the nearest of as many random "
+        "directions 0.300; lengthen method.start_up_epochs, or raise "
+        "bank_optimizer.learning_rate or method.bank_temperature"
     }
 
 

@@ -27,7 +27,7 @@ def test_they_say_what_how_large_and_where(tmp_path):
         for shard in leaf.addressable_shards
         if shard.device == first
     )
-    assert f"the state takes {bytes_there / 1e6:,.1f} MB of each device" in lines[-2]
+    assert f"the state needs {bytes_there / 1e6:,.1f} MB on each device" in lines[-2]
 
 
 def test_they_say_how_the_source_was_understood(tmp_path):

@@ -204,7 +204,9 @@ def test_any_encoder_is_trained_on_any_examples_and_embeds_them(
     left = snapshot(tmp_path)
     assert build(case, devices).fit(tmp_path) == summary
     assert snapshot(tmp_path) == left
-    with pytest.raises(UserError, match=r"another configuration: seed \(0 there, 1 a"):
+    with pytest.raises(
+        UserError, match=r"another configuration: seed \(0 in the run, 1 n"
+    ):
         run.replace(seed=1).fit(tmp_path)
 
 
@@ -212,7 +214,7 @@ def test_a_run_goes_on_for_longer_where_that_is_allowed(tmp_path, devices):
     run = build(CASES["tables"], devices, epochs=1)
     run.fit(tmp_path)
     longer = run.replace(epochs=3)
-    with pytest.raises(UserError, match=r"training\.epochs \(1 there, 3 asked for\)"):
+    with pytest.raises(UserError, match=r"training\.epochs \(1 in the run, 3 now\)"):
         longer.fit(tmp_path)
     summary = longer.fit(tmp_path, changes=["training.epochs"])
     assert (summary["epochs"], summary["steps"]) == (3, 6)
