@@ -3,9 +3,8 @@
     python examples/sensors.py
 
 The signals are simulated: vibrations of a machine that is healthy, misaligned or has a
-    worn
-bearing. The encoder learns without the states of the machines, which are used for kNN
-evaluation only.
+worn bearing. The encoder learns without the states of the machines, which are used for
+kNN evaluation only.
 """
 
 import sys

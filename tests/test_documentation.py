@@ -313,9 +313,9 @@ def test_the_reference_has_every_field_of_every_configuration():
         ("bank_optimizer.learning_rate", "float", "`[0, inf)`", "`3.0`", "warm-up"),
         (
             *("method.bank_roles", "str", "`both`, `positives`, `negatives`"),
-            *("`'both'`", "moved by a query"),
+            *("`'both'`", "move an entry of the bank"),
         ),
-        ("method.constant_weights", "bool", "", "`True`", "through the weights"),
+        ("method.constant_weights", "bool", "", "`True`", "constants in the gradient"),
         (
             *("bank_optimizer.weight_decay", "float", "`[0, inf)`"),
             *("caco: `0.0`, adco: `0.0001`", "added to the gradient"),

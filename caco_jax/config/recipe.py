@@ -188,7 +188,7 @@ def load_recipe(path: str) -> ConfigDict:
     """Runs a recipe file: ``configs/x.py``, ``configs/x.py:variant`` and so on.
 
     A name without a path is one of our recipes: ``caco_digits``,
-        ``caco_digits:variant``.
+    ``caco_digits:variant``.
 
     ``:smoke`` at the end shrinks any recipe or variant, see `smoke`.
 

@@ -2,8 +2,7 @@
 
 Python's batches are pickles, which can run any code. They are read here without running
 anything: the only names that a pickle may use are those that an array of bytes needs,
-    and
-these are replaced by harmless classes.
+and these are replaced by harmless classes.
 
 References:
     Krizhevsky 2009, "Learning multiple layers of features from tiny images".

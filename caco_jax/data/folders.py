@@ -87,6 +87,8 @@ def open_folder(
     out. Ambiguous layouts are refused. Tiny ImageNet's ``val_annotations.txt`` is
     supported. Hidden files, folders of the system, and files whose suffix is not in
     `SUFFIXES` are ignored; whether a file is an image is checked when it is decoded.
+
+    Args:
         root: the directory.
         seed: seed that draws the held-out tenth.
         train_split: a sub-folder; ".": the directory itself, whatever the names of its

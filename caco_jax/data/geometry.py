@@ -78,8 +78,7 @@ def blur_weights(sigma_pixels: Float[Array, ""], *, size: int) -> Float[Array, "
     """Weights of a Gaussian along one axis, the edge pixel repeated outside.
 
     The kernel is not truncated: each output pixel depends on the whole axis, and the
-        edge
-    pixel gets the weight of the Gaussian beyond it.
+    edge pixel gets the weight of the Gaussian beyond it.
 
     Args:
         sigma_pixels: standard deviation, above 0 and below the axis's length.

@@ -52,9 +52,8 @@ def open_idx(path: Path, *, name: str) -> ArrayDataset:
     """Reads a set of IDX files.
 
     Files are identified by their usual names: ``train`` for the training split,
-        ``t10k`` or
-    ``test`` for the test split, "images" and "labels", after any prefix, as in
-    ``emnist-letters-train-images-idx3-ubyte.gz``. EMNIST stores its images with rows
+    ``t10k`` or ``test`` for the test split, "images" and "labels", after any prefix, as
+    in ``emnist-letters-train-images-idx3-ubyte.gz``. EMNIST stores its images with rows
     and columns exchanged; they are transposed here.
 
     Args:

@@ -2,9 +2,8 @@
 
 libjpeg prints warnings about damaged files on stderr and decodes them nonetheless. So
 files are checked before, and are passed on without the end marker: an image whose data
-    are
-truncated then fails, and nothing is printed. One warning remains, about a code that is
-in no Huffman table: one line for each image with such damage.
+are truncated then fails, and nothing is printed. One warning remains, about a code that
+is in no Huffman table: one line for each image with such damage.
 """
 
 import re
@@ -133,9 +132,7 @@ def first_rows(data: bytes, header: Header, rows: int) -> bytes:
 
     Its pixels equal those of the whole image. Rows of a block are stored together, and
     the colours of its last row are interpolated with the next block: so it has one
-    block
-        more
-    than requested.
+    block more than requested.
 
     Args:
         data: the whole file.

@@ -228,10 +228,8 @@ class BadImages:
 
     At most `share` of the set may be bad; in a small set a tenth of it, up to ten
     images, is always allowed. Each record counts once, in however many epochs it is
-    read: so the
-        order
-    does not matter, and a set that is good enough at the end does not stop a run at its
-    start.
+    read: so the order does not matter, and a set that is good enough at the end does
+    not stop a run at its start.
 
     Args:
         name: name of the set, for messages.

@@ -47,9 +47,7 @@ def load_digits_set(*, seed: int = 0, size_pixels: int = 16) -> ArrayDataset:
 
     A stratified quarter is held out. Grey levels 0 to 16 become 0 to 255, and the 8×8
     images are enlarged bilinearly: at 8×8 a shift by one pixel is too strong an
-    augmentation,
-        and the
-    feature maps of a stride-2 network vanish.
+    augmentation, and the feature maps of a stride-2 network vanish.
 
     Args:
         seed: seed that draws the held-out quarter.

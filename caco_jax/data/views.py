@@ -228,8 +228,7 @@ def caco_multicrop(
     """The multi-crop of CaCo: the key's view, a second large view, small views.
 
     The views differ in size and crop only and are otherwise those of MoCo v2: the
-        released
-    code has no asymmetry here.
+    released code has no asymmetry here.
 
     Args:
         size_pixels: size of the two large views.

@@ -1,9 +1,8 @@
 """The linear probe on frozen features: logistic regression to convergence.
 
 This is the *offline* probe for features that fit into memory: no augmentation, no
-    learning
-rate to tune, one optimum. The published ImageNet accuracies are from another protocol,
-100 epochs of SGD under augmentation; do not compare the two.
+learning rate to tune, one optimum. The published ImageNet accuracies are from another
+protocol, 100 epochs of SGD under augmentation; do not compare the two.
 """
 
 import functools

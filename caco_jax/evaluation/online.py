@@ -1,8 +1,7 @@
 """Online evaluation during pretraining: a linear head and the effective rank.
 
 It uses a part of the images and few iterations: it shows whether a run makes progress,
-    and
-does not replace the evaluation of a finished run.
+and does not replace the evaluation of a finished run.
 """
 
 import numpy as np

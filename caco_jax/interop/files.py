@@ -1,9 +1,8 @@
 """Reading and writing files of weights: PyTorch, safetensors, detectron2's pickle.
 
 No code in a file is ever run: PyTorch's files are read with ``weights_only``, where
-    other
-classes and functions than PyTorch's become `Unread` objects; detectron2's files, plain
-pickles, are written but not read.
+other classes and functions than PyTorch's become `Unread` objects; detectron2's files,
+plain pickles, are written but not read.
 """
 
 import contextlib

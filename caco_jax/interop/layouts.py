@@ -6,8 +6,9 @@ torchvision's for a ResNet, timm's for a ViT: ``state_dict.module.encoder_q.``,
 ``teacher.backbone.``, ``_orig_mod.`` or none. An encoder that was wrapped in a
 `Sequential` has numbers as names and is matched by the order of its parts. Of several
 encoders the first one is imported whose prefix names no teacher, momentum encoder or
-the like; the first one whose prefix does becomes the target encoder. Also read are, for
-embeddings of width D and K entries:
+the like; the first one whose prefix does becomes the target encoder.
+
+Also read are, for embeddings of width D and K entries:
 
 - the projector: ``fc.*`` under the encoder's prefix, or arrays of the same names and
   shapes elsewhere, as ``projector.*``;

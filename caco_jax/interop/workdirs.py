@@ -53,10 +53,9 @@ def import_run(
     """Makes a run from a file of weights, for every other command.
 
     The run is at step 0 of its configuration: training starts from these weights, with
-        new
-    optimisers and schedules and without a start-up phase. Parts that the file does not
-    have are as in a new run, except that the target encoder and adversarial branches of
-    norms are copies. Photographs of the configuration may be missing.
+    new optimisers and schedules and without a start-up phase. Parts that the file does
+    not have are as in a new run, except that the target encoder and adversarial
+    branches of norms are copies. Photographs of the configuration may be missing.
 
     Args:
         file: see `caco_jax.interop.files.read_weights`; `caco_jax.interop.layouts`

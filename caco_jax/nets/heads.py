@@ -20,8 +20,7 @@ class Projector(nn.Module):
 
     Use `caco_projector` or `mlp_projector` for the papers' choices. Layers are named by
     their position in the stack, ReLUs included: `linear_0`, `norm_1`, (ReLU 2),
-    `linear_3`,
-        ...
+    `linear_3`, ...
 
     Attributes:
         widths: outputs of each linear layer; the last is the embedding's.

@@ -3,9 +3,7 @@
 Every schedule is an optax schedule: a function of the number of steps done. The papers
 change their rates once an epoch; `steps_per_epoch` is the length of an epoch. Its
 default of 1 gives the smooth form: state the epochs in steps and the value changes at
-every
-    step.
-After the last epoch the value is constant.
+every step. After the last epoch the value is constant.
 
 Values are of JAX's default float: float32, or float64 under `jax.enable_x64`.
 """
@@ -144,8 +142,7 @@ def step_table(
     """A schedule of `initial` times the factor of the latest milestone.
 
     The factors are relative to the *initial* rate and not multiplied together: CLAE's
-        is
-    `step_table(0.03, {120: 0.1, 160: 0.05, 200: 0.01})`.
+    is `step_table(0.03, {120: 0.1, 160: 0.05, 200: 0.01})`.
 
     Args:
         initial: rate before the first milestone, at least 0.

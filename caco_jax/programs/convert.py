@@ -7,8 +7,7 @@ MoCo, AdCo, CaCo, DINO, Lightning, lightly, solo-learn, timm and torch.compile w
 them.
 
 export writes the weights of a run to a file, in the format of its suffix: .pth, .pt,
-    .tar
-for PyTorch, .safetensors, or .pkl for detectron2.
+.tar for PyTorch, .safetensors, or .pkl for detectron2.
 """
 
 from collections.abc import Iterator, Mapping

@@ -4,9 +4,7 @@ It embeds all splits of the run's data set or of --source; labels are not needed
 file has the arrays features [N, F], names, labels (-1 without one), splits and
 class_names; .parquet has the same as a table. Images that cannot be read are skipped
 and listed beside the file. Finished parts are kept in FILE.parts until the end: rerun
-the
-    same
-command to resume.
+the same command to resume.
 """
 
 from caco_jax.programs.evaluating import data_changes, load, named_images

@@ -68,10 +68,8 @@ def microbatched(
 
     The caller gets the embeddings of all rows, so the contrastive loss has all
     negatives. Nothing else of a part is kept: in the backward pass each part is encoded
-    again, and
-        the
-    gradient of its embeddings is carried through it and added to that of the other
-    parts. Only the activations of one part are in memory at a time.
+    again, and the gradient of its embeddings is carried through it and added to that of
+    the other parts. Only the activations of one part are in memory at a time.
 
     The result is that of the whole batch where BatchNorm has groups of rows and each
     part holds whole ones. Without groups the statistics are those of each part.

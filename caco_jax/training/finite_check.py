@@ -36,8 +36,7 @@ def check_step(train_step: StepFn, *, skip: bool = False) -> StepFn:
     """A training step that checks its result for NaN and infinity and may undo itself.
 
     The loss is computed before the update: without this check an update to infinity in
-        the
-    last step would be saved.
+    the last step would be saved.
 
     Args:
         train_step: any step.

@@ -4,14 +4,12 @@
         [--parts=bank,encoder,cifar,data,start_up,growth] [--cores=N] [--smoke]
 
 bank: the two-view bank game. encoder: CaCo's whole step with a ResNet-18 on 32 pixels,
-    with
-given views. cifar: SimCLR's step from images, beside a DataLoader's. data: augmentation
-    and
-decoding, beside Pillow's. start_up: from a command to its first step. growth: time and
-memory against problem size, with fitted exponents and a figure. Each library runs in a
-process of its own; they take turns, and results are written after each part. On a
-machine with other work --cores=1 is fairer to PyTorch, whose threads wait for each
-other at every operation.
+with given views. cifar: SimCLR's step from images, beside a DataLoader's. data:
+augmentation and decoding, beside Pillow's. start_up: from a command to its first step.
+growth: time and memory against problem size, with fitted exponents and a figure. Each
+library runs in a process of its own; they take turns, and results are written after
+each part. On a machine with other work --cores=1 is fairer to PyTorch, whose threads
+wait for each other at every operation.
 
 `python -m experiments.benchmarks.gpu` is for one GPU.
 """

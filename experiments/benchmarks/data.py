@@ -3,11 +3,10 @@
     python -m experiments.benchmarks.data [--out=FILE.json] [--smoke]
 
 On the device: two views of 256 images of 32×32, as in training: ours in one compiled
-    call
-on all cores, Pillow's on one core, with the same operations. Each makes several batches
-in succession, as an epoch does: a single one would time how long sleeping cores take to
-    wake
-up. CPU seconds are measured too; they do not depend on other work on the machine.
+call on all cores, Pillow's on one core, with the same operations. Each makes several
+batches in succession, as an epoch does: a single one would time how long sleeping cores
+take to wake up. CPU seconds are measured too; they do not depend on other work on the
+machine.
 
 On the host: photographs of 500×375 as JPEG, decoded, randomly cropped and resized to
 224×224 on one core, beside Pillow's decoding, cropping and resizing as torchvision

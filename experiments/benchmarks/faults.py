@@ -4,9 +4,7 @@ python -m experiments.benchmarks.faults --out=runs/bench/faults.json
 
 Runs on small data sets are killed, signalled, or find their checkpoints damaged or
 their disk full, and are then resumed: the end has to have the bits, metric lines and
-counts
-    of an
-undisturbed run.
+counts of an undisturbed run.
 """
 
 import argparse

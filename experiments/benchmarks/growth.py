@@ -76,8 +76,7 @@ def measure(sweeps: Mapping[str, Sweep], *, runs: int) -> dict[str, Row]:
     """Time and memory of each point of each sweep, in turn, with fitted exponents.
 
     Devices are virtual ones on the same cores: the same work on more of them shows the
-        cost of
-    sharding, and each needs less memory.
+    cost of sharding, and each needs less memory.
     """
     rows = {}
     for name, sweep in sweeps.items():

@@ -3,11 +3,10 @@
     python -m experiments.benchmarks.precision [--out=FILE.json] [--queries=…]
 
 A CPU always multiplies in float32, so the rounding of accelerators is emulated:
-    "default"
-is one pass in bfloat16 on a TPU and one in TF32 on NVIDIA; "high" is three passes in
-bfloat16 on a TPU and TF32 on NVIDIA; "highest" is float32. Only the products are
-rounded. Queries, keys and bank rows are drawn around shared centres, so that many rows
-are nearly as near to a key as its nearest row.
+"default" is one pass in bfloat16 on a TPU and one in TF32 on NVIDIA; "high" is three
+passes in bfloat16 on a TPU and TF32 on NVIDIA; "highest" is float32. Only the products
+are rounded. Queries, keys and bank rows are drawn around shared centres, so that many
+rows are nearly as near to a key as its nearest row.
 """
 
 import argparse

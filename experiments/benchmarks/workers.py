@@ -167,8 +167,7 @@ class Crew:
         """Times the built candidates in turn: {"seconds": per step} or {"failed"}.
 
         CPU seconds are measured too: with one thread for each library on a busy machine
-            they are
-        more reliable than wall-clock time.
+        they are more reliable than wall-clock time.
         """
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         failed: dict[str, dict[str, Any]] = {}

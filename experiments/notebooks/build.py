@@ -1,9 +1,9 @@
 """Builds executed notebooks from scripts: python -m experiments.notebooks.build.
 
 The script is Python in cells: its docstring is the first text cell, "# %%" starts a
-    code
-cell and "# %% [markdown]" a text cell. Printed text, and the figure or value of a last
-expression, become the outputs. Jupyter can open the result, and is not needed here.
+code cell and "# %% [markdown]" a text cell. Printed text, and the figure or value of a
+last expression, become the outputs. Jupyter can open the result, and is not needed
+here.
 """
 
 import ast
