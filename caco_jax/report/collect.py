@@ -80,7 +80,7 @@ def _other(path: str | os.PathLike) -> Workdir:
     files = Workdir(path)
     if not files.has_run():
         raise UserError(
-            f"--compare: want directories of runs, got {files.path}: it has no "
+            f"--compare: expected directories of runs, got {files.path}: it has no "
             "config.json"
         )
     return files

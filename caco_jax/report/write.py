@@ -39,7 +39,7 @@ def write_report(
     folder = run.files.path if isinstance(run, Run) else run
     out = pathlib.Path(path) if path else run_path(folder) / "report.html"
     if path and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise UserError(f"--out: want a file in a directory that exists, got {out}")
+        raise UserError(f"--out: expected a file in a directory that exists, got {out}")
     page = render(collect(run, compare))
     try:
         write_whole(out, page)

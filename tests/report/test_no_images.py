@@ -41,7 +41,9 @@ def test_the_page_is_written_beside_the_run_or_elsewhere(signals, found, tmp_pat
     elsewhere = write_report(signals, tmp_path / "b.html", compare=[signals.files.path])
     assert elsewhere == tmp_path / "b.html"
     assert elsewhere.read_text() == page  # a run beside itself is one run
-    with pytest.raises(UserError, match=r"^--out: want a file in a directory that ex"):
+    with pytest.raises(
+        UserError, match=r"^--out: expected a file in a directory that ex"
+    ):
         write_report(signals, tmp_path / "no" / "page.html")
     with pytest.raises(UserError, match="is a run that was built in Python"):
         write_report(signals.files.path)

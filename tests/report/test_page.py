@@ -73,16 +73,18 @@ def test_mistakes_are_one_line_and_write_nothing(call, workdir, tmp_path):
     begun.mkdir()
     (begun / "config.json").write_text((workdir / "config.json").read_text())
     for flags, message in {
-        (f"--workdir={empty}",): f"--workdir: want the directory of a run, got {empty}",
+        (
+            f"--workdir={empty}",
+        ): f"--workdir: expected the directory of a run, got {empty}",
         (f"--workdir={begun}",): f"--workdir: {begun} has no checkpoint yet",
         (
             f"--workdir={workdir}",
             f"--compare={empty}",
-        ): f"--compare: want directories of runs, got {empty}",
+        ): f"--compare: expected directories of runs, got {empty}",
         (
             f"--workdir={workdir}",
             f"--out={tmp_path}/no/page.html",
-        ): "--out: want a file in a directory that exists",
+        ): "--out: expected a file in a directory that exists",
     }.items():
         status, printed, told = call(*flags)
         assert (status, printed) == (2, "")
