@@ -139,6 +139,11 @@ class EncoderConfig:
         doc="Whether activations within stages or blocks are computed again in the "
         "backward pass, which saves memory and costs time.",
     )
+    fold_batchnorm: bool = setting(
+        False,
+        doc="of a ResNet: 1x1 convolutions that widen and their BatchNorm are one "
+        "product; the same but for rounding, with less memory traffic on accelerators",
+    )
     options: Mapping[str, Any] = setting(
         {},
         doc="Options of a ViT, see encoder.options: ViTOptions, or keyword arguments "
@@ -155,6 +160,12 @@ class EncoderConfig:
             self.norm == "batch" or self.batchnorm_group is None,
             "batchnorm_group: expected None with norm 'group', which has no "
             f"statistics, got {self.batchnorm_group}",
+        )
+        require(
+            not self.fold_batchnorm
+            or (self.backbone in RESNETS and self.norm == "batch"),
+            "fold_batchnorm: want False but for a ResNet with norm 'batch', got True "
+            f"with {self.backbone} and norm {self.norm!r}",
         )
         if self.backbone in VITS:
             build(ViTOptions, self.options, "options")

@@ -276,7 +276,8 @@ def build_encoder(
 def _backbone(config: EncoderConfig, parts: dict[str, Any]) -> nn.Module:
     found = resolve(config.backbone, BACKBONES, "config.encoder.backbone")
     if config.backbone in RESNETS:
-        return found(width=config.width, stem=config.stem, remat=config.remat, **parts)
+        own = {"stem": config.stem, "fold_batchnorm": config.fold_batchnorm}
+        return found(width=config.width, remat=config.remat, **own, **parts)
     if config.backbone in VITS:
         options = build(ViTOptions, config.options).arguments()
         return found(remat=config.remat, dtype=parts["dtype"], **options)
