@@ -39,9 +39,7 @@ Examples = Shaped[Array, "n *example"] | Sequence[UInt8[Array, "n h w c"]]
 ViewsFn = Callable[[PRNGKeyArray, Examples], tuple[jax.Array, ...]]
 
 
-def make_views(
-    views: Views, *, dtype: Any = jnp.float32, parts: int = 1
-) -> ViewsFn:
+def make_views(views: Views, *, dtype: Any = jnp.float32, parts: int = 1) -> ViewsFn:
     """Makes a function from a key and a batch of examples [N, ...] to their views.
 
     Row n of view v depends only on the key, on n and v, and on example n. So the values

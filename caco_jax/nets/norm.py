@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from caco_jax.nets.product import moments_of_product, product
+
 CLEAN = "clean"
 ADVERSARIAL = "adversarial"
 
@@ -66,7 +68,6 @@ class BatchNorm(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    @jax.named_scope("batchnorm")
     def __call__(
         self,
         x: Float[Array, "n *space c"],
@@ -104,6 +105,46 @@ class BatchNorm(nn.Module):
                 batch, or a group has one value per channel, hence no variance.
         """
         channels = (x if kernel is None else kernel).shape[-1]
+        chosen = self._choose(branch, channels)
+        learn = train and not self.is_initializing()
+        size = self._check_groups(x.shape) if learn else x.shape[0]
+        accumulate = jnp.promote_types(x.dtype, jnp.float32)
+        # [groups, size, ..., C]; with the batch sharded, groups stay on their devices.
+        groups = x.reshape(-1, size, *x.shape[1:])
+
+        def align(vector: jax.Array) -> jax.Array:
+            return vector.astype(accumulate).reshape((1,) * x.ndim + (-1,))
+
+        with jax.named_scope("batchnorm"):
+            scale, mean = align(chosen.scale), align(chosen.mean.value)
+            var = align(chosen.var.value)
+            mirror = jnp.ones_like(scale)
+            if pool is not None:
+                mirror = jnp.where(scale < 0, -mirror, mirror)
+                groups = groups * mirror.astype(x.dtype)
+            if learn and kernel is None:
+                mean, var = _moments(groups.astype(accumulate), mean * mirror)
+            elif learn and kernel is not None:
+                mean, var = moments_of_product(groups, kernel.astype(accumulate))
+            else:
+                mean = mean * mirror
+            if learn:
+                self._record(chosen, mean * mirror, var, count=groups[0, ..., 0].size)
+            slope = jax.lax.rsqrt(var + self.epsilon) * scale * mirror
+        if pool is not None:
+            pooled = pool(groups.reshape(x.shape))
+            groups = pooled.reshape(*groups.shape[:2], *pooled.shape[1:])
+        if kernel is None:
+            with jax.named_scope("batchnorm"):
+                y = (groups.astype(accumulate) - mean) * slope + align(chosen.bias)
+        else:
+            # [groups or 1, C, D]
+            scaled = kernel[None] * slope.reshape(-1, 1, channels)
+            y = product(groups, scaled.astype(x.dtype)).astype(accumulate)
+            y += align(chosen.bias) - mean * slope
+        return y.reshape(len(x), *y.shape[2:]).astype(self.dtype or x.dtype)
+
+    def _choose(self, branch: str, channels: int) -> _Branch:
         branches = {CLEAN: self._declare("", channels, self.momentum)}
         if self.adversarial_branch:
             branches[ADVERSARIAL] = self._declare(
@@ -114,40 +155,7 @@ class BatchNorm(nn.Module):
                 f"BatchNorm: branch: expected one of {sorted(branches)}, got "
                 f"{branch!r}; adversarial_branch=True adds the adversarial one"
             )
-        chosen = branches[branch]
-        learn = train and not self.is_initializing()
-        size = self._check_groups(x.shape) if learn else x.shape[0]
-        accumulate = jnp.promote_types(x.dtype, jnp.float32)
-        # [groups, size, ..., C]; with the batch sharded, groups stay on their devices.
-        groups = x.reshape(-1, size, *x.shape[1:])
-
-        def align(vector: jax.Array) -> jax.Array:
-            return vector.astype(accumulate).reshape((1,) * x.ndim + (-1,))
-
-        scale, running = align(chosen.scale), align(chosen.mean.value)
-        mirror = jnp.ones_like(scale)
-        if pool is not None:
-            mirror = jnp.where(scale < 0, -mirror, mirror)
-            groups = groups * mirror.astype(x.dtype)
-        if not learn:
-            mean, var = running * mirror, align(chosen.var.value)
-        elif kernel is None:
-            mean, var = _moments(groups.astype(accumulate), running * mirror)
-        else:
-            mean, var = _moments_of_product(groups, kernel.astype(accumulate))
-        if learn:
-            self._record(chosen, mean * mirror, var, count=groups[0, ..., 0].size)
-        slope = jax.lax.rsqrt(var + self.epsilon) * scale * mirror
-        if pool is not None:
-            pooled = pool(groups.reshape(x.shape))
-            groups = pooled.reshape(*groups.shape[:2], *pooled.shape[1:])
-        if kernel is None:
-            y = (groups.astype(accumulate) - mean) * slope + align(chosen.bias)
-        else:
-            scaled = kernel[None] * slope.reshape(-1, 1, channels)  # [groups or 1, C, D]
-            y = _product(groups, scaled.astype(x.dtype)).astype(accumulate)
-            y += align(chosen.bias) - mean * slope
-        return y.reshape(len(x), *y.shape[2:]).astype(self.dtype or x.dtype)
+        return branches[branch]
 
     def _declare(self, prefix: str, channels: int, momentum: float) -> _Branch:
         stat_dtype = jnp.promote_types(self.param_dtype, jnp.float32)
@@ -262,63 +270,3 @@ def _moments(groups: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]
     offset = centred.mean(axes, keepdims=True)
     square = jnp.square(centred).mean(axes, keepdims=True)
     return offset + shift, jnp.maximum(square - jnp.square(offset), 0)
-
-
-def _moments_of_product(
-    groups: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """`_moments` of ``groups @ kernel``, from the moments of `groups`.
-
-    The variance of a weighted sum is the covariance between the weights: for all
-    channels one C x C matrix is enough, which a matrix unit sums in one pass.
-    """
-    axes = tuple(range(1, groups.ndim - 1))
-    count = math.prod(groups.shape[1:-1])
-    square = _square(groups)
-    mean = groups.astype(kernel.dtype).mean(axes)
-    covariance = square / count - mean[:, :, None] * mean[:, None, :]
-    precision = jax.lax.Precision.HIGH
-    spread = jnp.matmul(covariance, kernel[None], precision=precision)
-    var = (spread * kernel[None]).sum(1)  # [groups, D]
-    shape = (len(groups), *[1] * len(axes), -1)
-    mean = jnp.matmul(mean, kernel, precision=precision)
-    return mean.reshape(shape), jnp.maximum(var.reshape(shape), 0)
-
-
-def _product(groups: jax.Array, kernels: jax.Array) -> jax.Array:
-    """[G, S, H, W, C] @ [G or 1, C, D] -> [G, S, H, W, D]."""
-    if len(groups) > 1:
-        kernels = jnp.broadcast_to(kernels, (len(groups), *kernels.shape[1:]))
-        return jnp.einsum("gshwc,gcd->gshwd", groups, kernels)
-    # As a convolution, a TPU's compiler joins it with what comes before and after.
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        groups[0], kernels[None], (1, 1), "VALID", dimension_numbers=dimensions
-    )[None]
-
-
-@jax.custom_vjp
-def _square(groups: jax.Array) -> jax.Array:
-    """[G, S, H, W, C] -> [G, C, C]: each group's rows, transposed, times themselves."""
-    sums = jnp.promote_types(groups.dtype, jnp.float32)
-    if len(groups) > 1:
-        return jnp.einsum(
-            "gshwc,gshwd->gcd", groups, groups, preferred_element_type=sums
-        )
-    square = jax.lax.conv_general_dilated(
-        groups[0],
-        groups[0],
-        (1, 1),
-        "VALID",
-        dimension_numbers=("CHWN", "IHWO", "NHWC"),
-        preferred_element_type=sums,
-    )  # [C, 1, 1, C]
-    return square[None, :, 0, 0]
-
-
-def _square_backward(groups: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    both = gradient + jnp.swapaxes(gradient, 1, 2)
-    return (_product(groups, both.astype(groups.dtype)),)
-
-
-_square.defvjp(lambda groups: (_square(groups), groups), _square_backward)

@@ -75,7 +75,9 @@ def floor_of(run: Pretraining) -> Floor:
         key = jax.eval_shape(lambda: jax.random.key(0))
         views = jax.eval_shape(make_views(run.views), key, examples)
         reads = _reads_of_networks(run, state, views)
-        moving = {n: p for n, p in state.players.items() if run.method.moves[n] != "hold"}
+        moving = {
+            n: p for n, p in state.players.items() if run.method.moves[n] != "hold"
+        }
     activations = sum(_moved(read) for read in reads.values())
     activations += sum(view.size * view.dtype.itemsize for view in views)
     kept = sum(_local_bytes(leaf) for leaf in jax.tree.leaves(state))
