@@ -141,8 +141,8 @@ class EncoderConfig:
     )
     fold_batchnorm: bool = setting(
         False,
-        doc="of a ResNet: 1x1 convolutions that widen and their BatchNorm are one "
-        "product; the same but for rounding, with less memory traffic on accelerators",
+        doc="of a ResNet with BatchNorm: joins it with 1x1 convolutions that widen and "
+        "with the stem's pooling; the same but for rounding, faster on accelerators",
     )
     options: Mapping[str, Any] = setting(
         {},
@@ -160,12 +160,6 @@ class EncoderConfig:
             self.norm == "batch" or self.batchnorm_group is None,
             "batchnorm_group: expected None with norm 'group', which has no "
             f"statistics, got {self.batchnorm_group}",
-        )
-        require(
-            not self.fold_batchnorm
-            or (self.backbone in RESNETS and self.norm == "batch"),
-            "fold_batchnorm: want False but for a ResNet with norm 'batch', got True "
-            f"with {self.backbone} and norm {self.norm!r}",
         )
         if self.backbone in VITS:
             build(ViTOptions, self.options, "options")

@@ -85,7 +85,6 @@ def vit_imagenet(method: str) -> ConfigDict:
     config.data.views = "caco"  # as in MoCo v3, except for the crops
     config.data.view.crop_scale = (0.08, 1.0)
     config.encoder.backbone = "vit_small"
-    config.encoder.fold_batchnorm = False
     config.encoder.options = {
         "heads": 12,
         "positions": "sincos",
@@ -119,8 +118,7 @@ VIT_SOURCES = {
         "bank_optimizer.*",
         "target.*",
         "training.batch_size",
-        "encoder.dtype",
-        "float32/encoder.dtype",
+        *FAST,
     ),
 }
 

@@ -41,6 +41,10 @@ from caco_jax.nets.norm import CLEAN, BatchNorm
 
 T = TypeVar("T")
 
+# Beyond it, devices would send more for the moments of inputs, a matrix of them, than
+# they move less.
+_FOLDED_AT_MOST = 512
+
 # "He-normal": keeps the variance of the gradient through a ReLU layer.
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -96,8 +100,10 @@ class _Layers(nn.Module):
     ) -> jax.Array:
         """A convolution of (features, kernel, stride) and its norm, as one if asked."""
         features, size, stride = layer
-        if self.fold_batchnorm and size == 1 and features > x.shape[-1]:
-            shape = (x.shape[-1], features)
+        channels = x.shape[-1]
+        fold = self.fold_batchnorm and size == 1 and channels <= _FOLDED_AT_MOST
+        if fold and features > channels:
+            shape = (channels, features)
             kernel = _Kernel(shape, self.param_dtype, name=names[0])()
             x = x[:, ::stride, ::stride].astype(self.dtype or x.dtype)
             given = {"kernel": kernel}

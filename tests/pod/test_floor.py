@@ -27,8 +27,8 @@ def floor(devices, method="caco", **changes):
 
 # What the layers of `resnet_tiny` with a width of 4 read, in numbers an image. The stem
 # leaves 2x2 pixels of 4 channels: for the first block's two convolutions, and for the
-# second block's first and its shortcut, which read the same. Then 1x1 of 8: the second's
-# last and the third's first; then 1x1 of 16: the third's last, and the projector's first.
+# second's first and its shortcut, which read the same. Then 1x1 of 8: the second's last
+# and the third's first; then 1x1 of 16: the third's last, and the projector's first.
 READ = 2 * 2 * 4 * 3 + 8 * 2 + 16 * 2 + HIDDEN
 
 
