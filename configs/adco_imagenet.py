@@ -5,12 +5,19 @@ Expected:  linear 68.6 % (200 epochs), symmetric 70.6 %, multicrop 73.2 %,
            k8192 68.4 %; 44.4 % after 10 epochs, as published
 Cost:      not measured by us; needs accelerators
 Command:   caco pretrain --config=adco_imagenet --workdir=runs/adco_imagenet
-Variants:  symmetric, multicrop, k8192, epochs800
+Variants:  symmetric, multicrop, k8192, epochs800, float32
 """
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import Variants, moco_imagenet, with_variant
+from caco_jax.config.recipe import (
+    FAST,
+    FLOAT32,
+    OURS,
+    Variants,
+    moco_imagenet,
+    with_variant,
+)
 
 VARIANTS: Variants = {
     "symmetric": {"method.symmetric": True},
@@ -22,6 +29,7 @@ VARIANTS: Variants = {
         "optimizer.learning_rate": 0.04,
     },
     "epochs800": {"training.epochs": 800},
+    **FLOAT32,
 }
 SOURCES = {
     "arXiv:2011.08435, section 5": (
@@ -35,6 +43,7 @@ SOURCES = {
         "optimizer.*",
         "target.*",
     ),
+    OURS: FAST,
 }
 
 

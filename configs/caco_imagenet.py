@@ -5,16 +5,17 @@ Expected:  linear 71.3 % (200 epochs, batch 1024), 72.0 % (batch 4096),
            75.3 % (800 epochs), as published
 Cost:      not measured by us; needs accelerators
 Command:   caco pretrain --config=caco_imagenet --workdir=runs/caco_imagenet
-Variants:  batch4096, epochs800
+Variants:  batch4096, epochs800, float32
 """
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import Variants, imagenet, with_variant
+from caco_jax.config.recipe import FAST, FLOAT32, OURS, Variants, imagenet, with_variant
 
 VARIANTS: Variants = {
     "batch4096": {"training.batch_size": 4096},
     "epochs800": {"training.epochs": 800},
+    **FLOAT32,
 }
 SOURCES = {
     "arXiv:2203.14370, section 4": ("data.source", "training.*"),
@@ -23,6 +24,7 @@ SOURCES = {
         "optimizer.*",
         "bank_optimizer.*",
     ),
+    OURS: FAST,
 }
 
 

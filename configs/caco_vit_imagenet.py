@@ -5,7 +5,7 @@ Paper:     none; the game is that of arXiv:2203.14370, the network and its optim
 Expected:  no figure: ours, and not run by us
 Cost:      not measured by us; needs accelerators
 Command:   caco pretrain --config=caco_vit_imagenet --workdir=runs/caco_vit_imagenet
-Variants:  base
+Variants:  base, float32
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ Paper:     none; the numbers are those of MoCo v3 (arXiv:2104.02057), the game i
 Expected:  no figure: ours, and not run by us
 Cost:      not measured by us; needs accelerators
 Command:   caco pretrain --config=moco_vit_imagenet --workdir=runs/moco_vit_imagenet
-Variants:  base
+Variants:  base, float32
 """
 
 from ml_collections import ConfigDict

@@ -4,21 +4,24 @@ Paper:     arXiv:2002.05709
 Expected:  linear about 69.1 %, of the released checkpoint
 Cost:      not measured by us; needs accelerators
 Command:   caco pretrain --config=simclr_imagenet --workdir=runs/simclr_imagenet
+Variants:  float32
 """
 
 from ml_collections import ConfigDict
 
-from caco_jax.config.recipe import Variants, imagenet, with_variant
+from caco_jax.config.recipe import FAST, FLOAT32, OURS, Variants, imagenet, with_variant
 
-VARIANTS: Variants = {}
+VARIANTS: Variants = {**FLOAT32}
 SOURCES = {
     "arXiv:2002.05709, section 2 and appendix B.6": (
         "data.source",
         "data.views",
-        "encoder.*",
+        "encoder.projector",
+        "encoder.projector_widths",
         "optimizer.*",
         "training.*",
     ),
+    OURS: FAST,
 }
 
 

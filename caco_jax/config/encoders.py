@@ -139,6 +139,11 @@ class EncoderConfig:
         doc="Whether activations within stages or blocks are computed again in the "
         "backward pass, which saves memory and costs time.",
     )
+    fold_batchnorm: bool = setting(
+        False,
+        doc="of a ResNet with BatchNorm: joins it with 1x1 convolutions that widen and "
+        "with the stem's pooling; the same but for rounding, faster on accelerators",
+    )
     options: Mapping[str, Any] = setting(
         {},
         doc="Options of a ViT, see encoder.options: ViTOptions, or keyword arguments "

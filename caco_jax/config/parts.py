@@ -276,7 +276,9 @@ def build_encoder(
 def _backbone(config: EncoderConfig, parts: dict[str, Any]) -> nn.Module:
     found = resolve(config.backbone, BACKBONES, "config.encoder.backbone")
     if config.backbone in RESNETS:
-        return found(width=config.width, stem=config.stem, remat=config.remat, **parts)
+        fold = config.fold_batchnorm and config.norm == "batch"
+        own = {"width": config.width, "stem": config.stem, "fold_batchnorm": fold}
+        return found(remat=config.remat, **own, **parts)
     if config.backbone in VITS:
         options = build(ViTOptions, config.options).arguments()
         return found(remat=config.remat, dtype=parts["dtype"], **options)

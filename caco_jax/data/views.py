@@ -39,7 +39,7 @@ Examples = Shaped[Array, "n *example"] | Sequence[UInt8[Array, "n h w c"]]
 ViewsFn = Callable[[PRNGKeyArray, Examples], tuple[jax.Array, ...]]
 
 
-def make_views(views: Views, *, dtype: Any = jnp.float32) -> ViewsFn:
+def make_views(views: Views, *, dtype: Any = jnp.float32, parts: int = 1) -> ViewsFn:
     """Makes a function from a key and a batch of examples [N, ...] to their views.
 
     Row n of view v depends only on the key, on n and v, and on example n. So the values
@@ -53,6 +53,9 @@ def make_views(views: Views, *, dtype: Any = jnp.float32) -> ViewsFn:
     Args:
         views: the views and their normalisation.
         dtype: dtype of views of bytes, and of all normalised values.
+        parts: number of parts of the batch, which are made one after the other; it
+            divides the batch. An accelerator keeps a part of few rows in its fast
+            memory. Row i is in part i modulo `parts`, so that no row leaves its device.
 
     Returns:
         A pure function; view v of its tuple is [N, ...], normalised. It raises
@@ -65,13 +68,8 @@ def make_views(views: Views, *, dtype: Any = jnp.float32) -> ViewsFn:
         for view, run in itertools.groupby(enumerate(views.views), lambda v: v[1])
     ]
 
-    def of_batch(key: PRNGKeyArray, examples: Examples) -> tuple[jax.Array, ...]:
-        cropped = isinstance(examples, Sequence)
-        # As copies, because a matrix product is slow if one side has no axis V.
-        each = list(examples) if cropped else [jnp.asarray(examples)] * len(views.views)
-        _check_examples(each, views, cropped=cropped)
+    def of_rows(row_keys: Array, each: Sequence[Array], cropped: bool) -> list[Array]:
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        row_keys = fold(key, jnp.arange(each[0].shape[0]))  # [N]
         made: list[jax.Array] = []
         for view, indices in runs:
             batch = jnp.stack([each[index] for index in indices])  # [V, N, ...]
@@ -81,7 +79,29 @@ def make_views(views: Views, *, dtype: Any = jnp.float32) -> ViewsFn:
             make = view.finish if cropped else view
             alike = jax.vmap(jax.vmap(make))(keys, _as_input(batch, dtype))
             made.extend(_normalized(alike, views, dtype))
-        return tuple(made)
+        return made
+
+    def of_batch(key: PRNGKeyArray, examples: Examples) -> tuple[jax.Array, ...]:
+        cropped = isinstance(examples, Sequence)
+        # As copies, because a matrix product is slow if one side has no axis V.
+        each = list(examples) if cropped else [jnp.asarray(examples)] * len(views.views)
+        _check_examples(each, views, cropped=cropped)
+        rows = jnp.arange(each[0].shape[0])
+        row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)  # [N]
+        if parts == 1:
+            return tuple(of_rows(row_keys, each, cropped))
+
+        def of_part(part: tuple[Array, list[Array]]) -> tuple[Array, ...]:
+            return tuple(of_rows(*part, cropped))
+
+        apart = jax.tree.map(
+            lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0),
+            (row_keys, each),
+        )
+        return jax.tree.map(
+            lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]),
+            jax.lax.map(of_part, apart),
+        )
 
     return of_batch
 

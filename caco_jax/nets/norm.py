@@ -1,6 +1,7 @@
 """BatchNorm with an adversarial branch and with groups of rows; GroupNorm."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from caco_jax.nets.product import moments_of_product, product
 
 CLEAN = "clean"
 ADVERSARIAL = "adversarial"
@@ -65,53 +68,94 @@ class BatchNorm(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    @jax.named_scope("batchnorm")
     def __call__(
-        self, x: Float[Array, "n *space c"], *, train: bool, branch: str = CLEAN
-    ) -> Float[Array, "n *space c"]:
+        self,
+        x: Float[Array, "n *space c"],
+        *,
+        train: bool,
+        branch: str = CLEAN,
+        kernel: Float[Array, "c d"] | None = None,
+        pool: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> Float[Array, "n *space2 d"]:
         """Normalises `x`, in at least float32 whatever its dtype.
+
+        Two arguments join it with its neighbours. In exact numbers nothing changes, and
+        less is written and read:
+
+        With a `kernel`, normalises ``x @ kernel`` without making it first. Its moments
+        follow from those of `x`, and its scale goes into the kernel. That pays where D
+        is larger than C, and takes C x C more products a row.
+
+        With a `pool`, returns ``pool(normalised x)``, but pools first: a maximum stays
+        one through a map that grows, and where a scale is negative, `x` is mirrored.
 
         Args:
             x: [N, ..., C] floats.
             train: whether to use, and to record, the statistics of `x`; otherwise
                 the running ones. Initialisation always uses the running ones.
             branch: "clean" or "adversarial".
+            kernel: None, or what `x` [N, H, W, C] is multiplied by.
+            pool: None, or what takes maxima over places, [N, ..., C] -> [N, ..., C].
 
         Returns:
-            An array of the shape of `x`.
+            [N, ..., C], or [N, ..., D] with a kernel.
 
         Raises:
             ValueError: the branch does not exist, the group size does not divide the
                 batch, or a group has one value per channel, hence no variance.
         """
-        branches = {CLEAN: self._declare("", x.shape[-1], self.momentum)}
+        channels = (x if kernel is None else kernel).shape[-1]
+        chosen = self._choose(branch, channels)
+        learn = train and not self.is_initializing()
+        size = self._check_groups(x.shape) if learn else x.shape[0]
+        accumulate = jnp.promote_types(x.dtype, jnp.float32)
+        # [groups, size, ..., C]; with the batch sharded, groups stay on their devices.
+        groups = x.reshape(-1, size, *x.shape[1:])
+
+        def align(vector: jax.Array) -> jax.Array:
+            return vector.astype(accumulate).reshape((1,) * x.ndim + (-1,))
+
+        with jax.named_scope("batchnorm"):
+            scale, mean = align(chosen.scale), align(chosen.mean.value)
+            var = align(chosen.var.value)
+            mirror = jnp.ones_like(scale)
+            if pool is not None:
+                mirror = jnp.where(scale < 0, -mirror, mirror)
+                groups = groups * mirror.astype(x.dtype)
+            if learn and kernel is None:
+                mean, var = _moments(groups.astype(accumulate), mean * mirror)
+            elif learn and kernel is not None:
+                mean, var = moments_of_product(groups, kernel.astype(accumulate))
+            else:
+                mean = mean * mirror
+            if learn:
+                self._record(chosen, mean * mirror, var, count=groups[0, ..., 0].size)
+            slope = jax.lax.rsqrt(var + self.epsilon) * scale * mirror
+        if pool is not None:
+            pooled = pool(groups.reshape(x.shape))
+            groups = pooled.reshape(*groups.shape[:2], *pooled.shape[1:])
+        if kernel is None:
+            with jax.named_scope("batchnorm"):
+                y = (groups.astype(accumulate) - mean) * slope + align(chosen.bias)
+        else:
+            # [groups or 1, C, D]
+            scaled = kernel[None] * slope.reshape(-1, 1, channels)
+            y = product(groups, scaled.astype(x.dtype)).astype(accumulate)
+            y += align(chosen.bias) - mean * slope
+        return y.reshape(len(x), *y.shape[2:]).astype(self.dtype or x.dtype)
+
+    def _choose(self, branch: str, channels: int) -> _Branch:
+        branches = {CLEAN: self._declare("", channels, self.momentum)}
         if self.adversarial_branch:
             branches[ADVERSARIAL] = self._declare(
-                "adversarial_", x.shape[-1], self.adversarial_momentum
+                "adversarial_", channels, self.adversarial_momentum
             )
         if branch not in branches:
             raise ValueError(
                 f"BatchNorm: branch: expected one of {sorted(branches)}, got "
                 f"{branch!r}; adversarial_branch=True adds the adversarial one"
             )
-        chosen = branches[branch]
-        learn = train and not self.is_initializing()
-        size = self._check_groups(x.shape) if learn else x.shape[0]
-        accumulate = jnp.promote_types(x.dtype, jnp.float32)
-        # [groups, size, ..., C]; with the batch sharded, groups stay on their devices.
-        groups = x.reshape(-1, size, *x.shape[1:]).astype(accumulate)
-
-        def align(vector: jax.Array) -> jax.Array:
-            return vector.astype(accumulate).reshape((1,) * x.ndim + (-1,))
-
-        if learn:
-            mean, var = _moments(groups, align(chosen.mean.value))
-            self._record(chosen, mean, var, count=groups[0, ..., 0].size)
-        else:
-            mean, var = align(chosen.mean.value), align(chosen.var.value)
-        slope = jax.lax.rsqrt(var + self.epsilon) * align(chosen.scale)
-        y = (groups - mean) * slope + align(chosen.bias)
-        return y.reshape(x.shape).astype(self.dtype or x.dtype)
+        return branches[branch]
 
     def _declare(self, prefix: str, channels: int, momentum: float) -> _Branch:
         stat_dtype = jnp.promote_types(self.param_dtype, jnp.float32)

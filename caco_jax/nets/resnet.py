@@ -27,6 +27,7 @@ take, and a step inside runs some twenty times slower (jax-ml/jax issue 12868).
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
@@ -35,9 +36,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from caco_jax.nets.activation import relu
 from caco_jax.nets.norm import CLEAN, BatchNorm
 
 T = TypeVar("T")
+
+# Beyond it, devices would send more for the moments of inputs, a matrix of them, than
+# they move less.
+_FOLDED_AT_MOST = 512
 
 # "He-normal": keeps the variance of the gradient through a ReLU layer.
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -47,6 +53,7 @@ class _Layers(nn.Module):
     """Settings of every part of the network: the norm and the dtypes."""
 
     norm: Callable[..., nn.Module] = BatchNorm
+    fold_batchnorm: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -68,13 +75,55 @@ class _Layers(nn.Module):
         )
 
     def normalise(
-        self, x: jax.Array, train: bool, branch: str, name: str, **options: Any
+        self,
+        x: jax.Array,
+        train: bool,
+        branch: str,
+        name: str,
+        arguments: Mapping[str, Any] = MappingProxyType({}),
+        **options: Any,
     ) -> jax.Array:
         """Applies a norm of this name in the given branch."""
         norm = self.norm(
             dtype=self.dtype, param_dtype=self.param_dtype, name=name, **options
         )
-        return norm(x, train=train, branch=branch)
+        return norm(x, train=train, branch=branch, **arguments)
+
+    def normalised_conv(
+        self,
+        x: jax.Array,
+        layer: tuple[int, int, int],
+        train: bool,
+        branch: str,
+        names: tuple[str, str],
+        **options: Any,
+    ) -> jax.Array:
+        """A convolution of (features, kernel, stride) and its norm, as one if asked."""
+        features, size, stride = layer
+        channels = x.shape[-1]
+        fold = self.fold_batchnorm and size == 1 and channels <= _FOLDED_AT_MOST
+        if fold and features > channels:
+            shape = (channels, features)
+            kernel = _Kernel(shape, self.param_dtype, name=names[0])()
+            x = x[:, ::stride, ::stride].astype(self.dtype or x.dtype)
+            given = {"kernel": kernel}
+        else:
+            x = self.conv(features, size, stride, names[0])(x)
+            given = {}
+        return self.normalise(x, train, branch, names[1], given, **options)
+
+
+class _Kernel(nn.Module):
+    """The parameter of a 1x1 convolution, for who multiplies by it."""
+
+    shape: tuple[int, int]
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """[C, D]."""
+        shape = (1, 1, *self.shape)
+        return self.param("kernel", _he_normal, shape, self.param_dtype)[0, 0]
 
 
 class _Block(_Layers):
@@ -90,16 +139,17 @@ class _Block(_Layers):
         """[N, H, W, C] -> [N, H / stride, W / stride, expansion * features]."""
         y, width = x, self.features * self.expansion
         layers = self.layers()
-        for i, (features, kernel, stride) in enumerate(layers, start=1):
+        for i, layer in enumerate(layers, start=1):
             zero = self.zero_init_residual and i == len(layers)
             scale = nn.initializers.zeros if zero else nn.initializers.ones
-            y = self.conv(features, kernel, stride, f"conv{i}")(y)
-            y = self.normalise(y, train, branch, f"bn{i}", scale_init=scale)
-            y = nn.relu(y) if i < len(layers) else y
+            names = (f"conv{i}", f"bn{i}")
+            y = self.normalised_conv(y, layer, train, branch, names, scale_init=scale)
+            y = relu(y) if i < len(layers) else y
         if x.shape[-1] != width or self.stride != 1:
-            x = self.conv(width, 1, self.stride, "downsample_conv")(x)
-            x = self.normalise(x, train, branch, "downsample_bn")
-        return nn.relu(x + y)
+            layer = (width, 1, self.stride)
+            names = ("downsample_conv", "downsample_bn")
+            x = self.normalised_conv(x, layer, train, branch, names)
+        return relu(x + y)
 
     def layers(self) -> Sequence[tuple[int, int, int]]:
         """(features, kernel, stride) of each convolution of the residual branch."""
@@ -143,6 +193,7 @@ class _Stage(_Layers):
         for i in range(self.blocks):
             x = self.block(
                 norm=self.norm,
+                fold_batchnorm=self.fold_batchnorm,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
                 features=self.features,
@@ -168,6 +219,9 @@ class ResNet(_Layers):
         zero_init_residual: start every block as the identity, by a zero last scale.
         remat: keep the activations between stages only, and recompute the rest in
             the backward pass: less memory, about a third more computation.
+        fold_batchnorm: join BatchNorm with 1x1 convolutions that widen and with the
+            stem's pooling, see `BatchNorm`: equal in exact arithmetic, with less memory
+            traffic on accelerators.
         norm: constructor of a norm; set options by, for example,
             `functools.partial(BatchNorm, group_size=32)`.
         dtype: dtype of the computation; None: promoted from images and parameters.
@@ -212,6 +266,7 @@ class ResNet(_Layers):
         for i, (blocks, stride) in enumerate(self._stages()):
             x = stage(
                 norm=self.norm,
+                fold_batchnorm=self.fold_batchnorm,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
                 block=_choose("block", self.block, _BLOCKS),
@@ -238,10 +293,15 @@ class ResNet(_Layers):
     def _stem(self, images: jax.Array, train: bool, branch: str) -> jax.Array:
         kernel, stride = _choose("stem", self.stem, STEMS)
         x = self.conv(self.width, kernel, stride, "conv1")(images)
-        x = nn.relu(self.normalise(x, train, branch, "bn1"))
-        if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        return x
+        if self.stem != "imagenet":
+            return relu(self.normalise(x, train, branch, "bn1"))
+        if self.fold_batchnorm:
+            return relu(self.normalise(x, train, branch, "bn1", {"pool": _max_pool}))
+        return _max_pool(relu(self.normalise(x, train, branch, "bn1")))
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def check_images(images: jax.Array) -> None:

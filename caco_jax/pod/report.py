@@ -6,17 +6,20 @@ from typing import Any
 
 import jax
 
+from caco_jax.config.build import build_run
 from caco_jax.config.sections import ExperimentConfig
 from caco_jax.pod import collectives, hlo, work
 from caco_jax.pod.collectives import Collective
-from caco_jax.pod.compile import Compiled, compile_step
+from caco_jax.pod.compile import Compiled, compile_step, stand_in
+from caco_jax.pod.floor import floor_of
 from caco_jax.pod.parts import PARTS
 from caco_jax.pod.roofline import ASSUMPTIONS, predict
 from caco_jax.pod.topology import Slice
 from caco_jax.pod.work import Work
+from caco_jax.training.sharding import make_mesh
 
 Report = dict[str, Any]
-GIB, MILLI = 2**30, 1e-3
+GIB, GIGA, MILLI = 2**30, 1e9, 1e-3
 
 
 def make_report(
@@ -36,7 +39,13 @@ def make_report(
     Raises:
         ConfigError: the configuration does not fit the slice, or itself.
     """
-    return describe(compile_step(config, where, quick=quick), config, where, quick)
+    report = describe(compile_step(config, where, quick=quick), config, where, quick)
+    # The least is the network's own, however it is computed.
+    encoder = dataclasses.replace(config.encoder, fold_batchnorm=False, remat=False)
+    plain = dataclasses.replace(config, encoder=encoder)
+    mesh = make_mesh(where.devices)
+    least = floor_of(build_run(plain, mesh=mesh, data=stand_in(config.data)))
+    return report | {"floor_bytes": dataclasses.asdict(least) | {"total": least.total}}
 
 
 def describe(
@@ -130,6 +139,8 @@ def as_text(report: Mapping[str, Any]) -> str:
     if "work" not in report:
         return "\n".join(lines)
     lines += ["", *_parts_table(report), "", _time_line(report)]
+    if "floor_bytes" in report:
+        lines.append(_floor_line(report))
     lines += ["assumed: " + report["assumptions"][0]]
     lines += [f"         {assumption}" for assumption in report["assumptions"][1:]]
     return "\n".join(lines)
@@ -173,11 +184,39 @@ def _time_line(report: Mapping[str, Any]) -> str:
     )
 
 
+def _floor_line(report: Mapping[str, Any]) -> str:
+    """How much more a step moves than it has to."""
+    least = {name: size / GIGA for name, size in report["floor_bytes"].items()}
+    total = least.pop("total")
+    uses = ", ".join(f"{name} {size:.2f}" for name, size in least.items())
+    return (
+        f"its {_moved(report) / GIGA:.2f} GB of HBM are {_ratio(report):.2f} times the "
+        f"least of {total:.2f} ({uses})"
+    )
+
+
+def _moved(report: Mapping[str, Any]) -> float:
+    return report["work"]["total"]["hbm_bytes"]
+
+
+def _ratio(report: Mapping[str, Any]) -> float:
+    """HBM traffic in multiples of the least."""
+    return _moved(report) / report["floor_bytes"]["total"]
+
+
 def curve_text(reports: Sequence[Mapping[str, Any]]) -> str:
     """Reports of one recipe on several slices, a line each, times in milliseconds."""
     head = ("slice", "chips", "batch", "GiB/chip", "arithmetic", "HBM")
     table: list[tuple[str, ...]] = [
-        (*head, "network", "latency", "step ms", "images/s", "speed-up a chip")
+        (
+            *head,
+            "x least",
+            "network",
+            "latency",
+            "step ms",
+            "images/s",
+            "speed-up a chip",
+        )
     ]
     first: float | None = None
     for report in reports:
@@ -185,12 +224,13 @@ def curve_text(reports: Sequence[Mapping[str, Any]]) -> str:
         memory = f"{least}{report['memory_bytes']['total'] / GIB:.2f}"
         place = (report["topology"], f"{report['chips']}", f"{report['batch_size']:,}")
         if "seconds" not in report:
-            table.append((*place, memory, "does not fit", *[""] * 6))
+            table.append((*place, memory, "does not fit", *[""] * 7))
             continue
         per_chip = report["images_per_second"] / report["chips"]
         first = per_chip if first is None else first
         names = ("arithmetic", "hbm", "interconnect", "latency", "step")
         cells = [f"{report['seconds'][name] / MILLI:.1f}" for name in names]
+        cells.insert(2, f"{_ratio(report):.2f}")
         rate = f"{report['images_per_second']:,.0f}"
         table.append((*place, memory, *cells, rate, f"{per_chip / first:.2f}"))
     return "\n".join(_aligned(table))

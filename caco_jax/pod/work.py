@@ -200,8 +200,23 @@ def _sliced(program: Program, instruction: Instruction, position: int) -> float:
         for one in inner.values()
         if one.opcode == "parameter" and one.arguments == str(position)
     )
-    users = [one for one in inner.values() if parameter in one.operands]
-    in_part = {one.opcode for one in users} <= {*_SLICES, "dynamic-update-slice"}
-    if not in_part:
-        return np.inf
-    return sum(total_bytes(one.leaves) if one.opcode in _SLICES else 0 for one in users)
+    return _read(inner, parameter)
+
+
+def _read(inner: Computation, name: str) -> float:
+    """Bytes that a fusion reads of an array in it, infinite where that is all of it."""
+    read = 0.0
+    for user in (one for one in inner.values() if name in one.operands):
+        if user.opcode in _SLICES:
+            read += total_bytes(user.leaves)
+        elif user.operands == (name,) and _as_before(user, inner[name]):
+            read += _read(inner, user.name)
+        elif user.opcode != "dynamic-update-slice" or name != user.operands[0]:
+            return np.inf
+    return read
+
+
+def _as_before(user: Instruction, operand: Instruction) -> bool:
+    """Whether an array is only taken in another order, as far as its use needs it."""
+    moved = user.opcode in ("bitcast", "copy", "fusion")
+    return moved and total_bytes(user.leaves) == total_bytes(operand.leaves)

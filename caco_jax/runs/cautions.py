@@ -88,6 +88,20 @@ def _queue_beside_the_set(run: Pretraining) -> Iterator[str]:
         )
 
 
+def _groups_beside_the_devices(run: Pretraining) -> Iterator[str]:
+    """Warns of BatchNorm groups that the devices cannot share evenly."""
+    size, devices = run.batchnorm_group, run.mesh.size
+    if size is None:
+        return
+    groups = run.training.batch_size // run.training.microbatches // size
+    if groups % devices:
+        yield (
+            f"encoder.batchnorm_group: expected a multiple of the {devices} devices as "
+            f"the number of groups, got {groups} of {size} rows; every device will "
+            "encode the whole batch: change training.batch_size or the group"
+        )
+
+
 def _schedules_beside_the_run(run: Pretraining) -> Iterator[str]:
     """Warns of a warm-up that is most of the run and of milestones after its end."""
     epochs = run.training.epochs
@@ -136,6 +150,7 @@ def _start_up_beside_the_run(run: Pretraining) -> Iterator[str]:
 RULES: tuple[Callable[[Pretraining], Iterator[str]], ...] = (
     _bank_beside_the_set,
     _queue_beside_the_set,
+    _groups_beside_the_devices,
     _schedules_beside_the_run,
     _target_beside_the_run,
     _start_up_beside_the_run,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -16,7 +17,7 @@ from jaxtyping import Array, PRNGKeyArray
 from caco_jax.data.dataset import Dataset, as_dataset
 from caco_jax.data.pipeline import BadImages
 from caco_jax.data.view_kinds import as_views, without_key
-from caco_jax.data.views import make_evaluation_view, make_views
+from caco_jax.data.views import ViewsFn, make_evaluation_view, make_views
 from caco_jax.methods.method import Encode, Method, Network
 from caco_jax.methods.registry import MethodBuilder
 from caco_jax.nets.encoder import with_projector
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from caco_jax.runs.run import Run
 
 Optimizer: TypeAlias = OptimizerConfig | optax.GradientTransformation
+# That a device makes views of at once, where its fast memory is larger than a cache.
+_ROWS_OF_VIEWS = 8
 
 
 class Keys(NamedTuple):
@@ -315,12 +318,19 @@ class Pretraining:
         )
         return Encode(encode, encode)
 
+    def make_views(self) -> ViewsFn:
+        """How a step makes its views: on accelerators, some rows after the others."""
+        rows = self.training.batch_size // self.mesh.size
+        alone = on_cpu(self.mesh) or not self.views.are_photos
+        parts = 1 if alone else rows // math.gcd(rows, _ROWS_OF_VIEWS)
+        return make_views(self.views, parts=parts)
+
     def training_step(self) -> StepFn:
         """The training step."""
         return make_train_step(
             self.method,
             encode=self.encode(),
-            make_views=make_views(self.views),
+            make_views=self.make_views(),
             optimizer=self.training_optimizer(),
             target_momentum=self.target.momentum_of(
                 epochs=self.training.epochs, steps_per_epoch=self.steps_per_epoch
@@ -339,7 +349,7 @@ class Pretraining:
         return make_train_step(
             start_up.method,
             encode=self.encode(),
-            make_views=make_views(self.views),
+            make_views=self.make_views(),
             optimizer=self.start_up_optimizer(),
             target_momentum=optax.constant_schedule(momentum),
             key=self.keys.start_up_steps,

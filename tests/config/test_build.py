@@ -135,6 +135,13 @@ def test_stages_are_recomputed_if_asked():
         assert encoder.module.backbone.remat == remat
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_batchnorm_is_folded_if_asked_and_there(norm):
+    changes = {"encoder__norm": norm, "encoder__fold_batchnorm": True}
+    encoder = build_encoder(small("simclr", **changes).encoder)
+    assert encoder.module.backbone.fold_batchnorm == (norm == "batch")
+
+
 def test_keys_are_shuffled_for_groups_only():
     with pytest.raises(
         ConfigError, match=r"^config\.target\.shuffle_keys: expected enc"

@@ -115,6 +115,17 @@ def test_crops_made_elsewhere_get_the_rest_of_the_view():
     np.testing.assert_allclose(from_crops[1], swapped[1], atol=2e-5)
 
 
+def test_views_are_the_same_in_parts(devices):
+    recipe = Views((EVERYTHING, EVERYTHING), (0.4,), (0.3,))
+    batch = jax.device_put(patches(32), rows(make_mesh(devices)))
+    whole = jax.jit(views.make_views(recipe))(KEY, batch)
+    parts = jax.jit(views.make_views(recipe, parts=4))
+    assert "all-to-all" not in parts.lower(KEY, batch).compile().as_text()
+    for one, other in zip(whole, parts(KEY, batch), strict=True):
+        assert len(other.sharding.device_set) == 8
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_float64_is_kept(name):
     with jax.enable_x64(True):

@@ -28,11 +28,11 @@ def tpu_python():
     return TPU_PYTHON
 
 
-def run(*flags, python):
+def run(*flags, python, module="experiments.compile_for_pod"):
     """The command in a process of its own, on no TPU."""
     hidden = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR")
     return subprocess.run(
-        [python, "-m", "experiments.compile_for_pod", *flags],
+        [python, "-m", module, *flags],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name not in hidden},
         capture_output=True,
@@ -79,6 +79,17 @@ def test_libtpu_missing():
         "--topology: expected libtpu, which compiles for TPUs, got an environment "
         "without it; pip install 'caco_jax[tpu]'"
     )
+
+
+@pytest.mark.slow
+def test_traffic_is_read_as_it_is(tpu_python):
+    """A copy, a product and a fused reduction: each array once, to the byte."""
+    done = run(python=tpu_python, module="tests.pod.known_traffic")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found) == {"copy", "matmul", "fused reduction"}
+    for read, known in found.values():
+        assert read == pytest.approx(known, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -227,3 +227,51 @@ def test_bfloat16_computation_has_float32_parameters_and_outputs():
 def test_errors(network, images, error, message):
     with pytest.raises(error, match=message):
         _shapes(network, images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _value_and_gradients(network, variables, images):
+    def loss(params, images):
+        z, stats = network.apply(
+            {**variables, "params": params}, images, train=True, mutable="batch_stats"
+        )
+        return jnp.mean(jnp.sin(3 * z)), stats
+
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
+        variables["params"], images
+    )
+
+
+@pytest.mark.parametrize(("stem", "group_size"), [("imagenet", None), ("small", 2)])
+def test_folded_batchnorm_changes_neither_values_nor_names(stem, group_size):
+    with jax.enable_x64():
+        plain = ResNet(
+            stage_sizes=(1, 1),
+            block="bottleneck",
+            width=4,
+            stem=stem,
+            norm=functools.partial(BatchNorm, group_size=group_size),
+            param_dtype=jnp.float64,
+        )
+        folded = plain.clone(fold_batchnorm=True)
+        images = _images(4, 8, 8, 3, dtype=jnp.float64)
+        variables, again = _init(plain, images), _init(folded, images)
+        jax.tree.map(np.testing.assert_array_equal, variables, again)
+        rng = np.random.default_rng(1)
+        variables = jax.tree.map(
+            lambda leaf: leaf + rng.uniform(-0.5, 0.5, leaf.shape), variables
+        )
+        variables["params"]["bn1"]["scale"] *= jnp.array([1, -1, 1, -1])
+        variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
+        want = _value_and_gradients(plain, variables, images)
+        got = _value_and_gradients(folded, variables, images)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+            got,
+            want,
+        )
+        np.testing.assert_allclose(
+            _evaluate(folded, variables, images),
+            _evaluate(plain, variables, images),
+            rtol=1e-9,
+        )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -131,6 +132,7 @@ def test_text_for_people(reports):
     for part in ("game", "batchnorm", "encoder gradient", "total"):
         assert f"\n{part} " in text
     assert "latency limits it to" in text
+    assert re.search(r"of HBM are [\d.]+ times the least of 0\.00 \(activations", text)
 
 
 def test_a_curve_for_people(reports):

@@ -144,3 +144,35 @@ def test_a_plain_program_by_hand():
     done = total(program)
     assert done.flops == done.pass_flops == 2 * 16 * 32 * 64
     assert done.hbm_bytes == 4 * np.sum([16 * 32, 32 * 64, 16 * 64])
+
+
+SLICED = """\
+HloModule m
+
+%inner (crops: u8[8,64,64], at: s32[]) -> f32[1,64,64] {
+  %crops = u8[8,64,64] parameter(0)
+  %at = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %turned = u8[8,64,64] bitcast(%crops)
+  %part = u8[1,64,64] dynamic-slice(%turned, %at, %zero, %zero), \
+dynamic_slice_sizes={1,64,64}
+  ROOT %wide = f32[1,64,64] convert(%part)
+}
+
+ENTRY %main (a: u8[8,64,64], b: s32[]) -> f32[1,64,64] {
+  %a = u8[8,64,64] parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %out = f32[1,64,64] fusion(%a, %b), kind=kLoop, calls=%inner
+}
+"""
+
+
+def test_a_slice_of_an_array_in_another_order_is_no_whole_array():
+    assert total(hlo.parse(SLICED)).hbm_bytes == 64 * 64 * (1 + 4) + 4
+
+
+def test_what_is_put_into_an_array_is_read():
+    program = FUSED.replace("%both = f32[8,256] add(%part, %new)\n", "").replace(
+        "%both", "%new"
+    )
+    assert total(hlo.parse(program)).hbm_bytes == 3 * 8 * 256 * 4 + 4

@@ -72,6 +72,18 @@ def test_the_share_is_that_of_queues_that_are_played(queue_steps):
     assert np.mean(met) == pytest.approx(expected, abs=0.02)
 
 
+def test_groups_that_the_devices_cannot_share(devices):
+    run = tiny.run("simclr").replace(target=SHORT, optimizers=None)
+    for count, told in [(1, 0), (4, 0), (8, 1)]:
+        grouped = run.replace(mesh=make_mesh(devices[:count]), batchnorm_group=4)
+        assert len(cautions(grouped)) == told
+    assert cautions(grouped) == [
+        "encoder.batchnorm_group: expected a multiple of the 8 devices as the number "
+        "of groups, got 4 of 4 rows; every device will encode the whole batch: change "
+        "training.batch_size or the group"
+    ]
+
+
 def test_a_warm_up_that_is_much_of_the_run():
     def warmed(epochs):
         return {"encoder": OptimizerConfig(warmup_epochs=epochs)}
