@@ -84,7 +84,7 @@ class ViTOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """The backbone and the projector behind it."""
+    """The encoder: a backbone followed by a projection head."""
 
     backbone: str = setting(
         "resnet50",
