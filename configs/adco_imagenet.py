@@ -39,7 +39,9 @@ SOURCES = {
         "training.epochs",
     ),
     "github.com/maple-research-lab/AdCo, ops/argparser.py": (
-        "encoder.*",
+        "encoder.batchnorm_group",
+        "encoder.projector",
+        "encoder.projector_widths",
         "optimizer.*",
         "target.*",
     ),

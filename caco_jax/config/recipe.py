@@ -108,7 +108,7 @@ VIT_SOURCES = {
         "data.views",
         "data.view.*",
         "encoder.backbone",
-        "encoder.options",
+        "encoder.options.*",
         "encoder.projector_widths",
         "optimizer.*",
         "training.epochs",

@@ -34,7 +34,7 @@ from caco_jax.runs.describe import describe
 from caco_jax.runs.settings import EvaluationConfig, TrainingConfig
 from caco_jax.runs.workdir import BUILT_OF, OBJECTS
 from caco_jax.schema import Conflicts
-from caco_jax.training.encode import make_encode, microbatched
+from caco_jax.training.encode import make_encode, microbatched, spread_rows
 from caco_jax.training.feeds import (
     Layout,
     OpenFeed,
@@ -48,6 +48,7 @@ from caco_jax.training.sharding import (
     on_cpu,
     place,
     replicated,
+    rows,
     state_shardings,
 )
 from caco_jax.training.state import TrainState, create_state
@@ -316,13 +317,14 @@ class Pretraining:
             group_size=self.batchnorm_group,
             unroll=on_cpu(self.mesh),
         )
+        encode = spread_rows(encode, rows(self.mesh))
         return Encode(encode, encode)
 
     def make_views(self) -> ViewsFn:
         """How a step makes its views: on accelerators, some rows after the others."""
-        rows = self.training.batch_size // self.mesh.size
+        count = self.training.batch_size // self.mesh.size
         alone = on_cpu(self.mesh) or not self.views.are_photos
-        parts = 1 if alone else rows // math.gcd(rows, _ROWS_OF_VIEWS)
+        parts = 1 if alone else count // math.gcd(count, _ROWS_OF_VIEWS)
         return make_views(self.views, parts=parts)
 
     def training_step(self) -> StepFn:

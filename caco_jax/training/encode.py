@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from caco_jax.losses.contrast import l2_normalize
@@ -59,6 +60,24 @@ def shuffle_rows(encode: EncodeFn, key: PRNGKeyArray) -> EncodeFn:
         return embeddings[jnp.argsort(order)], network
 
     return shuffled
+
+
+def spread_rows(encode: EncodeFn, sharding: NamedSharding) -> EncodeFn:
+    """The encoder with its rows sharded over the devices, in whatever order they come.
+
+    Without this, a permutation of rows leaves all of them on every device, each of
+    which then encodes the whole batch.
+
+    Args:
+        encode: the encoder.
+        sharding: of rows, over the first axis.
+    """
+
+    def spread(network: Network, view: View) -> tuple[Float[Array, "n d"], Network]:
+        images = jax.lax.with_sharding_constraint(view.images, sharding)
+        return encode(network, dataclasses.replace(view, images=images))
+
+    return spread
 
 
 def microbatched(

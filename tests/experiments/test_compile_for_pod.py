@@ -167,6 +167,10 @@ def test_the_imagenet_recipe_on_a_pod(
     encoder = report["work"]["encoder"], report["work"]["encoder gradient"]
     per_view = sum(part["flops"] for part in encoder) / (2 * batch / chips)
     assert per_view == pytest.approx(4 * 2 * 4.1e9, rel=0.1)
+    # What is folded in bfloat16 moves 2.55 times the least at a batch of 1024; 3 before.
+    least = report["floor_bytes"]["total"]
+    if dtype == "bfloat16":
+        assert least < report["work"]["total"]["hbm_bytes"] < 2.7 * least
     # Scores for the positives, for the loss and for the move, and what the last two
     # pull; where the bank is one block, XLA keeps the loss's scores for the move.
     assert report["loops_of_unknown_length"] == []

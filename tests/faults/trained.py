@@ -236,8 +236,8 @@ NETS = [
     Fault(
         "the twin of a BatchNorm shares its running statistics",
         "nets/norm.py",
-        "chosen = branches[branch]\n",
-        "chosen = branches[branch]._replace(\n"
+        "return branches[branch]\n",
+        "return branches[branch]._replace(\n"
         "            mean=branches[CLEAN].mean, var=branches[CLEAN].var\n"
         "        )\n",
         ("nets/test_norm.py::test_training_matches_oracle_and_moves_only_its_branch",),

@@ -112,6 +112,16 @@ def test_work_is_of_all_parts_and_grows_with_the_bank(reports):
         assert first[part]["flops"] == second[part]["flops"] > 0
 
 
+def test_shuffled_keys_are_shared_by_the_devices(where):
+    ordered, shuffled = (
+        report.make_report(
+            config(encoder__batchnorm_group=2, target__shuffle_keys=shuffle), where
+        )["work"]["encoder"]["flops"]
+        for shuffle in (False, True)
+    )
+    assert shuffled == ordered > 0
+
+
 def test_figures_agree_with_one_another(reports, where):
     one = reports[0]
     assert one["chips"] == 8
