@@ -141,8 +141,9 @@ class EncoderConfig:
     )
     fold_batchnorm: bool = setting(
         False,
-        doc="of a ResNet with BatchNorm: joins it with 1x1 convolutions that widen and "
-        "with the stem's pooling; the same but for rounding, faster on accelerators",
+        doc="Whether a ResNet folds BatchNorm into the 1x1 convolution or the pooling "
+        "before it. Results are equal up to rounding; on accelerators a step moves less "
+        "memory.",
     )
     options: Mapping[str, Any] = setting(
         {},
