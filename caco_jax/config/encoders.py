@@ -142,8 +142,8 @@ class EncoderConfig:
     fold_batchnorm: bool = setting(
         False,
         doc="Whether a ResNet folds BatchNorm into the 1x1 convolution or the pooling "
-        "before it. Results are equal up to rounding; on accelerators a step moves less "
-        "memory.",
+        "before it. Results are equal up to rounding; accelerators move less "
+        "memory in a step.",
     )
     options: Mapping[str, Any] = setting(
         {},
