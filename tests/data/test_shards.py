@@ -241,7 +241,7 @@ def wrong(folder, kind):
             "data.source: expected tar files, a folder of them, or several as in ",
         ),
         ("empty folder", r"got .*: no \.tar files in it"),
-        ("compressed", r"a\.tar: it is compressed: gunzip it, its images are read by"),
+        ("compressed", r"a\.tar: it is compressed; gunzip it, because images are r"),
         (
             "cut",
             r"data\.source: expected a tar file that can be read to its end, got "

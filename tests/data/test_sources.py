@@ -69,8 +69,8 @@ def test_unknown_source_lists_the_known():
 @pytest.mark.parametrize(
     "source, hint",
     [
-        ("photos/mine", "a folder of pictures is folder:photos/mine"),
-        ("file:///photos", "a folder of pictures is folder:file:///photos"),
+        ("photos/mine", "a folder of images is folder:photos/mine"),
+        ("file:///photos", "a folder of images is folder:file:///photos"),
         ("foldr:photos", "did you mean folder?"),
     ],
 )

@@ -201,8 +201,8 @@ def test_dtype_sets_the_output():
 @pytest.mark.parametrize(
     "options, branch, shape, message",
     [
-        ({}, "adversarial", (4, 3), r"branches \['clean'\], not 'adversarial'.*twin"),
-        ({"adversarial_branch": True}, "dirty", (4, 3), "not 'dirty'"),
+        ({}, "adversarial", (4, 3), r"one of \['clean'\], got 'adversarial'; adv"),
+        ({"adversarial_branch": True}, "dirty", (4, 3), "branch: .* got 'dirty'"),
         ({"group_size": 3}, "clean", (4, 3), "a divisor of the batch of 4, got 3"),
         ({"group_size": 0}, "clean", (4, 3), "a divisor of the batch of 4, got 0"),
         ({"group_size": 1}, "clean", (4, 3), r"one value per channel.*\(4, 3\)"),

@@ -189,7 +189,11 @@ def test_the_branch_of_adversarial_images_changes_nothing():
             (8, 8, 3),
             "expected a width of a multiple of 4 for sincos, got 6",
         ),
-        ({"stochastic_depth": 1.0}, (8, 8, 3), r"stochastic_depth is in \[0, 1\)"),
+        (
+            {"stochastic_depth": 1.0},
+            (8, 8, 3),
+            r"stochastic_depth: expected a number in \[0, 1\), got 1",
+        ),
         ({"pooling": "max"}, (8, 8, 3), "pooling: expected one of .*, got 'max'"),
         ({"positions": "none"}, (8, 8, 3), "positions: expected one of .*, got 'none'"),
     ],
