@@ -207,7 +207,7 @@ class Vanishing(ArrayRecords):
 
 def test_a_drive_that_goes_away_is_waited_for_by_the_scheduler(run, tmp_path):
     images = grey()
-    with pytest.raises(Stopped, match=r"any more; 128 of 300 images are done; the sa"):
+    with pytest.raises(Stopped, match=r"any more; 128 of 300 images are done; rerun"):
         embed_dataset(run, set_of(Vanishing("made", images)), tmp_path / "a.npz")
     embed_dataset(run, set_of(ArrayRecords("made", images)), tmp_path / "a.npz")
     assert len(read(tmp_path / "a.npz")["names"]) == COUNT

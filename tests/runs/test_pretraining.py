@@ -328,7 +328,7 @@ def test_it_is_the_same_on_eight_devices(hot, devices, tmp_path):
 @pytest.mark.parametrize("step", [2, 5])
 def test_stopped_within_an_epoch_it_ends_in_the_same_bits(hot, tmp_path, step):
     run, path = hot
-    with pytest.raises(Stopped, match=f"^saved at step {step}; the same command"):
+    with pytest.raises(Stopped, match=f"^saved at step {step}; rerun the same"):
         run.fit(tmp_path, stop=StopAt(step))
     assert int(run.load(tmp_path).state.step) == step
     run.fit(tmp_path)

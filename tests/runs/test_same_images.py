@@ -12,7 +12,7 @@ from caco_jax.schema import UserError
 from tests.runs import tiny
 from tests.runs.test_checkpoints import snapshot
 
-OTHERS = r"^--workdir: the run that is there trained on other images.* put back"
+OTHERS = r"^--workdir: the existing run was trained on other images.* put back"
 SETTINGS = {
     "data__source": "folder:pictures",
     "data__views": "cifar",
