@@ -132,6 +132,7 @@ def test_the_imagenet_recipe_on_a_pod(
         f"--config.training.batch_size={batch}",
         f"--config.method.bank_size={bank}",
         f"--config.encoder.dtype={dtype}",
+        f"--config.encoder.fold_batchnorm={dtype == 'bfloat16'}",
         f"--out={out}",
         python=tpu_python,
     )
