@@ -132,7 +132,7 @@ def test_one_checkpoint_is_said_to_be_one(tmp_path):
     save_run(tmp_path, *SIZES["caco"], steps=(3,))
     status, out, _ = call("bank_dynamics", f"--workdir={tmp_path}")
     assert status == 0
-    assert "one checkpoint only: nothing to compare it with" in out
+    assert "one checkpoint only, so no change is measured" in out
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_an_unknown_slice_names_those_that_are_known(libtpu, name):
 
 def test_the_flag_that_was_used_is_named(libtpu):
     assert refusal("v1:1", flag="--sweep_topologies").startswith(
-        "--sweep_topologies: w"
+        "--sweep_topologies: expected CHIP:SHAPE"
     )
 
 
