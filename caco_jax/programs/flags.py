@@ -5,23 +5,17 @@
 
 import argparse
 import ast
-import dataclasses
 import importlib.util
 import textwrap
 from collections.abc import Callable
-from typing import Any
 
 from caco_jax._recipes import recipes
-from caco_jax.evaluation.plans import HELD_OUT, L2, L2_GRID, PRESETS, FineTuning
 from caco_jax.interop import BACKBONE, PARTS, TWINS
+from caco_jax.programs import flags_analysis, flags_evaluation
 from caco_jax.programs.flag_groups import (
     add_distributed,
-    add_features,
-    add_json,
-    add_local_workdir,
     add_recipe,
     add_reporting,
-    add_run,
     add_signals,
     add_workdir,
     path_of,
@@ -148,188 +142,6 @@ def _compile_for_pod(parser: Parser) -> None:
     )
 
 
-# Evaluation.
-
-
-def _knn(parser: Parser) -> None:
-    add_run(parser)
-    add_json(parser)
-    parser.add_argument(
-        "--k",
-        type=int,
-        nargs="+",
-        default=[20],
-        help="Numbers of nearest neighbours that vote (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        nargs="+",
-        default=[0.2],
-        help="Temperatures of the votes: a neighbour has weight exp(cosine similarity "
-        "/ temperature) (default: %(default)s).",
-    )
-    add_features(parser)
-
-
-def _embed(parser: Parser) -> None:
-    add_run(parser)
-    parser.add_argument(
-        "--out", type=path_of, required=True, help="File to write, .npz or .parquet."
-    )
-    add_features(parser)
-    parser.add_argument(
-        "--force", action="store_true", help="Replace a file that exists."
-    )
-    add_signals(parser)
-
-
-def _few_shot(parser: Parser) -> None:
-    add_run(parser)
-    add_json(parser)
-    parser.add_argument(
-        "--shots",
-        type=int,
-        nargs="+",
-        default=[1, 3, 10],
-        help="Numbers of labelled images for each class (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        default=5,
-        help="Number of random draws of the labelled images (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--l2",
-        type=float,
-        default=L2,
-        help="L2 penalty on the weights of the classifier (default: %(default)s).",
-    )
-
-
-def _linear_probe(parser: Parser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add_run(parser)
-    add_json(parser)
-    parser.add_argument(
-        "--protocol",
-        choices=("lbfgs", "imagenet"),
-        default="lbfgs",
-        help="How the linear classifier is trained (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--label_feature",
-        help="With lbfgs: multi-label evaluation by mean average precision, on this "
-        "feature of a TFDS set that lists the classes of an image, for example labels "
-        "in tfds:voc/2007.",
-    )
-    parser.add_argument(
-        "--l2",
-        type=float,
-        help="With lbfgs: L2 penalty on the weights. By default it is chosen among "
-        f"{', '.join(f'{l2:g}' for l2 in L2_GRID)}.",
-    )
-    parser.add_argument(
-        "--preset",
-        choices=tuple(PRESETS),
-        help="With imagenet: published settings of this paper (default: caco).",
-    )
-    parser.add_argument(
-        "--learning_rates",
-        type=float,
-        nargs="+",
-        help="With imagenet: learning rates to try.",
-    )
-    parser.add_argument(
-        "--weight_decays",
-        type=float,
-        nargs="+",
-        help="With imagenet: weight decays to try with each learning rate.",
-    )
-    parser.add_argument(
-        "--batch_size", type=int, help="With imagenet: images in one step."
-    )
-    parser.add_argument(
-        "--epochs",
-        type=int,
-        help="With imagenet: number of passes over the training images.",
-    )
-    parser.add_argument(
-        "--held_out",
-        type=float,
-        help="With imagenet: share of the training images that is held out to choose "
-        f"between settings (default: {HELD_OUT}).",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of all random numbers (default: %(default)s).",
-    )
-
-
-def _fine_tune(parser: Parser) -> None:
-    add_run(parser)
-    add_json(parser)
-    parser.add_argument(
-        "--labels",
-        type=float,
-        nargs="+",
-        default=[0.01, 0.1, 1.0],
-        help="Shares of the labelled training images to fine-tune on, drawn for each "
-        "class (default: %(default)s).",
-    )
-    for field in dataclasses.fields(FineTuning):
-        if field.name == "frozen":
-            options: dict[str, Any] = {"nargs": "*"}
-        elif field.name == "frozen_statistics":
-            options = {"action": "store_true"}
-        else:
-            options = {"type": type(field.default)}
-        parser.add_argument(
-            f"--{field.name}",
-            default=field.default,
-            help=f"{field.metadata['doc']} Default: {field.default}.",
-            **options,
-        )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of all random numbers (default: %(default)s).",
-    )
-
-
-def _health(parser: Parser) -> None:
-    add_run(parser)
-    add_json(parser)
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=2048,
-        help="Largest number of held-out images (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of the augmentation (default: %(default)s).",
-    )
-
-
-def _report(parser: Parser) -> None:
-    add_workdir(parser)
-    parser.add_argument(
-        "--compare",
-        default="",
-        help="Directories of other runs to compare with, separated by commas.",
-    )
-    parser.add_argument(
-        "--out", type=path_of, help="File to write (default: WORKDIR/report.html)."
-    )
-
-
 # Files of other programs.
 
 
@@ -392,182 +204,7 @@ def _prepare_dataset(parser: Parser) -> None:
     )
 
 
-# Analysis.
-
-
-def _alpha_gradients(parser: Parser) -> None:
-    add_local_workdir(parser)
-    parser.add_argument(
-        "--batch_size",
-        type=int,
-        default=100,
-        help="Images in the batch (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--temperatures",
-        type=float,
-        nargs="+",
-        default=[0.05, 0.1, 0.2, 0.5, 1.0],
-        help="Temperatures of the pairwise importance α (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--x64", action="store_true", help="Compute in double precision."
-    )
-    parser.add_argument(
-        "--player",
-        choices=("bank", "none"),
-        help="bank requires a run with a bank, none ignores the bank (default: use the "
-        "bank if the run has one).",
-    )
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=40,
-        help="Steps of the game that the players play in turns (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--turns",
-        type=int,
-        nargs="+",
-        default=[1, 5, 20],
-        help="Numbers of gradient steps in one turn of a player (default: "
-        "%(default)s).",
-    )
-    parser.add_argument(
-        "--rate",
-        type=float,
-        default=0.02,
-        help="Learning rate of the gradient steps (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of the batch and the augmentation (default: %(default)s).",
-    )
-
-
-def _bank_dynamics(parser: Parser) -> None:
-    add_local_workdir(parser)
-    parser.add_argument(
-        "--bandwidth",
-        type=float,
-        help="Bandwidth of the kernel density, in units of cosine similarity (default: "
-        "the temperature of the bank).",
-    )
-    parser.add_argument(
-        "--entries",
-        type=int,
-        default=4,
-        help="Number of most used and of least used entries in the gallery (default: "
-        "%(default)s).",
-    )
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=10,
-        help="Images in each row of the gallery (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of the batches and the augmentation (default: %(default)s).",
-    )
-
-
-def _deep_linear_pca(parser: Parser) -> None:
-    parser.add_argument(
-        "--out",
-        type=path_of,
-        default="runs/deep_linear_pca",
-        help="Directory to write to (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--starts",
-        type=int,
-        default=128,
-        help="Random initialisations of each network (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--depths",
-        type=int,
-        nargs="+",
-        default=[1, 2, 3, 4, 5],
-        help="Numbers of layers (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--widths",
-        type=int,
-        nargs="+",
-        default=[4, 16],
-        help="Units of the hidden layers (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--pairs",
-        type=path_of,
-        help="File .npz with your own views x1, x2 [N, d] and optional weights alpha "
-        "[N, N], to test the theorem on (default: generated views).",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of the inputs and the initialisations (default: %(default)s).",
-    )
-
-
-def _relu_fixed_points(parser: Parser) -> None:
-    parser.add_argument(
-        "--out",
-        type=path_of,
-        default="runs/relu_fixed_points",
-        help="Directory to write to (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        default=64,
-        help="Number of networks that are trained together (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--hidden",
-        type=int,
-        nargs="+",
-        default=[5, 10, 20, 40],
-        help="Numbers of hidden units (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=5000,
-        help="Training steps (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--batch_size",
-        type=int,
-        default=128,
-        help="Samples in one step (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.1,
-        help="Temperature of InfoNCE (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--ascent_steps",
-        type=int,
-        default=2**15,
-        help="Largest number of gradient ascent steps to a fixed point (default: "
-        "%(default)s).",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of all random numbers (default: %(default)s).",
-    )
+# All of them.
 
 
 def _recipes(parser: Parser) -> None:
@@ -579,26 +216,23 @@ def _recipes(parser: Parser) -> None:
     )
 
 
-# All of them.
-
-
 _PROGRAMS: dict[str, Callable[[Parser], None]] = {
-    "alpha_gradients": _alpha_gradients,
-    "bank_dynamics": _bank_dynamics,
+    "alpha_gradients": flags_analysis.alpha_gradients,
+    "bank_dynamics": flags_analysis.bank_dynamics,
     "compile_for_pod": _compile_for_pod,
     "convert": _convert,
-    "deep_linear_pca": _deep_linear_pca,
+    "deep_linear_pca": flags_analysis.deep_linear_pca,
     "demo": _demo,
     "doctor": lambda parser: None,
-    "embed": _embed,
-    "few_shot": _few_shot,
-    "fine_tune": _fine_tune,
-    "health": _health,
-    "knn": _knn,
-    "linear_probe": _linear_probe,
+    "embed": flags_evaluation.embed,
+    "few_shot": flags_evaluation.few_shot,
+    "fine_tune": flags_evaluation.fine_tune,
+    "health": flags_evaluation.health,
+    "knn": flags_evaluation.knn,
+    "linear_probe": flags_evaluation.linear_probe,
     "prepare_dataset": _prepare_dataset,
     "pretrain": _pretrain,
     "recipes": _recipes,
-    "relu_fixed_points": _relu_fixed_points,
-    "report": _report,
+    "relu_fixed_points": flags_analysis.relu_fixed_points,
+    "report": flags_evaluation.report,
 }

@@ -161,8 +161,8 @@ def test_the_imagenet_recipe_on_a_pod(
         if row["part"] == "encoder gradient"
     )
     assert 4 * 32.3e6 < weights < 4 * 32.4e6
-    # The check that all is finite reduces a few bytes, which a TPU pads to 512; the norm
-    # of the bank's gradient is one float32 number.
+    # The check that all is finite reduces a few bytes, which a TPU pads to 512; the
+    # norm of the bank's gradient is one float32 number.
     assert report["sent_bytes"]["other"] <= 2 * (512 + 4) * ring
     # ResNet-50: 4.1 billion multiplications an image, each with its addition; forward
     # and back through the online encoder, forward through the target.
