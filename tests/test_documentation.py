@@ -10,7 +10,6 @@ import pkgutil
 import re
 import shlex
 
-import jax
 import pytest
 
 import caco_jax
@@ -19,7 +18,6 @@ from caco_jax.config.recipe import recipes
 from caco_jax.config.sections import default_config
 from caco_jax.data.view_kinds import DigitView, PhotoView
 from caco_jax.data.views import VIEWS
-from caco_jax.losses import l2_normalize
 from caco_jax.methods.registry import METHODS
 from caco_jax.programs import cli, pretrain
 from caco_jax.programs.command import read_config
@@ -255,10 +253,7 @@ def test_every_snippet_runs(page, request, monkeypatch):
         return  # files have a test of their own: test_adding_a_method
     if any("runs/" in body for body in code):
         monkeypatch.chdir(request.getfixturevalue("run"))
-    rows = l2_normalize(jax.random.normal(jax.random.key(0), (24, 4)))
-    names = {"queries": rows[:8], "keys": rows[8:16], "bank": rows * 2}
-    if page.name != "README.md":
-        names = {}  # a page of the site says all that it needs
+    names = {}  # a page says all that it needs
     for body in code:
         exec(body, names)
 

@@ -78,7 +78,7 @@ def caco_loss(
     block_size: int | None = None,
     precision: str = HIGHEST,
 ) -> tuple[Float[Array, ""], BankAux]:
-    """CaCo: each query is told from all bank rows but its own positive row.
+    """CaCo loss: InfoNCE over the bank; the positive of query n is positives[n].
 
     The scalar is the mean cross entropy over scores s_nj = q_n . w_j / temperature with
     w_j = W_j / |W_j| and label positives[n]. Gradients are those of a game:
@@ -150,7 +150,7 @@ def adco_loss(
     block_size: int | None = None,
     precision: str = HIGHEST,
 ) -> tuple[Float[Array, ""], BankAux]:
-    """AdCo: each query is told from the batch's other keys and all bank rows.
+    """AdCo loss: InfoNCE over the keys of the batch and the bank; key n is positive.
 
     The scalar is the mean cross entropy over scores [q_n . k_1 .. q_n . k_N ;
     q_n . w_1 .. q_n . w_K] / temperature with w_j = W_j / |W_j| and label n. Without
