@@ -47,8 +47,8 @@ def nearest_entries(
     Args:
         keys: [N, D] floats; only their directions matter.
         bank: [K, D] floats, raw rows of any length.
-        block_size: bank rows scored at a time; None for a good one.
-        precision: of the products, one of `PRECISIONS`.
+        block_size: bank rows scored at a time; None chooses one.
+        precision: precision of the matrix products, one of `PRECISIONS`.
 
     Returns:
         [N] int32 indices in [0, K); of rows that tie, the first.
@@ -99,14 +99,15 @@ def caco_loss(
         positives: [N] integers in [0, K), as from `nearest_entries`.
         bank: [K, D] floats, raw rows, normalised here; a row of zeros scores 0 and
             does not move.
-        temperature: the encoder's, above 0. No gradient reaches temperatures.
-        bank_temperature: the bank's, above 0; None for the encoder's.
+        temperature: temperature of the encoder, above 0. No gradient reaches it.
+        bank_temperature: temperature of the bank, above 0; None uses the encoder's.
         movers: [N, D] unit rows that the bank moves toward in the place of the queries
-            in step_j, with the same c_nj; no gradient reaches them. None: the queries.
+            in step_j, with the same c_nj; no gradient reaches them. None uses the
+            queries.
         roles: in which a row is moved: "positives" leaves out the terms of step_j
             where it is a negative, "negatives" those where it is a positive.
-        block_size: bank rows scored at a time; None for a good one.
-        precision: of the products, one of `PRECISIONS`.
+        block_size: bank rows scored at a time; None chooses one.
+        precision: precision of the matrix products, one of `PRECISIONS`.
 
     Returns:
         The scalar in nats, at least float32, and a `BankAux`.
@@ -171,13 +172,14 @@ def adco_loss(
         keys: [N, D] floats, unit rows, used as given; row n is the positive of query n.
         bank: [K, D] floats, raw rows, normalised here; a row of zeros scores 0 and
             does not move.
-        temperature: the encoder's, above 0. No gradient reaches temperatures.
-        bank_temperature: the bank's, above 0; None for the encoder's.
+        temperature: temperature of the encoder, above 0. No gradient reaches it.
+        bank_temperature: temperature of the bank, above 0; None uses the encoder's.
         batch_keys: whether the other queries' keys are candidates too.
         movers: [N, D] unit rows that the bank moves toward in the place of the queries
-            in step_j, with the same p_nj; no gradient reaches them. None: the queries.
-        block_size: candidates scored at a time; None for a good one.
-        precision: of the products, one of `PRECISIONS`.
+            in step_j, with the same p_nj; no gradient reaches them. None uses the
+            queries.
+        block_size: candidates scored at a time; None chooses one.
+        precision: precision of the matrix products, one of `PRECISIONS`.
 
     Returns:
         The scalar in nats, at least float32, and a `BankAux`.

@@ -1,1 +1,1 @@
-"""What a train step needs on a TPU slice that is not there: compiled and read."""
+"""Memory, time and traffic of a step on a TPU slice, predicted without a TPU."""

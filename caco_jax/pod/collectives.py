@@ -1,4 +1,4 @@
-"""Every collective of a compiled program: how large, how often, of what part of a step.
+"""The collectives of a compiled program: their size, count and part of the step.
 
 XLA joins small collectives of one kind into one instruction; each array in it is
 attributed by itself, to where the traced program made it.

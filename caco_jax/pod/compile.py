@@ -1,4 +1,4 @@
-"""Compiling a run's real train step for chips that are not there."""
+"""Ahead-of-time compilation of a run's training step for TPUs, without a TPU."""
 
 import contextlib
 import re

@@ -1,4 +1,4 @@
-"""The least that a step must move: what no order of its instructions saves.
+"""A model of the least memory traffic of a training step.
 
 Each array goes through main memory as seldom as a step allows whose layers do not stay
 on the chip from one to the next:

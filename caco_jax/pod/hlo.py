@@ -1,4 +1,4 @@
-"""The text of a compiled program, as far as traffic and loops can be read from it.
+"""A parser of optimised HLO text, for memory traffic and loops.
 
 XLA prints an optimised program as computations of instructions, one a line. What calls
 a computation stands after it, so one walk from the last to the first tells how often

@@ -1,4 +1,4 @@
-"""The parts of a train step, as the names in a compiled program tell them apart."""
+"""The parts of a training step, recognised by the names in a compiled program."""
 
 GAME = "game"
 OTHER = "other"

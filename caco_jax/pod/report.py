@@ -1,4 +1,4 @@
-"""What a recipe needs on a slice: computed once, as JSON and as text for people."""
+"""The report of `caco compile`: memory, time and traffic as JSON and as text."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence

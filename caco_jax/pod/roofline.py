@@ -1,4 +1,4 @@
-"""How long a step must take on a slice, by the peak figures of its chips.
+"""A roofline model: the least time of a step, from the peak figures of the chips.
 
 A bound, not a measurement: every unit at its peak, arithmetic and memory traffic
 entirely at the same time, and the interconnect after both.

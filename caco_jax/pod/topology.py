@@ -1,4 +1,4 @@
-"""TPU slices that are not there, through libtpu's own description of them."""
+"""Descriptions of TPU slices from libtpu, without a TPU."""
 
 import importlib.util
 import os
@@ -11,8 +11,8 @@ from jax.experimental import topologies
 
 from caco_jax.schema import UserError
 
-# Without the first three libtpu asks the machine which TPU it is, and waits for an
-# answer; without the last it wants to be alone, as if it were to run something.
+# Without the first three, libtpu queries the machine for its TPU and waits for an
+# answer; without the last, only one process at a time can load it.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -103,7 +103,7 @@ def open_slice(name: str, *, flag: str = "--topology") -> Slice:
 
 
 def prepare_environment() -> None:
-    """Says to libtpu and JAX that no TPU is here; what the user has set stays."""
+    """Sets variables for libtpu and JAX to start without a TPU; the user's are kept."""
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     if "JAX_PLATFORMS" not in os.environ:

@@ -1,4 +1,4 @@
-"""What a chip does in one run of a compiled program: arithmetic, and memory traffic.
+"""Arithmetic and memory traffic of one chip in one run of a compiled program.
 
 XLA's own cost analysis counts the body of a loop once, however often it runs, counts a
 product in full precision like any other, and does not tell the chip's main memory from
