@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from caco_jax.losses.bank import adco_loss
-from caco_jax.losses.contrast import HIGHEST, PRECISIONS
 from caco_jax.methods.bank_use import MOVERS
 from caco_jax.methods.method import (
     Context,
@@ -27,6 +26,7 @@ from caco_jax.methods.method import (
     encode_pairs,
     keep,
     key_views,
+    precision_setting,
 )
 from caco_jax.methods.start_up import BANK_OPTIMIZER, fill_bank
 from caco_jax.schema import NON_NEGATIVE, POSITIVE, Range, setting, validate
@@ -66,13 +66,7 @@ class AdcoConfig:
         allowed=MOVERS,
         doc="Vectors that the bank's rows move toward; queries is the published AdCo.",
     )
-    precision: str = setting(
-        HIGHEST,
-        allowed=PRECISIONS,
-        doc="Precision of the matrix products with the bank on TPUs and GPUs: highest "
-        "is float32; high and default round more and are faster. CPUs always use "
-        "float32.",
-    )
+    precision: str = precision_setting("bank")
 
     def __post_init__(self) -> None:
         validate(self)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from caco_jax.losses.bank import ROLES, caco_loss, nearest_entries
-from caco_jax.losses.contrast import HIGHEST, PRECISIONS
 from caco_jax.methods.bank_use import (
     MOVERS,
     bank_use_metrics,
@@ -33,6 +32,7 @@ from caco_jax.methods.method import (
     encode_pairs,
     interleave_rows,
     key_views,
+    precision_setting,
     split_rows,
 )
 from caco_jax.methods.start_up import BANK_OPTIMIZER, fill_bank
@@ -95,13 +95,7 @@ class CacoConfig:
         "BatchNorm statistics, as in the released code. False encodes views of one "
         "size together.",
     )
-    precision: str = setting(
-        HIGHEST,
-        allowed=PRECISIONS,
-        doc="Precision of the matrix products with the bank on TPUs and GPUs: highest "
-        "is float32; high and default round more and are faster. CPUs always use "
-        "float32.",
-    )
+    precision: str = precision_setting("bank")
 
     def __post_init__(self) -> None:
         validate(self)

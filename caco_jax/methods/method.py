@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from caco_jax.losses.contrast import HIGHEST, PRECISIONS
 from caco_jax.nets.functions import Network
 from caco_jax.nets.norm import CLEAN
 from caco_jax.optim.settings import OptimizerConfig
+from caco_jax.schema import setting
 
 PyTree = Any
 Move = Literal["descend", "ascend", "hold"]
@@ -301,3 +303,18 @@ def embedding_spread(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:
     """Scaled standard deviation of unit embeddings: about 1 spread out, 0 collapsed."""
     per_dimension = jnp.std(embeddings.astype(jnp.float32), axis=0)
     return jnp.mean(per_dimension) * jnp.sqrt(jnp.float32(embeddings.shape[1]))
+
+
+def precision_setting(memory: str) -> Any:
+    """The field of a method's settings that its losses take as `precision`.
+
+    Args:
+        memory: what the method calls its candidates, "bank" or "queue".
+    """
+    return setting(
+        HIGHEST,
+        allowed=PRECISIONS,
+        doc=f"Precision of the matrix products with the {memory} on TPUs and GPUs: "
+        "highest is float32; high and default round more and are faster. CPUs always "
+        "use float32.",
+    )

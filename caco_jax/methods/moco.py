@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from caco_jax.losses.contrast import HIGHEST, PRECISIONS, l2_normalize, moco_loss
+from caco_jax.losses.contrast import l2_normalize, moco_loss
 from caco_jax.methods.method import (
     Context,
     Method,
@@ -25,6 +25,7 @@ from caco_jax.methods.method import (
     encode_pairs,
     interleave_rows,
     key_views,
+    precision_setting,
 )
 from caco_jax.schema import POSITIVE, Range, setting, validate
 
@@ -46,13 +47,7 @@ class MocoConfig:
         False,
         doc="Whether the other keys of the batch are negatives too, as in AdCo.",
     )
-    precision: str = setting(
-        HIGHEST,
-        allowed=PRECISIONS,
-        doc="Precision of the matrix products with the queue on TPUs and GPUs: highest "
-        "is float32; high and default round more and are faster. CPUs always use "
-        "float32.",
-    )
+    precision: str = precision_setting("queue")
 
     def __post_init__(self) -> None:
         validate(self)
