@@ -162,6 +162,11 @@ class EncoderConfig:
             "batchnorm_group: expected None with norm 'group', which has no "
             f"statistics, got {self.batchnorm_group}",
         )
+        require(
+            not self.fold_batchnorm or (self.backbone in RESNETS and self.norm == "batch"),
+            "fold_batchnorm: expected False without a ResNet that has BatchNorm, got "
+            f"True with {self.backbone} and norm '{self.norm}'",
+        )
         if self.backbone in VITS:
             build(ViTOptions, self.options, "options")
         require(

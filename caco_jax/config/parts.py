@@ -276,8 +276,7 @@ def build_encoder(
 def _backbone(config: EncoderConfig, parts: dict[str, Any]) -> nn.Module:
     found = resolve(config.backbone, BACKBONES, "config.encoder.backbone")
     if config.backbone in RESNETS:
-        fold = config.fold_batchnorm and config.norm == "batch"
-        own = {"width": config.width, "stem": config.stem, "fold_batchnorm": fold}
+        own = {name: getattr(config, name) for name in ("width", "stem", "fold_batchnorm")}
         return found(remat=config.remat, **own, **parts)
     if config.backbone in VITS:
         options = build(ViTOptions, config.options).arguments()

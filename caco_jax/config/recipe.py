@@ -82,6 +82,7 @@ def vit_imagenet(method: str) -> ConfigDict:
     MoCo v3 itself has no bank, no queue, and a prediction head behind the projector.
     """
     config = imagenet(method)
+    config.encoder.fold_batchnorm = False
     config.data.views = "caco"  # as in MoCo v3, except for the crops
     config.data.view.crop_scale = (0.08, 1.0)
     config.encoder.backbone = "vit_small"

@@ -135,11 +135,18 @@ def test_stages_are_recomputed_if_asked():
         assert encoder.module.backbone.remat == remat
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
-def test_batchnorm_is_folded_if_asked_and_there(norm):
-    changes = {"encoder__norm": norm, "encoder__fold_batchnorm": True}
-    encoder = build_encoder(small("simclr", **changes).encoder)
-    assert encoder.module.backbone.fold_batchnorm == (norm == "batch")
+def test_batchnorm_is_folded_if_asked():
+    for fold in (False, True):
+        encoder = build_encoder(small("simclr", encoder__fold_batchnorm=fold).encoder)
+        assert encoder.module.backbone.fold_batchnorm == fold
+
+
+@pytest.mark.parametrize(
+    "changes", [{"encoder__norm": "group"}, {"encoder__backbone": "vit_tiny"}]
+)
+def test_only_batchnorm_of_a_resnet_is_folded(changes):
+    with pytest.raises(ConfigError, match=r"fold_batchnorm: expected False without a"):
+        small("simclr", encoder__fold_batchnorm=True, **changes)
 
 
 def test_keys_are_shuffled_for_groups_only():
