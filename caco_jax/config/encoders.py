@@ -163,7 +163,8 @@ class EncoderConfig:
             f"statistics, got {self.batchnorm_group}",
         )
         require(
-            not self.fold_batchnorm or (self.backbone in RESNETS and self.norm == "batch"),
+            not self.fold_batchnorm
+            or (self.backbone in RESNETS and self.norm == "batch"),
             "fold_batchnorm: expected False without a ResNet that has BatchNorm, got "
             f"True with {self.backbone} and norm '{self.norm}'",
         )

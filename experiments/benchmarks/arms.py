@@ -143,16 +143,21 @@ ARMS: dict[str, Arm] = {
 
 # A bank's chosen settings with one change that might improve it.
 _CHANGES: dict[str, Setting] = {
-    "start-up of two epochs": {"start_up_epochs": 2},
     "one degree a step": {"bank_degrees": 1.0},
     "a quarter of the entries": {"bank_size": MEMORY // 4},
+    "target momentum 0.95": {"target_momentum": 0.95},
+}
+_ADCO_CHANGES: dict[str, Setting] = {
+    "start-up of one epoch": {"start_up_epochs": 1},
+    "no decay": {"bank_decay": 0.0},
+    "equal temperatures": {"bank_temperature": 0.12},
+    "own entries only": {"batch_keys": False},
 }
 TRIES: dict[str, Arm] = {
     f"{host}, {what}": Arm(host, change, ({},), host=host)
     for host in BANKS
-    for what, change in _CHANGES.items()
+    for what, change in (_CHANGES | (_ADCO_CHANGES if host == "adco" else {})).items()
 }
-TRIES["adco, own entries only"] = Arm("adco", {"batch_keys": False}, ({},), host="adco")
 
 
 def build(

@@ -144,7 +144,7 @@ def _differences(finals: Rows, baseline: str, epochs: Sequence[int]) -> str:
     ]
     if baseline not in _arms(finals):
         return ""
-    heads = [f"less {baseline}", *_heads(epochs)]
+    heads = [f"minus {baseline}", *_heads(epochs)]
     return (
         f"Points above {baseline}, paired by seed; bold where the {CONFIDENCE:.0%} "
         f"interval excludes 0:\n\n{_table(heads, lines)}"

@@ -4,9 +4,11 @@
 
 Encoder, views, batch and steps are equal for all arms. Each arm tries the same number
 of settings on one seed, scored on images held out of the training set; the best one
-then trains with other seeds, the same for all, and is evaluated on the test images. A
-piece is one run: finished pieces are not repeated, and several such commands share the
-work. A difference is claimed only if its 95 % interval over the seeds excludes 0.
+then trains with other seeds, the same for all, and is evaluated on the test images.
+Changes that might improve a bank (--tries) have one trial each; those that score above
+their method's best trial get finals, too. A piece is one run: finished pieces are not
+repeated, and several such commands share the work. A difference is claimed only if its
+95 % interval over the seeds excludes 0.
 """
 
 import pathlib
@@ -143,16 +145,25 @@ class Tournament:
         self.epochs, self.trial_epochs = epochs, trial_epochs
         self._trial_data = without_test(data)
 
-    def pieces(self) -> list[Piece]:
-        """All runs, most important first."""
+    def pieces(self, rows: Mapping[Piece, Row]) -> list[Piece]:
+        """All runs, most important first, as far as finished ones decide them."""
         trials = [
             Piece("trial", name, number)
             for name, arm in self.arms.items()
-            for number in range(len(arm.trials) if len(arm.trials) > 1 else 0)
+            for number in range(len(arm.trials))
         ]
+        entered = [name for name in self.arms if self._enters(name, rows)]
         return trials + [
-            Piece("final", name, seed) for seed in self.seeds for name in self.arms
+            Piece("final", name, seed) for seed in self.seeds for name in entered
         ]
+
+    def _enters(self, name: str, rows: Mapping[Piece, Row]) -> bool:
+        """Whether an arm gets finals: a try has to score above its host."""
+        host = self.arms[name].host
+        if len(self.arms[name].trials) > 1 or host is None:
+            return True
+        own, its = self._trials(name, rows), self._trials(host, rows)
+        return bool(own and its) and score(own[0]) > max(map(score, its))
 
     def setting(
         self, piece: Piece, rows: Mapping[Piece, Row]
@@ -168,8 +179,6 @@ class Tournament:
             method, start = chosen[0], {**chosen[1], **start}
         if piece.stage == "trial":
             return method, {**start, **arm.trials[piece.number]}
-        if len(arm.trials) == 1:
-            return method, {**start, **arm.trials[0]}
         return self._chosen(piece.arm, rows)
 
     def play(self, piece: Piece, method: str, setting: Mapping[str, Any]) -> Row:
@@ -237,7 +246,8 @@ def play_all(tournament: Tournament, book: Book) -> None:
     """Runs every piece that is not finished and not claimed by another process."""
     while True:
         rows = book.rows()
-        open_pieces = [piece for piece in tournament.pieces() if piece not in rows]
+        pieces = tournament.pieces(rows)
+        open_pieces = [piece for piece in pieces if piece not in rows]
         if not open_pieces:
             return
         if not any(_take(tournament, book, piece) for piece in open_pieces):
@@ -268,7 +278,9 @@ def main() -> None:
     )
     parser.add_argument("--methods", nargs="+", metavar="ARM", default=[*ARMS])
     parser.add_argument(
-        "--tries", action="store_true", help="Also run arms that might improve a bank."
+        "--tries",
+        action="store_true",
+        help="Also try changes that might improve a bank.",
     )
     parser.add_argument("--budget", type=int, default=10, help="Epochs of a final.")
     parser.add_argument("--trial_epochs", type=int, default=2)

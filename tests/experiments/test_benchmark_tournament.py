@@ -135,7 +135,6 @@ def test_an_arm_over_the_best_bank_starts_from_its_settings(tmp_path):
         "clae": Arm("", {}, ({"epsilon": 1}, {"epsilon": 2}), host="best bank"),
         "adco": Arm("adco", {}, trials(0.1, 0.5)),
         "caco": Arm("caco", {"bank": 1}, trials(0.6, 0.2)),
-        "try": Arm("caco", {"bank": 2}, ({},), host="caco"),
     }
     book = Book(tmp_path / "t.json", PLAN)
     play_all(tiny(arms, seeds=range(1)), book)
@@ -143,8 +142,20 @@ def test_an_arm_over_the_best_bank_starts_from_its_settings(tmp_path):
     row = rows[Piece("final", "clae", 0)]
     assert row["method"] == "caco"
     assert row["setting"] == {"bank": 1, "score": 0.6, "epsilon": 1}
-    assert rows[Piece("final", "try", 0)]["setting"] == {"bank": 2, "score": 0.6}
-    assert Piece("trial", "try", 0) not in rows
+
+
+def test_a_try_gets_finals_if_it_scores_above_its_host(tmp_path):
+    arms = {
+        "caco": Arm("caco", {"bank": 1}, trials(0.6, 0.2)),
+        "better": Arm("caco", {"bank": 2}, trials(0.7), host="caco"),
+        "equal": Arm("caco", {"bank": 3}, ({},), host="caco"),
+    }
+    book = Book(tmp_path / "t.json", PLAN)
+    play_all(tiny(arms, seeds=range(1)), book)
+    rows = book.rows()
+    assert rows[Piece("trial", "equal", 0)]["setting"] == {"bank": 3, "score": 0.6}
+    assert Piece("final", "equal", 0) not in rows
+    assert rows[Piece("final", "better", 0)]["setting"] == {"bank": 2, "score": 0.7}
 
 
 def test_what_is_in_the_file_is_not_played_again(tmp_path):
