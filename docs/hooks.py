@@ -29,6 +29,7 @@ from caco_jax.nets import VITS
 from caco_jax.optim.settings import OptimizerConfig
 from caco_jax.programs import cli
 from caco_jax.programs.flags import parser_of
+from caco_jax.runs.alarms import ALARMS
 
 MARKER = re.compile(r"<!-- generated: ([\w. -]+?) -->")
 FORMULA = re.compile(
@@ -390,7 +391,20 @@ def module_pages() -> Iterator[tuple[str, str]]:
                 yield module_page(name), MODULE_PAGE.format(name=name)
 
 
+# The alarms.
+
+
+def alarm_reference() -> str:
+    """Every alarm of a run with its meaning and remedy."""
+    lines = ["| alarm | what it means | what to do |", "|---|---|---|"]
+    for name, alarm in ALARMS.items():
+        remedy = re.sub(r"\b[a-z_]+\.[a-z_]+\b", r"`\g<0>`", alarm.remedy)
+        lines.append(f"| `{name}` | {alarm.meaning} | {remedy} |")
+    return "\n".join(lines)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
+    "alarms": alarm_reference,
     "configuration": config_reference,
     "commands": command_reference,
     "recipes": recipe_reference,

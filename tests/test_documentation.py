@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import inspect
 import itertools
+import math
 import pathlib
 import pkgutil
 import re
@@ -23,6 +24,7 @@ from caco_jax.programs import cli, pretrain
 from caco_jax.programs.command import read_config
 from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
+from caco_jax.runs.alarms import find_alarms
 from caco_jax.schema import flatten
 from tests.experiments.commands import CONFIG, TINY, call, succeeded
 
@@ -336,6 +338,14 @@ def test_the_reference_has_every_program():
     for words, _ in hooks().programs(cli.PROGRAMS):
         assert f"usage: caco {' '.join(words)} " in reference
     assert "usage: caco convert export " in reference
+
+
+def test_the_table_of_alarms_says_what_the_log_says():
+    table = hooks().generated("alarms")
+    said = find_alarms(10, {"cross_entropy": math.log(8)}, candidates=8)["at_chance"]
+    (row,) = [line for line in table.splitlines() if "| `at_chance` |" in line]
+    assert row.endswith(f"| {said.rpartition('; ')[2]} |")
+    assert "raise `target.momentum`" in table
 
 
 def test_the_reference_has_every_recipe():

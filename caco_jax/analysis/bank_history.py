@@ -41,7 +41,7 @@ class Moment(NamedTuple):
             "step": self.step,
             "entry_to_nearest_query": float(self.tracking.entries.mean()),
             "query_to_nearest_entry": float(self.tracking.queries.mean()),
-            "dead_share": float(np.mean(self.tracking.uses == 0)),
+            "unused_share": float(np.mean(self.tracking.uses == 0)),
             "with_itself_before": None if kept is None else float(kept.mean()),
         }
 

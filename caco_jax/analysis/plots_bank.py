@@ -58,19 +58,19 @@ def plot_dynamics(
     left.set_ylabel("mean cosine")
     left.legend(frameon=False, fontsize=9)
     ordered = np.sort(uses)[::-1]
-    dead = float(np.mean(uses == 0))
+    unused = float(np.mean(uses == 0))
     middle.plot(
         np.linspace(0, 1, len(ordered)), ordered, color=COLOURS[0], drawstyle="steps"
     )
-    middle.axvspan(1 - dead, 1, color=COLOURS[1], alpha=0.15, lw=0)
+    middle.axvspan(1 - unused, 1, color=COLOURS[1], alpha=0.15, lw=0)
     middle.text(
-        1 - dead / 2,
+        1 - unused / 2,
         0.5,
-        f"{dead:.0%} dead",
+        f"{unused:.0%} unused",
         color=COLOURS[1],
         ha="center",
         va="center",
-        rotation=90 if dead < 0.3 else 0,
+        rotation=90 if unused < 0.3 else 0,
         transform=middle.get_xaxis_transform(),
     )
     middle.set_yscale("symlog", linthresh=1)

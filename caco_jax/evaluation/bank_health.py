@@ -1,4 +1,4 @@
-"""Diagnostics of a bank: rotation of its rows, distance to queries, dead entries.
+"""Diagnostics of a bank: rotation of its rows, distance to queries, softmax shares.
 
 Pure functions of arrays, to be jitted by the caller; the rows of a bank may be sharded
 over a mesh. No array is larger than a few queries times the bank.
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from caco_jax.evaluation.checks import as_floats
 from caco_jax.losses.contrast import l2_normalize, similarities
 
-# An entry is dead if its share is below this fraction of the uniform share.
+# An entry is dead if its share of the softmax is below this fraction of 1/K.
 DEAD_SHARE = 0.01
 
 
@@ -35,10 +35,9 @@ def bank_figures(
         With a temperature also
         "bank_effective_rows": exp of the entropy of the entries' shares in the softmax
         over the bank alone: 1 if one entry gets all of it and K if all entries get
-            equal
-        shares; and
-        "bank_dead_share": share of the entries that get less than `DEAD_SHARE` of the
-        uniform share.
+        equal shares; and
+        "bank_dead_share": fraction of dead entries, whose share of that softmax is
+        below `DEAD_SHARE` / K.
     """
     bank = as_floats(bank)
     rows = l2_normalize(bank)

@@ -1,9 +1,9 @@
 """Dynamics of a run's bank or queue: caco analyse bank --workdir=...
 
 Measures, over all checkpoints of the run (training.keep_checkpoints), how closely the
-bank follows the queries, which entries are used as positives and which are dead, how
-fast it moves, and which queries each payoff weights most; draws the images nearest to
-its entries. Writes bank_dynamics.json and bank_*.png into WORKDIR/analysis.
+bank follows the queries, which entries are unused (nearest to no query), how fast the
+bank moves, and which queries each payoff weights most; draws the images nearest to its
+entries. Writes bank_dynamics.json and bank_*.png into WORKDIR/analysis.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ def dynamics(moments: list[Moment], steps_per_epoch: int, folder: Any) -> dict:
     """Statistics of the bank or queue over the checkpoints, printed and drawn."""
     name = moments[-1].memory.name
     print(
-        f"{'step':>6}{name + ' -> query':>16}{'query -> ' + name:>16}{'dead':>8}"
+        f"{'step':>6}{name + ' -> query':>16}{'query -> ' + name:>16}{'unused':>8}"
         f"{'with itself before':>20}"
     )
     rows = [moment.summary() for moment in moments]
@@ -31,7 +31,7 @@ def dynamics(moments: list[Moment], steps_per_epoch: int, folder: Any) -> dict:
         before = row["with_itself_before"]
         print(
             f"{row['step']:6}{row['entry_to_nearest_query']:16.3f}"
-            f"{row['query_to_nearest_entry']:16.3f}{row['dead_share']:8.1%}"
+            f"{row['query_to_nearest_entry']:16.3f}{row['unused_share']:8.1%}"
             f"{'-' if before is None else f'{before:.3f}':>20}"
         )
     if len(rows) == 1:

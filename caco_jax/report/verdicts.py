@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from caco_jax.runs.monitor import (
+from caco_jax.runs.alarms import (
+    ALARMS,
     BANK_PATIENCE_EPOCHS,
     CHANCE_MARGIN,
     COLLAPSED_STD,
@@ -90,7 +91,7 @@ METRICS = {
         ".3f",
         "The scaled standard deviation of the embeddings' entries is 1 if they cover "
         "the sphere and 0 if all are one point (collapse).",
-        "Lower the learning rate, lengthen the warm-up, or raise target.momentum.",
+        ALARMS["collapsed"].advice,
     ),
     "bank_used_ever": Scale(
         "Bank entries chosen at least once",
@@ -99,7 +100,7 @@ METRICS = {
         ".1%",
         "This share of the entries has been the positive of at least one query since "
         "training began.",
-        "Make method.bank_size smaller, or raise bank_optimizer.learning_rate.",
+        ALARMS["bank_unused"].advice,
         PATIENCE_EPOCHS,
     ),
     "bank_mass": Scale(
@@ -109,8 +110,7 @@ METRICS = {
         ".1%",
         "This share of the softmax at the bank's temperature lies on the bank's "
         "entries; the rest lies on the batch's keys.",
-        "Lengthen method.start_up_epochs, raise method.bank_temperature or "
-        "bank_optimizer.learning_rate, or lower bank_optimizer.weight_decay.",
+        ALARMS["bank_dead"].advice,
         BANK_PATIENCE_EPOCHS,
     ),
     "bank_row_length": Scale(
@@ -120,7 +120,7 @@ METRICS = {
         ".3f",
         "This is the median length; a key has length 1. Weight decay shrinks rows "
         "that get no gradient.",
-        "Lower bank_optimizer.weight_decay or raise method.bank_temperature.",
+        ALARMS["bank_shrunk"].advice,
     ),
 }
 # The share of chance's cross entropy from which on it is not good yet.
@@ -144,7 +144,7 @@ HEALTH = {
         ".3f",
         "The scaled standard deviation of the features' directions is usually about "
         "0.4 after a ReLU and 0 after collapse.",
-        "Lower the learning rate or raise target.momentum; then start over.",
+        f"{ALARMS['collapsed'].advice} Then start a new run.",
     ),
     "uniformity": Scale(
         "Uniformity of the features",
@@ -251,9 +251,7 @@ def _chance(last: Mapping[str, Any], candidates: int) -> Verdict:
         f"{PATIENCE_EPOCHS} epochs",
         f"An untrained encoder has {chance:.3f} nats, the logarithm of the "
         f"{candidates:,} candidates.",
-        ""
-        if light == GOOD
-        else "Check the views, raise the learning rate, or lower the temperature.",
+        "" if light == GOOD else ALARMS["at_chance"].advice,
     )
 
 
@@ -270,10 +268,7 @@ def _nearness(last: Mapping[str, Any]) -> Verdict:
         "epochs",
         "This is the mean cosine of a query with its nearest entry; with as many "
         f"random directions it would be {chance:.3f}.",
-        ""
-        if light == GOOD
-        else "Raise bank_optimizer.learning_rate or method.bank_temperature, or "
-        "lengthen method.start_up_epochs.",
+        "" if light == GOOD else ALARMS["bank_lost"].advice,
     )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from caco_jax.data.pipeline import BadImages
 from caco_jax.evaluation.knn import knn_accuracy
 from caco_jax.evaluation.online import online_metrics
 from caco_jax.methods.method import Network
+from caco_jax.runs.alarms import find_alarms
 from caco_jax.runs.pretraining import Pretraining
 from caco_jax.runs.run import make_network_features
 from caco_jax.runs.telemetry import BankTelemetry
@@ -19,15 +20,6 @@ from caco_jax.training.sharding import alone
 from caco_jax.training.state import TrainState
 
 logger = logging.getLogger("caco_jax")
-
-# Thresholds of the alarms; the verdicts of a report use the same.
-COLLAPSED_STD = 0.05  # scaled standard deviation of the embeddings
-CHANCE_MARGIN = 0.01  # distance of the cross entropy from that of chance
-UNUSED_SHARE = 0.02  # share of the bank's entries
-DEAD_MASS = 0.05  # softmax probability on the bank's entries, at the bank's temperature
-SHRUNK_LENGTH = 0.2  # norm of the bank's rows; that of a key is 1
-PATIENCE_EPOCHS = 10  # epochs before chance, use and nearness are meaningful
-BANK_PATIENCE_EPOCHS = 2  # epochs before the probability on the bank is meaningful
 
 
 class Monitor:
@@ -127,69 +119,3 @@ def _means(metrics: Metrics) -> dict[str, float]:
         for name, values in kept.items()
     }
     return {**means, "skipped": int(skipped.sum())}
-
-
-def find_alarms(
-    epoch: int, metrics: Mapping[str, float], *, candidates: int | None
-) -> dict[str, str]:
-    """Warnings about an epoch's mean metrics, by alarm name.
-
-    Args:
-        epoch: epochs done.
-        metrics: the epoch's means.
-        candidates: number of classes of the cross entropy: the positive and the
-            negatives. A random encoder has its logarithm. None if the method has no
-            such number.
-    """
-    alarms = {}
-    if metrics.get("embedding_std", 1.0) < COLLAPSED_STD:
-        alarms["collapsed"] = (
-            f"the embeddings have collapsed: their scaled standard deviation is "
-            f"{metrics['embedding_std']:.3f}, 1 is spread out, 0 a single point"
-        )
-    alarms |= _bank_alarms(epoch, metrics)
-    if epoch < PATIENCE_EPOCHS:
-        return alarms
-    entropy = metrics.get("cross_entropy")
-    if entropy is not None and candidates is not None:
-        chance = math.log(candidates)
-        if abs(entropy - chance) < CHANCE_MARGIN * chance:
-            alarms["at_chance"] = (
-                f"the cross entropy is {entropy:.3f}, the logarithm of the number of "
-                f"candidates ({chance:.3f}): the encoder learns nothing"
-            )
-    if metrics.get("bank_used_ever", 1.0) < UNUSED_SHARE:
-        alarms["bank_unused"] = (
-            f"only {metrics['bank_used_ever']:.1%} of the bank's entries were ever a "
-            "positive: the bank is larger than it need be, or not learning"
-        )
-    return alarms
-
-
-def _bank_alarms(epoch: int, metrics: Mapping[str, float]) -> dict[str, str]:
-    """Alarms of a collapsed bank, which an adversary in particular can show."""
-    alarms = {}
-    mass, length = metrics.get("bank_mass", 1.0), metrics.get("bank_row_length", 1.0)
-    if mass < DEAD_MASS and epoch >= BANK_PATIENCE_EPOCHS:
-        alarms["bank_dead"] = (
-            f"the bank is dead: {mass:.1%} of the softmax probability at its "
-            "temperature is on its entries, the rest on the keys of the batch; "
-            "lengthen method.start_up_epochs, raise method.bank_temperature or "
-            "bank_optimizer.learning_rate, or lower bank_optimizer.weight_decay"
-        )
-    if length < SHRUNK_LENGTH:
-        alarms["bank_shrunk"] = (
-            f"half of the bank's rows have a norm below {length:.3f}, where a key has "
-            "1: weight decay shrinks rows without a gradient; lower "
-            "bank_optimizer.weight_decay or raise method.bank_temperature"
-        )
-    cosine = metrics.get("bank_cosine", 1.0)
-    chance = metrics.get("bank_chance_cosine", -1.0)
-    if cosine < chance and epoch >= PATIENCE_EPOCHS:
-        alarms["bank_lost"] = (
-            "the bank has lost the queries: the cosine similarity of a query to its "
-            f"nearest entry is {cosine:.3f}, to the nearest of as many random "
-            f"directions {chance:.3f}; lengthen method.start_up_epochs, or raise "
-            "bank_optimizer.learning_rate or method.bank_temperature"
-        )
-    return alarms

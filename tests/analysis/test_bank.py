@@ -199,5 +199,5 @@ def test_a_gallery_shows_the_most_and_the_least_used_entries():
         ("least", 0, [2, 1]),  # of the two unused the one further from every query
     ]
     summary = moment.summary()
-    assert summary["dead_share"] == 0.5
+    assert summary["unused_share"] == 0.5
     assert summary["with_itself_before"] is None

@@ -57,7 +57,7 @@ def test_the_history_compares_each_bank_with_the_one_before(saved):
     assert first.tracking.uses.sum() == 48
     summary = second.summary()
     assert summary["with_itself_before"] == pytest.approx(-1)
-    assert summary["dead_share"] == np.mean(second.tracking.uses == 0)
+    assert summary["unused_share"] == np.mean(second.tracking.uses == 0)
 
 
 def test_a_directory_without_a_checkpoint_is_refused(tmp_path, saved):

@@ -117,7 +117,7 @@ def test_bank_dynamics_of_a_run(workdir_of, name):
     first, last = found["checkpoints"]
     assert first["with_itself_before"] is None
     assert last["with_itself_before"] == pytest.approx(1)
-    assert 0 <= last["dead_share"] < 1
+    assert 0 <= last["unused_share"] < 1
     assert ("age_steps" in found) == (name == "moco")
     assert ("steps old on average" in out) == (name == "moco")
     for by_payoff in found["density"]["rank_correlation"].values():

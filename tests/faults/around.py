@@ -137,10 +137,10 @@ RUNS = [
     ),
     Fault(
         "a collapse rings no alarm",
-        "runs/monitor.py",
+        "runs/alarms.py",
         'if metrics.get("embedding_std", 1.0) < COLLAPSED_STD:',
         'if metrics.get("embedding_std", 1.0) < 0:',
-        ("runs/test_monitor.py",),
+        ("runs/test_alarms.py",),
     ),
 ]
 

@@ -10,7 +10,7 @@ from caco_jax.methods.registry import METHODS
 from caco_jax.report import measures
 from caco_jax.report.settings import setting_docs, setting_rows
 from caco_jax.report.verdicts import HEALTH, METRICS, run_verdicts
-from caco_jax.runs import monitor
+from caco_jax.runs import alarms
 from caco_jax.schema import flatten
 
 
@@ -157,10 +157,10 @@ ALARMS = {
     "bank_shrunk": ("bank_row_length", "Length of the bank's rows"),
     "bank_lost": ("bank_cosine", "Nearest bank entry against chance"),
 }
-AT_ONCE = {"collapsed": 1, "bank_shrunk": 1, "bank_dead": monitor.BANK_PATIENCE_EPOCHS}
+AT_ONCE = {"collapsed": 1, "bank_shrunk": 1, "bank_dead": alarms.BANK_PATIENCE_EPOCHS}
 
 
-@pytest.mark.parametrize("epoch", [1, monitor.PATIENCE_EPOCHS - 1, 20])
+@pytest.mark.parametrize("epoch", [1, alarms.PATIENCE_EPOCHS - 1, 20])
 @pytest.mark.parametrize("name", ALARMS)
 def test_a_light_says_act_where_the_alarm_sounds(name, epoch):
     metric, what = ALARMS[name]
@@ -168,7 +168,7 @@ def test_a_light_says_act_where_the_alarm_sounds(name, epoch):
     heard = set()
     for value in np.linspace(0, top, 201):
         row = {"epoch": epoch, "bank_chance_cosine": 0.3, metric: float(value)}
-        alarm = name in monitor.find_alarms(epoch, row, candidates=100)
+        alarm = name in alarms.find_alarms(epoch, row, candidates=100)
         (light,) = [
             verdict.light
             for verdict in run_verdicts([row], None, epochs=20, candidates=100)
@@ -176,7 +176,7 @@ def test_a_light_says_act_where_the_alarm_sounds(name, epoch):
         ]
         assert (light == "act") == alarm, value
         heard.add(alarm)
-    patient = epoch >= AT_ONCE.get(name, monitor.PATIENCE_EPOCHS)
+    patient = epoch >= AT_ONCE.get(name, alarms.PATIENCE_EPOCHS)
     assert heard == ({True, False} if patient else {False})
 
 

@@ -25,7 +25,7 @@ const METRICS = {
   bank_row_length: [OF_BANK, "Length of the rows", "median"],
   bank_directions: [OF_BANK, "Effective directions of the rows", "directions"],
   bank_effective_rows: [OF_BANK, "Effective number of entries", "entries"],
-  bank_dead_share: [OF_BANK, "Entries with almost no softmax mass", "%"],
+  bank_dead_share: [OF_BANK, "Dead entries (almost no softmax mass)", "%"],
 };
 const PER_PLAYER = [["learning_rate_", "Learning rate"], ["gradient_norm_", "Gradient norm"]];
 const CHART_HEIGHT = 230;

@@ -12,7 +12,7 @@ from scipy.linalg import expm
 from caco_jax.evaluation.bank_health import bank_figures, chance_cosine
 from caco_jax.losses import adco_loss, l2_normalize
 from caco_jax.optim.optimizers import ascend, sgd
-from caco_jax.runs.monitor import find_alarms
+from caco_jax.runs.alarms import find_alarms
 
 HEALTHY = {"embedding_std": 0.9, "cross_entropy": 1.0, "bank_used_ever": 0.8}
 K = 1024
@@ -32,7 +32,8 @@ def test_a_healthy_epoch_rings_nothing():
 def test_collapse_rings_at_once(epoch):
     assert alarms(epoch, embedding_std=0.0499) == {
         "collapsed": "the embeddings have collapsed: their scaled standard deviation "
-        "is 0.050, 1 is spread out, 0 a single point"
+        "is 0.050, 1 is spread out, 0 a single point; lower the learning rate, "
+        "lengthen the warm-up, or raise target.momentum"
     }
     assert alarms(epoch, embedding_std=0.0501) == {}
 
@@ -48,7 +49,8 @@ def test_chance_rings_within_a_hundredth_of_the_level(share, rings):
 def test_chance_names_both_numbers():
     assert alarms(cross_entropy=6.93)["at_chance"] == (
         "the cross entropy is 6.930, the logarithm of the number of candidates "
-        "(6.931): the encoder learns nothing"
+        "(6.931): the encoder learns nothing; check the augmented views, raise the "
+        "learning rate, or lower the temperature"
     )
 
 
@@ -61,7 +63,8 @@ def test_there_is_no_chance_without_a_level_or_an_entropy():
 def test_an_unused_bank_rings_below_its_share():
     assert alarms(bank_used_ever=0.0199) == {
         "bank_unused": "only 2.0% of the bank's entries were ever a positive: the bank "
-        "is larger than it need be, or not learning"
+        "is too large or does not learn; lower method.bank_size, lengthen "
+        "method.start_up_epochs, or raise bank_optimizer.learning_rate"
     }
     assert alarms(bank_used_ever=0.0201) == {}
 
@@ -165,7 +168,7 @@ def test_a_bank_that_is_left_behind_rings_and_one_that_follows_does_not():
     chance = {"bank_chance_cosine": chance_cosine(ENTRIES, DIM)}
     # The published temperature beside an encoder that turns fast.
     left, begun = played(0.02, turning(0.05), steps=300)
-    assert begun > 0.5  # it died; it was not born so
+    assert begun > 0.5  # it was alive at the first step
     assert "bank_dead" in find_alarms(2, {**left, **chance}, candidates=None)
     assert left["bank_dead_share"] > 0.3
     follows, _ = played(0.12, turning(0.005), steps=300)
