@@ -26,6 +26,7 @@ from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
 from caco_jax.runs.alarms import find_alarms
 from caco_jax.schema import flatten
+from examples import sensors
 from tests.experiments.commands import CONFIG, TINY, call, succeeded
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,7 +37,14 @@ INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 REFERENCE = re.compile(r"\]\[(caco_jax[\w.]*)\]")
 COMMAND = re.compile(r"(\w+=\S+ )*(\S*python|make|\S*caco|srun|gcloud|pip) ")
-OTHERS = {"pip", "#SBATCH", "if", "."}  # that a page may show beside our own programs
+OTHERS = {
+    "pip",
+    "#SBATCH",
+    "bash",
+    "if",
+    ".",
+    "cd",
+}  # that a page may show beside our own programs
 FACES = {file.stem for file in (ROOT / "experiments").glob("[!_]*.py")}
 pages = pytest.mark.parametrize(
     "page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES]
@@ -104,8 +112,8 @@ def check_command(line, written):
         words = list(itertools.dropwhile(lambda word: word[0] == "-", words[1:]))
     if words[0] == "gcloud":
         (inner,) = [word for word in words if word.startswith("--command=")]
-        *_, last = inner.partition("=")[2].split("&&")
-        check_command(last, written)
+        for part in inner.partition("=")[2].split("&&"):
+            check_command(part, written)
     elif words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
         assert {word for word in words[1:] if "=" not in word} <= set(targets)
@@ -116,7 +124,7 @@ def check_command(line, written):
     elif "-m" in words:
         check_module(words[words.index("-m") + 1])
     else:
-        assert words[0] in OTHERS, line
+        assert pathlib.PurePath(words[0]).name in OTHERS, line
 
 
 def check_module(module):
@@ -247,14 +255,28 @@ def run(tmp_path_factory):
     return folder
 
 
+def snippets(text):
+    """The Python blocks of a page that are no files: those have tests of their own."""
+    return [
+        body
+        for language, title, body in BLOCK.findall(text)
+        if language == "python" and not title
+    ]
+
+
+def test_a_snippet_beside_a_file_is_found():
+    page = '```python title="a.py"\nfile\n```\n\n```python\nsnippet\n```\n'
+    assert snippets(page) == ["snippet\n"]
+    assert snippets((DOCS / "how-to" / "own-parts.md").read_text())
+
+
 @pages
 def test_every_snippet_runs(page, request, monkeypatch):
-    found = BLOCK.findall(page.read_text())
-    code = [body for language, title, body in found if language == "python"]
-    if any(title for *_, title, _ in found) or not code:
-        return  # files have a test of their own: test_adding_a_method
+    code = snippets(page.read_text())
     if any("runs/" in body for body in code):
         monkeypatch.chdir(request.getfixturevalue("run"))
+    if any('"runs/sensors"' in body for body in code):
+        sensors.main(smoke=True)
     names = {}  # a page says all that it needs
     for body in code:
         exec(body, names)
@@ -410,6 +432,14 @@ def test_all_texts_keep_the_rules():
     assert len(files) > 300
     found = {file: slips(file.read_text()) for file in [*files, *PAGES[:2]]}
     assert not {file: rules for file, rules in found.items() if rules}
+
+
+def test_modules_of_experiments_are_named_in_two_places():
+    shown = {page for page in PAGES if "-m experiments." in page.read_text()}
+    reference = DOCS / "reference"
+    assert {p for p in shown if reference not in p.parents} == {
+        ROOT / "CONTRIBUTING.md"
+    }
 
 
 def test_an_unknown_part_is_refused():

@@ -97,8 +97,8 @@ def in_memory(pretraining: Pretraining) -> ArrayDataset:
     """
     if not isinstance(pretraining.data, ArrayDataset):
         raise UserError(
-            "--workdir: expected a run on images that fit in memory, those of "
-            f"{pretraining.data.name} are read by the record"
+            "--workdir: expected a run on images in memory, got "
+            f"{pretraining.data.name}, whose images are streamed"
         )
     return pretraining.data
 

@@ -218,8 +218,9 @@ def load(
         )
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(
-            f"encoder: {files.path} was trained with another {functions.name}, which "
-            f"has no array {error} of this shape; pass the one that it was trained with"
+            f"encoder: expected the {functions.name} that {files.path} was trained "
+            f"with, got another, in which the array {error} differs; pass the same "
+            "encoder as in training"
         ) from error
     view = PlainView() if evaluation_view is None else without_key(evaluation_view)
     trained = values["views"]
@@ -255,8 +256,8 @@ def saved_config(files: Workdir) -> ExperimentConfig:
     values = files.read_config()
     if values.get(BUILT_OF) == OBJECTS:
         raise UserError(
-            f"--workdir: {files.path} is a run that was built in Python "
-            f"({values['encoder']['name']}); evaluate it there: "
+            f"--workdir: expected a run of a configuration, got {files.path}, which "
+            f"was built in Python ({values['encoder']['name']}); evaluate it there: "
             f"Pretraining(...).load({str(files.path)!r})"
         )
     return experiment_config(values)

@@ -219,7 +219,9 @@ def load_recipe(path: str) -> ConfigDict:
     file = _file_of(name)
     get_config = runpy.run_path(file).get("get_config")
     if get_config is None:
-        raise ConfigError(f"--config: {file} defines no get_config()")
+        raise ConfigError(
+            f"--config: expected a file that defines get_config(), got {file}"
+        )
     first, _, last = variant.rpartition(":")
     if last != "smoke":
         first = variant

@@ -187,7 +187,8 @@ class RecordPart:
                     yield part.images, part.labels
         if len(rows) and not read:
             raise UserError(
-                "config.data.source: expected images to evaluate with, none can be read"
+                "config.data.source: expected images to evaluate with, got none that "
+                "can be read"
             )
 
 
@@ -245,14 +246,18 @@ def labelled_parts(
         ValueError: the set has no labels.
     """
     if not dataset.has_labels:
-        raise ValueError(f"{dataset.name} has no labels: there is nothing to evaluate")
+        raise ValueError(
+            f"expected images with labels to evaluate, got {dataset.name} without"
+        )
     if getattr(dataset, "labelled", None) is not None:
         bad = None  # it is the counter of other images
     train = open_part(dataset, "evaluation_train", size_pixels=size_pixels, bad=bad)
     test = open_part(dataset, "test", size_pixels=size_pixels)
     assert train is not None
     if test is None:
-        raise ValueError(f"{dataset.name} has no held-out examples to evaluate on")
+        raise ValueError(
+            f"expected held-out examples to evaluate, got {dataset.name} without"
+        )
     return train, test
 
 

@@ -104,10 +104,13 @@ def _explained(name: str, data_dir: Path) -> Iterator[None]:
     try:
         yield
     except tfds.core.DatasetNotFoundError:
-        raise UserError(f"--dataset: TFDS knows no set {name!r}") from None
+        raise UserError(
+            f"--dataset: expected a data set of TFDS, got {name!r}; check the spelling"
+        ) from None
     except not_downloaded as error:
         raise UserError(
-            f"tfds:{name} cannot be downloaded; is there a network? {_line(error)}"
+            f"--dataset: expected to download tfds:{name}, got {_line(error)}; check "
+            "the network and rerun the command"
         ) from None
     except OSError as error:
         if error.errno == errno.ENOSPC or "disk space" in str(error):

@@ -127,15 +127,16 @@ def find_directory(name: str, data_dir: Path | None) -> Path:
             for row in _prepared(data_dir / base_name(name))
         )
         raise ValueError(
-            f"data.source: tfds:{name} is not in {data_dir}"
-            f"{f' (there is {there})' if there else ''}; to prepare it: "
+            f"data.source: expected a set that was prepared in {data_dir}"
+            f"{f' ({there})' if there else ''}, got tfds:{name}; to prepare it: "
             f"{prepare_command(name, data_dir)}"
         )
     configs = sorted({row.config for row in fitting if row.config is not None})
     if len(configs) > 1:
         raise ValueError(
             f"data.source: expected one config of tfds:{name}, as in "
-            f"tfds:{base_name(name)}/{configs[0]}; {data_dir} has {', '.join(configs)}"
+            f"tfds:{base_name(name)}/{configs[0]}, got several in {data_dir}: "
+            f"{', '.join(configs)}"
         )
     return max(fitting, key=lambda row: [*map(int, row.version.split("."))]).path
 
@@ -234,8 +235,8 @@ def find_keys(builder: Any, name: str) -> tuple[str, str | None]:
     image = first(tfds.features.Image, (*usual[:1], "image", *sorted(features)))
     if image is None:
         raise ValueError(
-            f"data.source: tfds:{name} has no images; its features are "
-            f"{', '.join(sorted(features))}"
+            f"data.source: expected a set with images, got tfds:{name} with the "
+            f"features {', '.join(sorted(features))}"
         )
     return image, first(tfds.features.ClassLabel, (*usual[1:2], "label"))
 

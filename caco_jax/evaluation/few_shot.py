@@ -90,9 +90,9 @@ def draw_shots(
     counts = np.bincount(known, minlength=num_classes)
     poor = {c: int(n) for c, n in enumerate(counts) if n < shots}
     if poor:
-        listed = ", ".join(f"class {c} has {n}" for c, n in poor.items())
+        listed = ", ".join(f"class {c} with {n}" for c, n in poor.items())
         raise ValueError(
-            f"expected at least {shots} labelled rows a class, but {listed}"
+            f"expected at least {shots} labelled rows of each class, got {listed}"
         )
     rng = np.random.default_rng(seed)
     return np.concatenate(

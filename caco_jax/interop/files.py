@@ -189,7 +189,8 @@ def check_writable(path: str | os.PathLike, *, force: bool = False) -> None:
         _package(path.suffix)
     if os.path.exists(path) and not force:
         raise UserError(
-            f"--file: {path} exists; name another file, or --force to replace it"
+            f"--file: expected a new file, got {path}, which exists; name another "
+            "file, or --force to replace it"
         )
 
 

@@ -104,7 +104,9 @@ def state_arrays(
             arrays |= to_torch(_variables(network, part))
     twins = {name for name in arrays if "_adv." in name}
     if TWINS in parts and not twins:
-        raise UserError("--parts: expected no twins, this run has no adversarial norms")
+        raise UserError(
+            "--parts: expected no twins, got them for a run without adversarial norms"
+        )
     if TWINS not in parts:
         arrays = {n: a for n, a in arrays.items() if n not in twins}
     return arrays | (_memory_arrays(state, memory) if MEMORY in parts else {})
@@ -174,8 +176,8 @@ def _rows(memory: Arrays, name: str, like: Any, size: str) -> np.ndarray:
     columns, wanted = memory[name], like.shape[::-1]
     if columns.shape != wanted:
         raise ValueError(
-            f"{name}: the run has {wanted}, the file {columns.shape}; set "
-            f"--config.method.{size} to the file's, or leave it out by --parts"
+            f"{name}: expected {wanted} as in the run, got {columns.shape}; set "
+            f"--config.method.{size} to that of the file, or leave it out by --parts"
         )
     return np.ascontiguousarray(columns.T, like.dtype)
 
@@ -186,7 +188,7 @@ def _memory_arrays(state: TrainState, name: str | None) -> Arrays:
 
     if name is None:
         raise UserError(
-            "--parts: expected no bank, this run has neither a bank nor a queue"
+            "--parts: expected no bank, got it for a run without a bank or queue"
         )
     if name in state.players:
         return {layouts.BANK: columns(state.players[name])}

@@ -118,7 +118,7 @@ def _check_shapes(given: Shapes, wanted: Shapes, prefix: str) -> None:
         return
     first, *more = names
     raise ValueError(
-        f"{prefix}{first}: the network has {wanted.get(first, 'none')}, the state dict "
+        f"{prefix}{first}: expected {wanted.get(first, 'none')} as in the network, got "
         f"{given.get(first, 'none')}" + (f"; {len(more)} more differ" if more else "")
     )
 

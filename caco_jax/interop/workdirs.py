@@ -145,13 +145,16 @@ def export_run(
     """
     files.check_writable(file, force=force)
     if pathlib.Path(file).suffix == files.DETECTRON2 and set(parts) != {BACKBONE}:
-        raise UserError("--parts: expected backbone alone for detectron2's .pkl")
+        raise UserError(
+            "--parts: expected backbone alone for detectron2's .pkl, got "
+            f"{', '.join(parts)}"
+        )
     pretraining, state = _restore(Workdir(workdir))
     require(
         pathlib.Path(file).suffix != files.DETECTRON2
         or isinstance(getattr(pretraining.encoder.module, "backbone", None), ResNet),
-        "--file: expected a ResNet for detectron2's .pkl, this run has a "
-        f"{pretraining.encoder.name}; take .pth or .safetensors",
+        "--file: expected a ResNet for detectron2's .pkl, got a run of "
+        f"{pretraining.encoder.name}; name a file that ends in .pth or .safetensors",
     )
     arrays = state_arrays(state, parts, memory=pretraining.method.memory)
     files.write_weights(file, arrays, force=force)
@@ -167,7 +170,8 @@ def _check_free(place: Workdir, *, force: bool) -> None:
     if (is_run and not force) or (exists(place.checkpoints) and not is_run):
         aside = ", or --force to move it aside" if is_run else ""
         raise UserError(
-            f"--workdir: {place.path} holds a run; use another workdir{aside}"
+            f"--workdir: expected a directory without a run, got {place.path}; name "
+            f"another directory{aside}"
         )
 
 

@@ -226,8 +226,8 @@ def _check(
     for name, array in arrays.items():
         if mesh is not None and array.shape[0] % mesh.size:
             raise ValueError(
-                f"{name}: {array.shape[0]} rows cannot be shared evenly by the "
-                f"{mesh.size} devices of the mesh"
+                f"{name}: expected a multiple of the {mesh.size} devices of the mesh, "
+                f"got {array.shape[0]} rows"
             )
     return mesh, Walk(block_size, precision)
 

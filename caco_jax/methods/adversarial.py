@@ -89,8 +89,8 @@ def adversarial(
     attack = method.attack
     if attack is None:
         raise ValueError(
-            f"{method.name}: expected a method that an input adversary can join, and "
-            f"join once; this one is {method.description!r}"
+            f"{method.name}: expected a method that supports an input adversary and "
+            f"has none yet, got {method.description!r}"
         )
     check_positive(epsilon=epsilon)
     check_at_least(0, weight=weight)

@@ -40,8 +40,9 @@ class Subject:
         self.state = snapshots.read_state(self.files, self.pretraining, step=step)
         if flags.player == "bank" and "bank" not in self.state.players:
             raise UserError(
-                f"--player: expected a run with a bank, {self.pretraining.method.name} "
-                f"has only: {', '.join(self.state.players)}; try AdCo or CaCo"
+                "--player: expected a run with a bank, got "
+                f"{self.pretraining.method.name} with the players "
+                f"{', '.join(self.state.players)}; try a run of AdCo or CaCo"
             )
         with as_user_error("--batch_size"):
             self.batch = snapshots.draw_batch(

@@ -50,8 +50,8 @@ def open_run(flags: argparse.Namespace, *, by_class: bool = True) -> Run:
         run = on_images(run, named_images(run, **changes))
     if by_class and run.data.has_labels and run.data.num_classes < 2:
         raise UserError(
-            f"--source: expected images of two classes or more, {run.data.name} has "
-            f"{run.data.num_classes}"
+            f"--source: expected images of two classes or more, got {run.data.name} "
+            f"with {run.data.num_classes}"
         )
     return run
 
@@ -154,7 +154,7 @@ def unseen_part(run: Run) -> tuple[Part, str]:
     part = open_part(run.data, "train", size_pixels=size_pixels)
     if part is not None and len(part):
         return part, "training"
-    raise UserError(f"--source: expected images, {run.data.name} has none")
+    raise UserError(f"--source: expected images, got none in {run.data.name}")
 
 
 def training_views(run: Run) -> Callable[..., tuple[jax.Array, ...]]:

@@ -137,4 +137,4 @@ def join_others(flags: argparse.Namespace, stop: Stop) -> None:
         return
     for name, value in values.items():
         if value is not None:
-            raise UserError(f"--{name}: expected --distributed with it")
+            raise UserError(f"--{name}: expected --distributed, too, got {value} alone")

@@ -79,8 +79,9 @@ class Checkpoints:
         """Raises UserError if no checkpoint was completed."""
         if not self.steps():
             raise UserError(
-                f"--workdir: {self.folder.parent} has no checkpoint yet; let caco "
-                "pretrain run to its first one"
+                f"--workdir: expected a run with a checkpoint, got "
+                f"{self.folder.parent} without one; let caco pretrain run to its first "
+                "checkpoint"
             )
 
     def require_whole(self) -> int:
@@ -90,9 +91,9 @@ class Checkpoints:
             self.require_some()
             damages = [f"step {step}: {self.damage(step)}" for step in self.steps()]
             raise UserError(
-                f"--workdir: none of the checkpoints in {self.folder} can be restored "
-                f"({'; '.join(damages)}); put back a copy of one, or start over with "
-                "caco pretrain --force_new (the old run is moved aside)"
+                f"--workdir: expected an undamaged checkpoint in {self.folder}, got "
+                f"none ({'; '.join(damages)}); put back a copy of one, or start over "
+                "with caco pretrain --force_new (the old run is moved aside)"
             )
         return newest
 
@@ -265,14 +266,14 @@ class Checkpoints:
         if found not in self.steps():
             kept = ", ".join(map(str, self.steps())) or "none"
             raise UserError(
-                f"--workdir: no checkpoint of step {found} in {self.folder}; kept: "
-                f"{kept}"
+                f"--workdir: expected a step with a checkpoint in {self.folder} "
+                f"({kept}), got {found}"
             )
         damage = self.damage(found)
         if damage is not None:
             raise UserError(
-                f"--workdir: the checkpoint of step {found} in {self.folder} is "
-                f"damaged ({damage}); choose another"
+                f"--workdir: expected an undamaged checkpoint of step {found} in "
+                f"{self.folder}, got a damaged one ({damage}); choose another step"
             )
         return found
 
@@ -283,8 +284,8 @@ class Checkpoints:
             return None
         if _is_old(self.folder / str(step)):
             raise UserError(
-                f"--workdir: {self.folder} is of an earlier version of this program, "
-                "which this version cannot resume; use --force_new"
+                "--workdir: expected a run that this version can resume, got "
+                f"{self.folder} of an earlier version; use --force_new"
             )
         # Not by a Checkpointer, which waits for all processes: the first one also reads
         # alone.

@@ -95,8 +95,8 @@ def initialize(
         )
     except ValueError as error:
         raise UserError(
-            f"--distributed: no cluster was found ({error}); give "
-            "--coordinator_address=HOST:PORT, --num_processes and --process_id"
+            f"--distributed: expected a cluster that JAX detects, got none ({error}); "
+            "give --coordinator_address=HOST:PORT, --num_processes and --process_id"
         ) from None
     finally:
         watchdog.cancel()

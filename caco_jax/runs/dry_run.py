@@ -112,8 +112,8 @@ def _disk(run: Pretraining, path: pathlib.Path) -> dict[str, int | None]:
         raise cannot_write(path, error) from None
     if free < size * most:
         raise UserError(
-            f"--workdir: expected {size * most:,} bytes for {most} checkpoints, "
-            f"{folder} has {free:,} free"
+            f"--workdir: expected {size * most:,} free bytes for {most} checkpoints, "
+            f"got {free:,} in {folder}; free some, or lower training.keep_checkpoints"
         )
     return needed | {"free_bytes": free}
 

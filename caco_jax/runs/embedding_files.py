@@ -80,7 +80,8 @@ def check_out(path: str | os.PathLike, *, force: bool = False) -> None:
         raise UserError(f"{FLAG}: expected a file, got the directory {path}")
     if os.path.exists(path) and not force:
         raise UserError(
-            f"{FLAG}: {path} exists; name another file, or --force to replace it"
+            f"{FLAG}: expected a new file, got {path}, which exists; name another "
+            "file, or --force to replace it"
         )
 
 

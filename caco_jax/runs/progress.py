@@ -83,15 +83,15 @@ class RunProgress:
         """
         if self.epoch_steps not in (None, epoch_steps):
             raise UserError(
-                f"--resume_with_changes: an epoch had {self.epoch_steps} steps and "
-                f"would have {epoch_steps}; keep the images and "
+                f"--resume_with_changes: expected {self.epoch_steps} steps in an "
+                f"epoch, as before, got {epoch_steps}; keep the images and "
                 "config.training.batch_size"
             )
         allowed = any(key.startswith("data.") for key in changes)
         if not allowed and self.image_digest not in (None, image_digest):
             raise UserError(
-                "--workdir: the existing run was trained on other images, or had them "
-                "in memory and not streamed, or the reverse; put back the images, "
+                "--workdir: expected the images of the existing run, in memory or "
+                "streamed as before, got others; put back the images, "
                 "config.data.data_dir or config.data.max_resident_bytes, or name one "
                 "of these in --resume_with_changes to resume with the present images"
             )

@@ -261,7 +261,8 @@ def _split(
     pieces = [(features(examples), labels) for examples, labels in part.centers(rows)]
     if not pieces:
         raise UserError(
-            "config.data.source: expected images to evaluate with, none can be read"
+            "config.data.source: expected images to evaluate with, got none that can "
+            "be read"
         )
     columns = zip(*pieces, strict=True)
     return Split(*(jnp.asarray(np.concatenate(rows)) for rows in columns))

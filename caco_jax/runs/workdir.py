@@ -144,8 +144,9 @@ class Workdir:
         """Raises UserError if an existing run could not be moved aside."""
         if self.has_run() and buckets.in_bucket(self.path):
             raise UserError(
-                f"--force_new: a run in a bucket is not moved aside, got {self.path}; "
-                "name another directory, or remove this one (gcloud storage rm -r)"
+                f"--force_new: expected a directory of this machine, got {self.path}, "
+                "where a run cannot be moved aside; name another directory, or remove "
+                "this one (gcloud storage rm -r)"
             )
 
     def has_run(self) -> bool:
@@ -168,17 +169,19 @@ class Workdir:
         theirs, ours = flatten(self._completed()), flatten(config)
         known = theirs.keys() | ours.keys()
         if theirs.get(BUILT_OF) != ours.get(BUILT_OF):
-            kinds = "was built in Python", "is of a configuration"
+            kinds = "built in Python", "of a configuration"
             there, asked = kinds if BUILT_OF in theirs else reversed(kinds)
             raise UserError(
-                f"--workdir: {self.path} holds a run that {there}, this one {asked}; "
-                "use another workdir, or --force_new to start over (the old run is "
-                "moved aside)"
+                f"--workdir: expected a run {asked}, got {self.path} with a run "
+                f"{there}; use another workdir, or --force_new to start over (the old "
+                "run is moved aside)"
             )
         for key in changes:
             if key not in known:
                 hint = did_you_mean(key, known)
-                raise UserError(f"--resume_with_changes: there is no key {key!r}{hint}")
+                raise UserError(
+                    f"--resume_with_changes: expected a key, got {key!r}{hint}"
+                )
         differences = [
             f"{key} ({theirs.get(key)!r} in the run, {ours.get(key)!r} now)"
             for key in sorted(known - set(changes) - _FREE_KEYS)
@@ -186,10 +189,10 @@ class Workdir:
         ]
         if differences:
             raise UserError(
-                f"--workdir: {self.path} holds a run of another configuration: "
-                f"{', '.join(differences)}; use another workdir, name the keys in "
-                "--resume_with_changes to resume with other values, or --force_new to "
-                "start over (the old run is moved aside)"
+                f"--workdir: expected a run of this configuration, got {self.path} "
+                f"with another: {', '.join(differences)}; use another workdir, name "
+                "the keys in --resume_with_changes to resume with other values, or "
+                "--force_new to start over (the old run is moved aside)"
             )
 
     def read_config(self) -> dict[str, Any]:
@@ -307,8 +310,8 @@ def locked(path: pathlib.Path, *, flag: str = "--workdir") -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{flag}: {path} is in use by another process; wait for it or stop "
-                "it, or name another directory"
+                f"{flag}: expected a directory that no other process uses, got {path}; "
+                "wait for the process or stop it, or name another directory"
             ) from None
         except OSError as error:  # a network file system may not support locks
             logger.warning(_NO_LOCK, path, error.strerror)

@@ -65,7 +65,7 @@ def test_a_directory_without_a_checkpoint_is_refused(tmp_path, saved):
     with pytest.raises(UserError, match=r"it has no\s+config.json"):
         snapshots.read_parts(tmp_path)
     write_json(files.config_file, saved[1].description.values)
-    with pytest.raises(UserError, match="has no checkpoint yet"):
+    with pytest.raises(UserError, match="expected a run with a checkpoint"):
         snapshots.read_parts(tmp_path)
 
 

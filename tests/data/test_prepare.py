@@ -188,11 +188,12 @@ def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
     [
         (
             requests.ConnectionError("no route\nto host"),
-            "tfds:cifar10 cannot be downloaded; is there a network? no route to host",
+            "--dataset: expected to download tfds:cifar10, got no route to host; check "
+            "the network and rerun the command",
         ),
         (
             tfds.core.DatasetNotFoundError("Available datasets:\n - a\n - b"),
-            "--dataset: TFDS knows no set 'cifar10'",
+            "--dataset: expected a data set of TFDS, got 'cifar10'; check the spelling",
         ),
         (
             OSError(errno.ENOSPC, "No space left on device"),

@@ -80,9 +80,12 @@ def test_pixels_of_digits():
     [
         (
             {"shots": 11},
-            "at least 11 .* class 0 has 10, class 1 has 10, class 2 has 10",
+            "at least 11 .* class 0 with 10, class 1 with 10, class 2 with 10",
         ),
-        ({"num_classes": 4}, "at least 2 labelled rows a class, but class 3 has 0"),
+        (
+            {"num_classes": 4},
+            "at least 2 labelled rows of each class, got class 3 with 0",
+        ),
         ({"shots": 0}, "shots: expected at least 1, got 0"),
         ({"seeds": ()}, "seeds: expected at least one"),
         ({"l2": -1}, "l2: .*got -1"),

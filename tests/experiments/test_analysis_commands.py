@@ -210,7 +210,7 @@ def test_help_is_given(name):
             "alpha_gradients",
             "simclr",
             ["--player=bank"],
-            "--player: expected a run with a bank, simclr has only: encoder",
+            "--player: expected a run with a bank, got simclr with the players encoder",
         ),
         (
             "bank_dynamics",

@@ -254,7 +254,9 @@ def test_a_run_of_another_configuration_is_left_alone(tmp_path, name):
     files.claim({"seed": 5, "method": {"name": "caco"}})
     before = snapshot(files.path)
     message = one_line(call(MAINS[name], CONFIG, f"--workdir={files.path}", *TINY))
-    assert message.startswith(f"--workdir: {files.path} holds a run of another config")
+    assert message.startswith(
+        f"--workdir: expected a run of this configuration, got {files.path} with "
+    )
     assert "seed (5 in the run, 0 now)" in message
     assert "encoder.width (64 in the run, 4 now)" in message
     assert message.endswith("or --force_new to start over (the old run is moved aside)")
@@ -358,8 +360,8 @@ def test_a_run_that_was_built_in_python_is_evaluated_there(built, words):
     main = importlib.import_module(f"caco_jax.programs.{program}").main
     before = snapshot(built)
     assert one_line(call(main, *rest, f"--workdir={built}")) == (
-        f"--workdir: {built} is a run that was built in Python (Dense); evaluate it "
-        f"there: Pretraining(...).load({str(built)!r})"
+        f"--workdir: expected a run of a configuration, got {built}, which was built "
+        f"in Python (Dense); evaluate it there: Pretraining(...).load({str(built)!r})"
     )
     assert snapshot(built) == before
 
@@ -368,8 +370,8 @@ def test_a_run_that_was_built_in_python_is_gone_on_with_there(built):
     before = snapshot(built)
     message = one_line(call(pretrain.main, CONFIG, f"--workdir={built}", *TINY))
     assert message == (
-        f"--workdir: {built} holds a run that was built in Python, this one is of a "
-        "configuration; use another workdir, or --force_new to start over (the old run "
-        "is moved aside)"
+        f"--workdir: expected a run of a configuration, got {built} with a run built "
+        "in Python; use another workdir, or --force_new to start over (the old run is "
+        "moved aside)"
     )
     assert snapshot(built) == before

@@ -64,7 +64,7 @@ def test_help():
         ),
         (
             ("--config=configs/__init__.py", "--topology=v5e:4x4"),
-            "--config: configs/__init__.py defines no get_config()",
+            "--config: expected a file that defines get_config(), got",
         ),
     ],
 )

@@ -90,8 +90,8 @@ def test_there_and_back_through_the_commands(released, tmp_path):
         np.testing.assert_array_equal(again[name], tensor, err_msg=name)
 
     assert one_line(call(convert.main, *flags)) == (
-        f"--file: {tmp_path / 'w.pth'} exists; name another file, or --force to "
-        "replace it"
+        f"--file: expected a new file, got {tmp_path / 'w.pth'}, which exists; name "
+        "another file, or --force to replace it"
     )
     assert call(convert.main, *flags, "--force")[0] == 0
     assert set(read_weights(tmp_path / "w.pth")) == {n for n in state if n[:2] != "fc"}
@@ -101,9 +101,9 @@ def test_mistakes_are_one_line_and_touch_nothing(released, tmp_path):
     workdir = tmp_path / "run"
     wide = imported(released, workdir, "--config.encoder.width=8")
     assert one_line(wide) == (
-        f"--file: {released[0]}: conv1.weight: the network has (8, 1, 3, 3), the state "
-        "dict (4, 1, 3, 3); 44 more differ; name the recipe of this network, or change "
-        "--config.encoder"
+        f"--file: {released[0]}: conv1.weight: expected (8, 1, 3, 3) as in the "
+        "network, got (4, 1, 3, 3); 44 more differ; name the recipe of this "
+        "network, or change --config.encoder"
     )
     typo = imported(released, workdir, "--config.encoder.widht=8")
     assert one_line(typo) == ("config.encoder.widht: no such key; did you mean width?")

@@ -45,7 +45,8 @@ def test_a_folder_becomes_a_file(workdir, flat, tmp_path):
         ]
     flags = [f"--workdir={workdir}", f"--source=folder:{flat}", f"--out={out}"]
     assert one_line(call(embed.main, *flags)) == (
-        f"--out: {out} exists; name another file, or --force to replace it"
+        f"--out: expected a new file, got {out}, which exists; name another file, or "
+        "--force to replace it"
     )
     assert "8 numbers" in succeeded(call(embed.main, *flags, "--force"))
 

@@ -320,7 +320,7 @@ JUDGE = [name for name in MAINS if name != "health"]
 def test_images_without_labels_cannot_be_judged(workdir, name):
     source = f"--source={__name__}:WITHOUT_LABELS"
     message = one_line(call(name, f"--workdir={workdir}", source))
-    assert message.endswith("made has no labels: there is nothing to evaluate")
+    assert message.endswith("expected images with labels to evaluate, got made without")
 
 
 @pytest.mark.parametrize("source", ["WITHOUT_LABELS", "OF_ONE_CLASS", "LARGE_GRAY"])
@@ -337,7 +337,7 @@ def test_health_needs_no_classes(workdir, source):
 def test_one_class_is_nothing_to_tell_apart(workdir, name):
     source = f"--source={__name__}:OF_ONE_CLASS"
     assert one_line(call(name, f"--workdir={workdir}", source)) == (
-        "--source: expected images of two classes or more, made has 1"
+        "--source: expected images of two classes or more, got made with 1"
     )
 
 

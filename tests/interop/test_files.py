@@ -326,7 +326,8 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     path = tmp_path / "w.pkl"
     path.write_bytes(b"mine")
     assert refused(write_weights, path, ARRAYS) == (
-        f"{path} exists; name another file, or --force to replace it"
+        f"expected a new file, got {path}, which exists; name another file, or "
+        "--force to replace it"
     )
     assert path.read_bytes() == b"mine"
     write_weights(path, ARRAYS, force=True)

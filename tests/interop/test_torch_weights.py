@@ -115,18 +115,18 @@ KERNEL = "layer1.0.conv1.weight"
         (
             ["fc.6.weight"],
             {KERNEL: (4, 4, 1, 1), "fc.7.weight": (2, 2)},
-            f"{KERNEL}: the network has (4, 4, 3, 3), the state dict (4, 4, 1, 1); "
+            f"{KERNEL}: expected (4, 4, 3, 3) as in the network, got (4, 4, 1, 1); "
             "2 more differ",
         ),
         (
             ["fc.6.weight"],
             {"fc.7.weight": (2, 2)},
-            "fc.6.weight: the network has (3, 8), the state dict none; 1 more differ",
+            "fc.6.weight: expected (3, 8) as in the network, got none; 1 more differ",
         ),
         (
             [],
             {"fc.7.weight": (2, 2)},
-            "fc.7.weight: the network has none, the state dict (2, 2)",
+            "fc.7.weight: expected none as in the network, got (2, 2)",
         ),
     ],
     ids=["another shape", "missing", "unexpected"],

@@ -83,8 +83,8 @@ def test_a_file_of_timms_becomes_a_run_and_comes_out_again(tmp_path):
     with pytest.raises(UserError) as caught:
         export_run(tmp_path / "run", tmp_path / "out.pkl")
     assert str(caught.value) == (
-        "--file: expected a ResNet for detectron2's .pkl, this run has a vit_tiny; "
-        "take .pth or .safetensors"
+        "--file: expected a ResNet for detectron2's .pkl, got a run of vit_tiny; "
+        "name a file that ends in .pth or .safetensors"
     )
 
 
@@ -94,6 +94,6 @@ def test_another_vit_is_refused_by_name(tmp_path):
     torch.save(state, tmp_path / "timm.pth")
     with pytest.raises(UserError) as caught:
         import_run(tmp_path / "timm.pth", vit_config(), tmp_path / "run")
-    assert "patch_embed.proj.weight: the network has (8, 3, 8, 8), the state dict " in (
+    assert "patch_embed.proj.weight: expected (8, 3, 8, 8) as in the network, got " in (
         str(caught.value)
     )

@@ -211,7 +211,7 @@ def test_the_single_layer_of_mocos_first_version_is_one(tmp_path):
     assert report["fresh"] == []
     run = load_run(tmp_path / "run")
     agree(run, run.network, online, torch)
-    with pytest.raises(UserError, match=r"fc\.0\.bias: the network has \(8,\), the "):
+    with pytest.raises(UserError, match=r"fc\.0\.bias: expected \(8,\) as in the "):
         import_run(file, config("moco"), tmp_path / "other")
 
 
@@ -310,17 +310,17 @@ def refused(action, *args, **options):
         (
             "moco",
             {"stage_sizes": (1, 2, 1)},
-            "layer2.1.conv1.weight: the network has none, the state dict (8, 8, 3, 3)",
+            "layer2.1.conv1.weight: expected none as in the network, got (8, 8, 3, 3)",
         ),
         (
             "caco",
             {"recipe": {"width": 8}},
-            "conv1.weight: the network has (8, 3, 3, 3), the state dict (4, 3, 3, 3)",
+            "conv1.weight: expected (8, 3, 3, 3) as in the network, got (4, 3, 3, 3)",
         ),
         (
             "adco",
             {"recipe": {"widths": (8, 8, DIM)}},
-            f"fc.2.weight: the network has (8, 8), the state dict ({DIM}, 8)",
+            f"fc.2.weight: expected (8, 8) as in the network, got ({DIM}, 8)",
         ),
     ],
 )
@@ -344,8 +344,9 @@ def test_a_bank_of_another_size_is_refused(tmp_path):
     checkpoint["Memory_Bank"]["W"] = torch.ones(DIM, 40)
     file = saved(torch, tmp_path, checkpoint)
     assert refused(import_run, file, config("caco"), tmp_path / "run") == (
-        f"--file: {file}: Memory_Bank.W: the run has ({DIM}, 32), the file ({DIM}, 40);"
-        " set --config.method.bank_size to the file's, or leave it out by --parts"
+        f"--file: {file}: Memory_Bank.W: expected ({DIM}, 32) as in the run, got "
+        f"({DIM}, 40); set --config.method.bank_size to that of the file, or leave it "
+        "out by --parts"
     )
     assert not (tmp_path / "run").exists()
 
@@ -376,8 +377,8 @@ def test_a_run_that_is_there_is_left_alone(tmp_path, backbone):
     import_run(backbone, config("simclr"), workdir)
     (workdir / "mine").write_text("")
     assert refused(import_run, backbone, config("simclr"), workdir) == (
-        f"--workdir: {workdir} holds a run; use another workdir, or --force to move it "
-        "aside"
+        f"--workdir: expected a directory without a run, got {workdir}; name another "
+        "directory, or --force to move it aside"
     )
     import_run(backbone, config("simclr"), workdir, force=True)
     assert pathlib.Path(f"{workdir}.old", "mine").exists()
@@ -385,7 +386,7 @@ def test_a_run_that_is_there_is_left_alone(tmp_path, backbone):
     (workdir / "config.json").unlink()
     assert refused(
         import_run, backbone, config("simclr"), workdir, force=True
-    ).endswith("holds a run; use another workdir")
+    ).endswith(f"got {workdir}; name another directory")
 
 
 @pytest.mark.parametrize(
@@ -395,13 +396,13 @@ def test_a_run_that_is_there_is_left_alone(tmp_path, backbone):
             "simclr",
             ["bank"],
             "w.pth",
-            "expected no bank, this run has neither a bank nor",
+            "expected no bank, got it for a run without",
         ),
         (
             "simclr",
             ["backbone", "twins"],
             "w.pth",
-            "expected no twins, this run has no adv",
+            "expected no twins, got them for a run without adv",
         ),
         (
             "caco",
@@ -429,8 +430,8 @@ def test_no_run_no_file(tmp_path):
     files = Workdir(tmp_path / "begun")
     files.claim(config("simclr").values())
     assert refused(export_run, files.path, out) == (
-        f"--workdir: {files.path} has no checkpoint yet; let caco pretrain run to "
-        "its first one"
+        f"--workdir: expected a run with a checkpoint, got {files.path} without one; "
+        "let caco pretrain run to its first checkpoint"
     )
     assert not out.exists()
 

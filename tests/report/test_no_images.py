@@ -45,7 +45,7 @@ def test_the_page_is_written_beside_the_run_or_elsewhere(signals, found, tmp_pat
         UserError, match=r"^--out: expected a file in a directory that ex"
     ):
         write_report(signals, tmp_path / "no" / "page.html")
-    with pytest.raises(UserError, match="is a run that was built in Python"):
+    with pytest.raises(UserError, match="which was built in Python"):
         write_report(signals.files.path)
 
 

@@ -76,7 +76,9 @@ def test_mistakes_are_one_line_and_write_nothing(call, workdir, tmp_path):
         (
             f"--workdir={empty}",
         ): f"--workdir: expected the directory of a run, got {empty}",
-        (f"--workdir={begun}",): f"--workdir: {begun} has no checkpoint yet",
+        (
+            f"--workdir={begun}",
+        ): f"--workdir: expected a run with a checkpoint, got {begun}",
         (
             f"--workdir={workdir}",
             f"--compare={empty}",

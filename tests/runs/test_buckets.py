@@ -111,9 +111,9 @@ def test_a_directory_is_claimed_and_its_lines_are_kept(files):
         again.append_metrics({"step": step})
     assert again.read_metrics() == [{"step": 1}, {"step": 2}]
     assert names(files.path) == ["config.json", "metrics.jsonl"]
-    with pytest.raises(UserError, match=r"holds a run of another configuration: e"):
+    with pytest.raises(UserError, match=r"with another: e"):
         again.claim(OTHER)
-    with pytest.raises(UserError, match=r"^--force_new: a run in a bucket is not"):
+    with pytest.raises(UserError, match=r"^--force_new: expected a directory of this"):
         again.claim(OTHER, force_new=True)
     assert again.read_config() == {**VALUES, "widths": [8, 4]}
     with pytest.raises(UserError, match=r"run: it has no config\.json; run caco pre"):
@@ -235,9 +235,9 @@ def test_commands_on_a_run_in_a_bucket(tmp_path):
     assert out.startswith("The run in gs://bucket/runs/digits is complete: 2 epochs")
     flags += ["--force_new", "--dry_run"]
     assert one_line(call(pretrain.main, *flags)) == (
-        "--force_new: a run in a bucket is not moved aside, got "
-        "gs://bucket/runs/digits; name another directory, or remove this one (gcloud "
-        "storage rm -r)"
+        "--force_new: expected a directory of this machine, got "
+        "gs://bucket/runs/digits, where a run cannot be moved aside; name another "
+        "directory, or remove this one (gcloud storage rm -r)"
     )
 
     place = Workdir("gs://bucket/runs/digits").path

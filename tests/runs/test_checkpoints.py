@@ -72,10 +72,10 @@ def test_another_configuration_is_refused_key_by_key_and_nothing_is_touched(file
     with pytest.raises(UserError) as caught:
         files.claim(OTHER)
     assert str(caught.value) == (
-        f"--workdir: {files.path} holds a run of another configuration: epochs (None "
-        "in the run, 1 now), method.bank_size (8 in the run, 16 now), seed (0 in the "
-        "run, None now); use another workdir, name the keys in --resume_with_changes "
-        "to resume with other values, or --force_new to start over (the old run is "
+        f"--workdir: expected a run of this configuration, got {files.path} with "
+        "another: epochs (None in the run, 1 now), method.bank_size (8 in the run, "
+        "16 now), seed (0 in the run, None now); use another workdir, name the keys in "
+        "--resume_with_changes to resume with other values, or --force_new to start over (the old run is "
         "moved aside)"
     )
     assert snapshot(files.path.parent) == before
@@ -191,10 +191,13 @@ def test_named_keys_may_change(files):
     [
         (
             ["epochs", "seed"],
-            r"another configuration: method.bank_size \(8 in the run, 16",
+            r"with another: method.bank_size \(8 in the run, 16",
         ),
-        (["epoch"], "^--resume_with_changes: there is no key 'epoch'; did you mean ep"),
-        ([""], "^--resume_with_changes: there is no key ''$"),
+        (
+            ["epoch"],
+            "^--resume_with_changes: expected a key, got 'epoch'; did you mean ep",
+        ),
+        ([""], "^--resume_with_changes: expected a key, got ''$"),
     ],
 )
 def test_other_keys_may_not_change(files, changes, message):
@@ -303,9 +306,9 @@ def test_a_step_that_is_not_there_or_is_damaged_is_refused(saved, tmp_path):
     shutil.copytree(saved.checkpoints, files.checkpoints)
     (files.checkpoints / "6" / "state" / "_METADATA").write_bytes(b"")
     with Checkpoints(files) as checkpoints:
-        with pytest.raises(UserError, match=r"no checkpoint of step 3 .* kept: 6, 9$"):
+        with pytest.raises(UserError, match=r"in .* \(6, 9\), got 3$"):
             checkpoints.restore(make_state(0), step=3)
-        with pytest.raises(UserError, match=r"step 6 .* is damaged \(state/_METADATA"):
+        with pytest.raises(UserError, match=r"step 6 .* damaged one \(state/_METADATA"):
             checkpoints.restore(make_state(0), step=6)
         assert int(checkpoints.restore(make_state(0)).step) == 9
 
@@ -347,8 +350,8 @@ def test_without_a_checkpoint_there_is_nothing_to_restore(tmp_path):
         with pytest.raises(UserError) as caught:
             checkpoints.restore(make_state(0))
     assert str(caught.value) == (
-        f"--workdir: {files.path} has no checkpoint yet; let caco pretrain run to its "
-        "first one"
+        f"--workdir: expected a run with a checkpoint, got {files.path} without one; "
+        "let caco pretrain run to its first checkpoint"
     )
 
 
@@ -430,10 +433,10 @@ def test_where_all_are_damaged_each_is_said_with_what_is_wrong(saved, tmp_path):
             with pytest.raises(UserError) as caught:
                 act()
             assert str(caught.value) == (
-                f"--workdir: none of the checkpoints in {files.checkpoints} can be "
-                "restored (step 6: manifest.json cannot be read; step 9: "
-                f"state/_METADATA has 0 bytes of {size}); put back a copy of one, or "
-                "start over with caco pretrain --force_new (the old run is moved aside)"
+                "--workdir: expected an undamaged checkpoint in "
+                f"{files.checkpoints}, got none (step 6: manifest.json cannot be read; "
+                f"step 9: state/_METADATA has 0 bytes of {size}); put back a copy of "
+                "one, or start over with caco pretrain --force_new (the old run is moved aside)"
             )
     assert checkpoints.steps() == [6, 9]
     assert not files.damaged.exists()

@@ -185,9 +185,9 @@ def test_without_a_cluster_the_flags_are_asked_for(tmp_path):
     command = pretrain_command(tmp_path, 1, 0)
     (line,) = refused([[flag for flag in command if "127." not in flag]])
     assert line == (
-        "error: --distributed: no cluster was found (coordinator_address should be "
-        "defined.); give --coordinator_address=HOST:PORT, --num_processes and "
-        "--process_id"
+        "error: --distributed: expected a cluster that JAX detects, got none "
+        "(coordinator_address should be defined.); give "
+        "--coordinator_address=HOST:PORT, --num_processes and --process_id"
     )
 
 

@@ -301,7 +301,7 @@ def test_images_without_labels_are_trained_on_not_judged(whole, tmp_path):
     assert [row.get("knn") for row in rows] == [None] * 4
     judged = whole.files.read_metrics()
     assert [row["loss"] for row in rows] == [row["loss"] for row in judged]
-    with pytest.raises(UserError, match="no labels: there is nothing to evaluate"):
+    with pytest.raises(UserError, match="expected images with labels"):
         make_network_features(run)
 
 
@@ -352,7 +352,7 @@ def test_pictures_without_labels_are_streamed_and_not_judged(tmp_path, caplog):
     assert caplog.messages.count(f"{source}/all has no labels: no kNN") == 1
     (row,) = Workdir(tmp_path / "run").read_metrics()
     assert row.get("knn") is None
-    with pytest.raises(UserError, match="no labels: there is nothing to evaluate"):
+    with pytest.raises(UserError, match="expected images with labels"):
         make_network_features(run)
 
 
@@ -439,9 +439,7 @@ def test_a_directory_without_a_checkpoint_says_what_to_do(whole, tmp_path):
     files = Workdir(tmp_path / "claimed")
     files.claim(whole.files.read_config())
     for load in (load_run, whole.run.load):
-        with pytest.raises(
-            UserError, match=r"/claimed has no checkpoint yet; let caco"
-        ):
+        with pytest.raises(UserError, match=r"/claimed without one; let caco"):
             load(files.path)
         with pytest.raises(
             UserError, match=r"expected the directory of a run, got .*/no"

@@ -27,8 +27,8 @@ def test_a_second_one_is_refused_until_the_first_is_killed(tmp_path):
             pytest.fail("it is locked twice")
         holder.kill()
     assert str(caught.value) == (
-        f"--workdir: {tmp_path} is in use by another process; wait for it or stop it, "
-        "or name another directory"
+        "--workdir: expected a directory that no other process uses, got "
+        f"{tmp_path}; wait for the process or stop it, or name another directory"
     )
     with locked(tmp_path):
         assert (tmp_path / "lock").read_bytes() == b""

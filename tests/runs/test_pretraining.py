@@ -603,8 +603,9 @@ def test_a_run_of_objects_is_read_with_its_encoder_or_not_at_all(hot):
         ),
         (
             lambda: load_run(path),
-            f"--workdir: {path} is a run that was built in Python (Images); evaluate "
-            f"it there: Pretraining(...).load({str(path)!r})",
+            f"--workdir: expected a run of a configuration, got {path}, which was "
+            f"built in Python (Images); evaluate it there: "
+            f"Pretraining(...).load({str(path)!r})",
         ),
         (
             lambda: caco_jax.load(path, encoder=encoder),

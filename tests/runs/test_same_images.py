@@ -12,7 +12,7 @@ from caco_jax.schema import UserError
 from tests.runs import tiny
 from tests.runs.test_checkpoints import snapshot
 
-OTHERS = r"^--workdir: the existing run was trained on other images.* put back"
+OTHERS = r"^--workdir: expected the images of the existing run.* put back"
 SETTINGS = {
     "data__source": "folder:pictures",
     "data__views": "cifar",
@@ -97,8 +97,8 @@ def test_a_record_that_cannot_be_read_is_not_the_digests_to_judge():
         (3, "a", [], None),
         (3, "b", ["data.source"], None),
         (3, "b", ["training.epochs"], OTHERS),
-        (4, "a", [], r"^--resume_with_changes: an epoch had 3 steps and would have 4;"),
-        (4, "b", ["data.source"], r"an epoch had 3 steps and would have 4"),
+        (4, "a", [], r"^--resume_with_changes: expected 3 steps .* got 4;"),
+        (4, "b", ["data.source"], r"expected 3 steps in an epoch, as before, got 4"),
     ],
 )
 def test_what_progress_goes_on_with(steps, digest, changes, message):
