@@ -19,7 +19,7 @@ from caco_jax.analysis.importance import ImportanceSummary, Weighing
 from caco_jax.analysis.plots_alpha import ShapeCurves
 from caco_jax.losses import checks
 from caco_jax.methods.caco import CacoConfig
-from caco_jax.programs.command import as_user_error
+from caco_jax.programs.command import as_user_error, aside, print_json
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.schema import UserError
@@ -251,10 +251,8 @@ def check_flags(flags: Any) -> None:
             raise UserError(f"--{name}: expected at least 1, got {given}")
 
 
-def main() -> None:
-    """Parses flags and runs."""
-    flags = parser_of("alpha_gradients").parse_args()
-    check_flags(flags)
+def analyse(flags: Any) -> dict[str, Any]:
+    """All measurements, printed, drawn and saved."""
     with jax.enable_x64(flags.x64):
         subject = Subject(flags)
         (subject.files.path / "analysis").mkdir(exist_ok=True)
@@ -273,3 +271,13 @@ def main() -> None:
         if "bank" in subject.state.players and flags.player != "none":
             result["bank"] = bank_as_pairs(subject, z1, z2)
     write_json(subject.files.path / "analysis" / "alpha_gradients.json", result)
+    return result
+
+
+def main() -> None:
+    """Parses flags and runs."""
+    flags = parser_of("alpha_gradients").parse_args()
+    check_flags(flags)
+    with aside(flags):
+        result = analyse(flags)
+    print_json(flags, result)

@@ -13,7 +13,7 @@ import numpy as np
 from caco_jax.analysis import bank_history, plots_bank, snapshots
 from caco_jax.analysis.bank_history import Moment
 from caco_jax.analysis.plots_bank import History
-from caco_jax.programs.command import as_user_error
+from caco_jax.programs.command import as_user_error, aside, print_json
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.runs.pretraining import Pretraining
@@ -117,9 +117,8 @@ def gallery(pretraining: Pretraining, moment: Moment, flags: Any, folder: Any) -
     )
 
 
-def main() -> None:
-    """Parses flags and runs."""
-    flags = parser_of("bank_dynamics").parse_args()
+def analyse(flags: Any) -> dict:
+    """All measurements, printed, drawn and saved."""
     files, pretraining = snapshots.read_parts(flags.workdir)
     moments = bank_history.read_history(files, pretraining)
     folder = files.path / "analysis"
@@ -130,3 +129,12 @@ def main() -> None:
     with as_user_error("--entries, --images"):
         gallery(pretraining, moments[-1], flags, folder)
     write_json(folder / "bank_dynamics.json", result)
+    return result
+
+
+def main() -> None:
+    """Parses flags and runs."""
+    flags = parser_of("bank_dynamics").parse_args()
+    with aside(flags):
+        result = analyse(flags)
+    print_json(flags, result)

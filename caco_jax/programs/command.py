@@ -1,6 +1,8 @@
 """Shared code of all commands: reading recipes, one-line messages for mistakes."""
 
+import argparse
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -128,6 +130,19 @@ def _spare_writers() -> None:
 
     print_ignored.spares_writers = True  # type: ignore[attr-defined]
     sys.excepthook, sys.unraisablehook = print_raised, print_ignored
+
+
+def aside(flags: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """Sends what is printed inside to the standard error if --json is given."""
+    if flags.json:
+        return contextlib.redirect_stdout(sys.stderr)
+    return contextlib.nullcontext()
+
+
+def print_json(flags: argparse.Namespace, result: Any) -> None:
+    """Prints a result as one JSON object if --json is given."""
+    if flags.json:
+        print(json.dumps(result, default=str))
 
 
 @contextlib.contextmanager

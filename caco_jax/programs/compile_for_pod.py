@@ -4,13 +4,14 @@ caco compile --config=... --topology=v5e:4x4
 caco compile --config=... --sweep_topologies=v5e:4x4,v5e:8x8
 """
 
+import argparse
 import dataclasses
 import pathlib
 
 from caco_jax.config.sections import ExperimentConfig
 from caco_jax.pod.report import Report, as_text, curve_text, make_report
 from caco_jax.pod.topology import open_slice
-from caco_jax.programs.command import read_config
+from caco_jax.programs.command import aside, print_json, read_config
 from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
 from caco_jax.runs.checkpoints import write_json
@@ -20,6 +21,17 @@ from caco_jax.schema import UserError
 def main() -> None:
     """Parses flags, compiles, prints and saves."""
     flags, assignments = parse(parser_of("compile_for_pod"))
+    with aside(flags):
+        report = compile_report(flags, assignments)
+        out = pathlib.Path(flags.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, report)
+        print(f"saved in {out}")
+    print_json(flags, report)
+
+
+def compile_report(flags: argparse.Namespace, assignments: list[str]) -> Report:
+    """The report of one slice or several, printed as text, too."""
     config = read_config(flags.config, assignments)
     source = {"config": flags.config, "changes": assignments}
     if flags.topology:
@@ -31,19 +43,15 @@ def main() -> None:
             config, open_slice(flags.topology), quick=flags.quick
         )
         print(as_text(report))
-    else:
-        reports = sweep(
-            config,
-            flags.sweep_topologies.split(","),
-            scale_batch=flags.scale_batch,
-            quick=flags.quick,
-        )
-        report = source | {"scale_batch": flags.scale_batch, "curve": reports}
-        print(curve_text(reports))
-    out = pathlib.Path(flags.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, report)
-    print(f"saved in {out}")
+        return report
+    reports = sweep(
+        config,
+        flags.sweep_topologies.split(","),
+        scale_batch=flags.scale_batch,
+        quick=flags.quick,
+    )
+    print(curve_text(reports))
+    return source | {"scale_batch": flags.scale_batch, "curve": reports}
 
 
 def sweep(

@@ -18,7 +18,7 @@ from caco_jax.analysis import pairs as inputs
 from caco_jax.analysis.deep_linear import Ascent, Verdict
 from caco_jax.analysis.pairs import Pairs
 from caco_jax.analysis.plots_networks import AscentCurves
-from caco_jax.programs.command import as_user_error
+from caco_jax.programs.command import as_user_error, aside, print_json
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.schema import UserError
@@ -161,19 +161,26 @@ def study(flags: Any) -> dict[str, Any]:
     return {"claims_hold": all(kept), "networks": rows, "violations": more_rows}
 
 
+def analyse(flags: Any) -> dict[str, Any]:
+    """The study, or the theorem on the caller's pairs, printed, drawn and saved."""
+    out = pathlib.Path(flags.out)
+    if flags.pairs is None:
+        out.mkdir(parents=True, exist_ok=True)
+        result = study(flags)
+    else:
+        pairs = read_pairs(flags.pairs)
+        with as_user_error("--pairs"):
+            deep_linear.check_theorem(pairs.covariance, (pairs.x1.shape[1], 1))
+        out.mkdir(parents=True, exist_ok=True)
+        result = {"networks": table({"given": pairs}, flags)[0]}
+    write_json(out / "deep_linear_pca.json", result)
+    return result
+
+
 def main() -> None:
     """Parses flags and runs."""
     flags = parser_of("deep_linear_pca").parse_args()
     check_flags(flags)
-    out = pathlib.Path(flags.out)
-    with jax.enable_x64(True):
-        if flags.pairs is None:
-            out.mkdir(parents=True, exist_ok=True)
-            result = study(flags)
-        else:
-            pairs = read_pairs(flags.pairs)
-            with as_user_error("--pairs"):
-                deep_linear.check_theorem(pairs.covariance, (pairs.x1.shape[1], 1))
-            out.mkdir(parents=True, exist_ok=True)
-            result = {"networks": table({"given": pairs}, flags)[0]}
-    write_json(out / "deep_linear_pca.json", result)
+    with aside(flags), jax.enable_x64(True):
+        result = analyse(flags)
+    print_json(flags, result)

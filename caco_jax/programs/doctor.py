@@ -13,11 +13,17 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
 from caco_jax.config.build import pretrain
-from caco_jax.programs.command import missing_devices, read_config
+from caco_jax.programs.command import (
+    aside,
+    missing_devices,
+    print_json,
+    read_config,
+)
 from caco_jax.programs.flags import parser_of
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -128,18 +134,35 @@ def extras() -> Iterator[str]:
 CHECKS: tuple[Callable[[], str], ...] = (versions, devices, cache, steps)
 
 
-def main() -> None:
-    """Prints a line for each check."""
-    parser_of("doctor").parse_args()
-    unwell = 0
+def examine() -> dict[str, Any]:
+    """Runs the checks, each printed when it is done.
+
+    Returns:
+        "ok", "checks" with "check", "ok" and "text" of each, and "notes" on optional
+        packages.
+    """
+    found: list[dict[str, Any]] = []
     for check in CHECKS:
         try:
-            print(f"ok    {check()}", flush=True)
+            ok, text = True, check()
         except Unwell as error:
-            unwell += 1
-            print(f"FIX   {error}", flush=True)
-    for line in extras():
+            ok, text = False, str(error)
+        print(f"{'ok ' if ok else 'FIX'}   {text}", flush=True)
+        found.append({"check": check.__name__, "ok": ok, "text": text})
+    notes = list(extras())
+    for line in notes:
         print(f"note  {line}")
-    if unwell:
+    well = all(row["ok"] for row in found)
+    if well:
+        print("All is well.")
+    return {"ok": well, "checks": found, "notes": notes}
+
+
+def main() -> None:
+    """Prints a line for each check."""
+    flags = parser_of("doctor").parse_args()
+    with aside(flags):
+        result = examine()
+    print_json(flags, result)
+    if not result["ok"]:
         sys.exit(1)
-    print("All is well.")

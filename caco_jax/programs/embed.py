@@ -7,6 +7,7 @@ and listed beside the file. Finished parts are kept in FILE.parts until the end:
 the same command to resume.
 """
 
+from caco_jax.programs.command import aside, print_json
 from caco_jax.programs.evaluating import data_changes, load, named_images
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.embedding import embed_dataset
@@ -28,9 +29,19 @@ def main(stop: Stop | None = None) -> None:
     found = embed_dataset(
         run, data, flags.out, kind=flags.features, force=flags.force, stop=stop
     )
-    print(
-        f"{flags.out}: {found.rows:,} images of {data.name}, {found.features:,} "
-        f"numbers each ({flags.features})"
-    )
-    if found.bad:
-        print(f"{found.bad:,} cannot be read, listed in {found.bad_file}")
+    with aside(flags):
+        print(
+            f"{flags.out}: {found.rows:,} images of {data.name}, {found.features:,} "
+            f"numbers each ({flags.features})"
+        )
+        if found.bad:
+            print(f"{found.bad:,} cannot be read, listed in {found.bad_file}")
+    result = {
+        "file": flags.out,
+        "source": data.name,
+        "images": found.rows,
+        "features": found.features,
+        "kind": flags.features,
+        "bad_images": found.bad,
+    }
+    print_json(flags, result)

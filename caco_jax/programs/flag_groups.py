@@ -50,31 +50,41 @@ def add_local_workdir(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run(parser: Parser) -> None:
-    """Adds the flags of an evaluation: the run, the data set and its splits."""
+def add_run(
+    parser: Parser,
+    *,
+    source: str = "Data set to evaluate on",
+    train_split: str = "Split of the data set that the classifier learns from.",
+    test_split: str = "Split of the data set that accuracy is measured on.",
+) -> None:
+    """Adds the flags of an evaluation: the run, the data set and its splits.
+
+    Args:
+        parser: of the program.
+        source: what the program does with the data set.
+        train_split: what it does with the training images.
+        test_split: what it does with the held-out images.
+    """
     add_workdir(parser)
     parser.add_argument(
         "--source",
-        help="Data set to evaluate on (default: that of the run): tfds:NAME, "
-        "folder:PATH, wds:PATH, digits, ...",
+        help=f"{source} (default: that of the run): tfds:NAME, folder:PATH, wds:PATH, "
+        "digits, ...",
     )
     parser.add_argument(
         "--data_dir", type=path_of, help="Directory of prepared data sets."
     )
-    parser.add_argument(
-        "--train_split", help="Split of the data set that the classifier learns from."
-    )
-    parser.add_argument(
-        "--test_split", help="Split of the data set that accuracy is measured on."
-    )
+    parser.add_argument("--train_split", help=train_split)
+    parser.add_argument("--test_split", help=test_split)
 
 
 def add_json(parser: Parser) -> None:
-    """Adds ``--json``, to print the results as JSON."""
+    """Adds ``--json``, to print the result as JSON."""
     parser.add_argument(
         "--json",
         action="store_true",
-        help="Print the results as one JSON object, as they are saved.",
+        help="Print the result as one JSON object, and nothing else on the standard "
+        "output.",
     )
 
 

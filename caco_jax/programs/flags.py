@@ -14,6 +14,7 @@ from caco_jax.interop import BACKBONE, PARTS, TWINS
 from caco_jax.programs import flags_analysis, flags_evaluation
 from caco_jax.programs.flag_groups import (
     add_distributed,
+    add_json,
     add_recipe,
     add_reporting,
     add_signals,
@@ -140,6 +141,7 @@ def _compile_for_pod(parser: Parser) -> None:
         default="runs/pod/report.json",
         help="JSON file to write (default: %(default)s).",
     )
+    add_json(parser)
 
 
 # Files of other programs.
@@ -214,6 +216,7 @@ def _recipes(parser: Parser) -> None:
         metavar="NAME",
         help="Name or Python file of a recipe, with its variants after colons.",
     )
+    add_json(parser)
 
 
 _PROGRAMS: dict[str, Callable[[Parser], None]] = {
@@ -223,7 +226,7 @@ _PROGRAMS: dict[str, Callable[[Parser], None]] = {
     "convert": _convert,
     "deep_linear_pca": flags_analysis.deep_linear_pca,
     "demo": _demo,
-    "doctor": lambda parser: None,
+    "doctor": add_json,
     "embed": flags_evaluation.embed,
     "few_shot": flags_evaluation.few_shot,
     "fine_tune": flags_evaluation.fine_tune,

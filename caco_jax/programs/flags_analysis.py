@@ -1,12 +1,13 @@
 """Flags of the programs that analyse runs and theory; nothing here imports JAX."""
 
-from caco_jax.programs.flag_groups import add_local_workdir, path_of
+from caco_jax.programs.flag_groups import add_json, add_local_workdir, path_of
 from caco_jax.programs.parser import Parser
 
 
 def alpha_gradients(parser: Parser) -> None:
     """Flags of the program `alpha_gradients`."""
     add_local_workdir(parser)
+    add_json(parser)
     parser.add_argument(
         "--batch_size",
         type=int,
@@ -60,6 +61,7 @@ def alpha_gradients(parser: Parser) -> None:
 def bank_dynamics(parser: Parser) -> None:
     """Flags of the program `bank_dynamics`."""
     add_local_workdir(parser)
+    add_json(parser)
     parser.add_argument(
         "--bandwidth",
         type=float,
@@ -89,6 +91,7 @@ def bank_dynamics(parser: Parser) -> None:
 
 def deep_linear_pca(parser: Parser) -> None:
     """Flags of the program `deep_linear_pca`."""
+    add_json(parser)
     parser.add_argument(
         "--out",
         type=path_of,
@@ -131,6 +134,7 @@ def deep_linear_pca(parser: Parser) -> None:
 
 def relu_fixed_points(parser: Parser) -> None:
     """Flags of the program `relu_fixed_points`."""
+    add_json(parser)
     parser.add_argument(
         "--out",
         type=path_of,

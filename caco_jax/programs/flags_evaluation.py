@@ -40,7 +40,13 @@ def knn(parser: Parser) -> None:
 
 def embed(parser: Parser) -> None:
     """Flags of the program `embed`."""
-    add_run(parser)
+    add_run(
+        parser,
+        source="Data set to embed",
+        train_split="Split of the data set whose rows are named train in the file.",
+        test_split="Split of the data set whose rows are named test in the file.",
+    )
+    add_json(parser)
     parser.add_argument(
         "--out", type=path_of, required=True, help="File to write, .npz or .parquet."
     )
@@ -173,7 +179,12 @@ def fine_tune(parser: Parser) -> None:
 
 def health(parser: Parser) -> None:
     """Flags of the program `health`."""
-    add_run(parser)
+    add_run(
+        parser,
+        source="Data set to measure on",
+        train_split="Split of the data set to measure on if no images are held out.",
+        test_split="Split of the data set with the held-out images to measure on.",
+    )
     add_json(parser)
     parser.add_argument(
         "--images",

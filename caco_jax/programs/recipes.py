@@ -8,9 +8,11 @@ released code that states it.
 import ast
 import runpy
 import textwrap
+from typing import Any
 
 from caco_jax.config.origins import Origin, origins, strength
 from caco_jax.config.recipe import recipes, rules_of
+from caco_jax.programs.command import print_json
 from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
 
@@ -20,20 +22,42 @@ LONGEST = 40  # longest printed value, in characters
 def main() -> None:
     """Parses flags and prints."""
     flags, _ = parse(parser_of("recipes"))
-    print(one(flags.recipe) if flags.recipe else overview())
+    if flags.json:
+        print_json(flags, settings(flags.recipe) if flags.recipe else listing())
+    else:
+        print(one(flags.recipe) if flags.recipe else overview())
+
+
+def listing() -> list[dict[str, Any]]:
+    """Every recipe's "name", first line ("what") and "variants"."""
+    found = []
+    for name, file in recipes().items():
+        text = ast.get_docstring(ast.parse(file.read_text())) or ""
+        variants = list(runpy.run_path(str(file)).get("VARIANTS", {}))
+        what = text.splitlines()[0]
+        found.append({"name": name, "what": what, "variants": variants})
+    return found
 
 
 def overview() -> str:
     """A line for each recipe, and its variants."""
     lines = []
-    for name, file in recipes().items():
-        text = ast.get_docstring(ast.parse(file.read_text())) or ""
-        variants = ", ".join(runpy.run_path(str(file)).get("VARIANTS", {}))
-        lines.append(f"{name:24}{text.splitlines()[0]}")
-        lines += [f"{'':24}variants: {variants}"] if variants else []
+    for row in listing():
+        lines.append(f"{row['name']:24}{row['what']}")
+        if row["variants"]:
+            lines.append(f"{'':24}variants: {', '.join(row['variants'])}")
     return "\n".join(
         [*lines, "", "caco recipes NAME lists the sources of its settings"]
     )
+
+
+def settings(recipe: str) -> dict[str, Any]:
+    """The settings of a recipe with their sources, and what it chooses by itself."""
+    return {
+        "settings": [origin._asdict() for origin in origins(recipe)],
+        "chosen": list(rules_of(recipe) or ()),
+        "clae_grey_levels": list(strength(recipe)),
+    }
 
 
 def one(recipe: str) -> str:

@@ -18,7 +18,7 @@ from caco_jax.analysis.pairs import mixture_views, weighted_pairs
 from caco_jax.analysis.plots_networks import Spread
 from caco_jax.analysis.relu_training import Setting, Trained
 from caco_jax.analysis.two_layer_relu import FIXED, FixedPoints
-from caco_jax.programs.command import as_user_error
+from caco_jax.programs.command import as_user_error, aside, print_json
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.schema import UserError
@@ -135,13 +135,8 @@ def rows(trained: dict[str, list[Trained]], hidden: list[int]) -> list[dict[str,
     ]
 
 
-def main() -> None:
-    """Parses flags and runs."""
-    flags = parser_of("relu_fixed_points").parse_args()
-    if flags.seeds < 1:
-        raise UserError(f"--seeds: expected at least 1, got {flags.seeds}")
-    with as_user_error("--hidden, --batch_size, --temperature"):
-        settings = setups(flags)
+def analyse(flags: Any, settings: dict[str, list[Setting]]) -> dict[str, Any]:
+    """Fixed points and training, printed, drawn and saved."""
     out = pathlib.Path(flags.out)
     out.mkdir(parents=True, exist_ok=True)
     with jax.enable_x64(True):
@@ -154,3 +149,16 @@ def main() -> None:
         "training": rows(trained, flags.hidden),
     }
     write_json(out / "relu_fixed_points.json", result)
+    return result
+
+
+def main() -> None:
+    """Parses flags and runs."""
+    flags = parser_of("relu_fixed_points").parse_args()
+    if flags.seeds < 1:
+        raise UserError(f"--seeds: expected at least 1, got {flags.seeds}")
+    with as_user_error("--hidden, --batch_size, --temperature"):
+        settings = setups(flags)
+    with aside(flags):
+        result = analyse(flags, settings)
+    print_json(flags, result)

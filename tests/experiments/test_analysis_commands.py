@@ -130,9 +130,11 @@ def test_bank_dynamics_of_a_run(workdir_of, name):
 
 def test_one_checkpoint_is_said_to_be_one(tmp_path):
     save_run(tmp_path, *SIZES["caco"], steps=(3,))
-    status, out, _ = call("bank_dynamics", f"--workdir={tmp_path}")
+    status, out, err = call("bank_dynamics", f"--workdir={tmp_path}", "--json")
     assert status == 0
-    assert "one checkpoint only, so no change is measured" in out
+    assert "one checkpoint only, so no change is measured" in err
+    saved = read(tmp_path / "analysis" / "bank_dynamics.json")
+    assert json.loads(out) == saved  # and nothing else
 
 
 @pytest.mark.slow

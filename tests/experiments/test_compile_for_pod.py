@@ -50,6 +50,20 @@ def test_help():
     assert "--sweep_topologies" in succeeded(call(compile_for_pod.main, "--help"))
 
 
+def test_json_prints_the_saved_report_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(compile_for_pod, "open_slice", str)
+    monkeypatch.setattr(
+        compile_for_pod, "make_report", lambda *_, quick: {"quick": quick}
+    )
+    monkeypatch.setattr(compile_for_pod, "as_text", str)
+    out = tmp_path / "report.json"
+    flags = (RECIPE, "--topology=v5e:2x2", f"--out={out}", "--json")
+    status, said, told = call(compile_for_pod.main, *flags)
+    assert status == 0 and f"saved in {out}" in told
+    assert json.loads(said) == json.loads(out.read_text())
+    assert json.loads(said)["quick"] is False
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [

@@ -1,5 +1,6 @@
 """Where JAX has no device: each command says so in a line, and the doctor does."""
 
+import json
 import logging
 import os
 import subprocess
@@ -64,6 +65,19 @@ def test_the_doctor_says_what_is_wrong_and_goes_on(missing):
     assert devices.startswith(f"FIX   {missing}")
     assert "kept in" in cache
     assert steps == "FIX   three steps of training need a device, and JAX finds none"
+
+
+def test_the_doctors_findings_as_json(monkeypatch):
+    def broken():
+        raise doctor.Unwell("no cache")
+
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.versions, broken))
+    status, out, err = call(doctor.main, "--json")
+    assert status == 1 and "FIX   no cache" in err
+    found = json.loads(out)
+    assert [row["ok"] for row in found["checks"]] == [True, False]
+    assert found["checks"][1] == {"check": "broken", "ok": False, "text": "no cache"}
+    assert found["ok"] is False
 
 
 @pytest.mark.parametrize("error", [RuntimeError("ours"), AssertionError("ours")])

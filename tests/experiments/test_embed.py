@@ -48,7 +48,16 @@ def test_a_folder_becomes_a_file(workdir, flat, tmp_path):
         f"--out: expected a new file, got {out}, which exists; name another file, or "
         "--force to replace it"
     )
-    assert "8 numbers" in succeeded(call(embed.main, *flags, "--force"))
+    status, said, told = call(embed.main, *flags, "--force", "--json")
+    assert status == 0 and "8 numbers" in told
+    assert json.loads(said) == {
+        "file": str(out),
+        "source": f"folder:{flat}",
+        "images": 4,
+        "features": 8,
+        "kind": "backbone",
+        "bad_images": 1,
+    }
 
 
 @pytest.mark.parametrize(

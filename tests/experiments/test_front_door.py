@@ -1,5 +1,6 @@
 """``caco``, and the wheel that brings it."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ import pytest
 import caco_jax
 from caco_jax.config.recipe import recipes
 from caco_jax.programs import cache_directory, cli
+from caco_jax.programs import recipes as recipes_program
 from caco_jax.programs.flags import parser_of
 from caco_jax.programs.parser import parse
 
@@ -156,6 +158,26 @@ def test_help_names_the_recipes_and_the_page_of_keys():
 @pytest.mark.parametrize("program", sorted(FACES))
 def test_help_speaks_of_what_an_installed_wheel_has(program):
     assert "experiments." not in parser_of(program).format_help()
+
+
+@pytest.mark.parametrize("program", ["embed", "health"])
+def test_help_of_what_trains_no_classifier_names_none(program):
+    said = parser_of(program).format_help()
+    assert "classifier" not in said and "accuracy" not in said
+
+
+def test_recipes_as_json(monkeypatch, capsys):
+    def listed(*words):
+        monkeypatch.setattr(sys, "argv", ["caco recipes", *words, "--json"])
+        recipes_program.main()
+        return json.loads(capsys.readouterr().out)
+
+    assert [row["name"] for row in listed()] == list(recipes())
+    found = listed("clae_simclr_cifar10")
+    assert len(found["clae_grey_levels"]) == 3
+    keys = {row["key"]: row for row in found["settings"]}
+    assert keys["adversarial.epsilon"].keys() == {"key", "value", "default", "source"}
+    assert listed("photos:simclr")["chosen"]
 
 
 def test_messages_speak_of_what_an_installed_wheel_has():

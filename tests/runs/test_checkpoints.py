@@ -75,8 +75,8 @@ def test_another_configuration_is_refused_key_by_key_and_nothing_is_touched(file
         f"--workdir: expected a run of this configuration, got {files.path} with "
         "another: epochs (None in the run, 1 now), method.bank_size (8 in the run, "
         "16 now), seed (0 in the run, None now); use another workdir, name the keys in "
-        "--resume_with_changes to resume with other values, or --force_new to start over (the old run is "
-        "moved aside)"
+        "--resume_with_changes to resume with other values, or --force_new to start "
+        "over (the old run is moved aside)"
     )
     assert snapshot(files.path.parent) == before
 
@@ -436,7 +436,8 @@ def test_where_all_are_damaged_each_is_said_with_what_is_wrong(saved, tmp_path):
                 "--workdir: expected an undamaged checkpoint in "
                 f"{files.checkpoints}, got none (step 6: manifest.json cannot be read; "
                 f"step 9: state/_METADATA has 0 bytes of {size}); put back a copy of "
-                "one, or start over with caco pretrain --force_new (the old run is moved aside)"
+                "one, or start over with caco pretrain --force_new (the old run "
+                "is moved aside)"
             )
     assert checkpoints.steps() == [6, 9]
     assert not files.damaged.exists()
