@@ -1,4 +1,4 @@
-"""The game that both bank losses are, on one device or spread over a mesh.
+"""The computation behind both bank losses, on one device or sharded over a mesh.
 
 Candidates are the keys of the batch, or each query's own alone (AdCo), and the bank;
 positives are those keys, or rows of the bank (CaCo).
@@ -23,7 +23,7 @@ Axes = tuple[str, ...]  # mesh axes that rows are spread over; () for one device
 
 
 class BankAux(NamedTuple):
-    """What a bank game tells beside its payoff. No gradient flows through it.
+    """Statistics of a bank loss. No gradient flows through them.
 
     Attributes:
         positive_probability: [N] probability of the positive at the bank temperature.
@@ -41,7 +41,7 @@ class BankAux(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is known of a game at trace time."""
+    """The static (trace-time) settings of a bank loss."""
 
     mesh: AbstractMesh | None
     how: Walk = Walk()
@@ -50,7 +50,7 @@ class Plan(NamedTuple):
 
 
 class _Forward(NamedTuple):
-    """What the first walk finds."""
+    """The results of the first pass over the bank."""
 
     losses: Float[Array, " n"]
     aux: BankAux
@@ -68,7 +68,7 @@ def play(
     temperatures: Temperatures,
     movers: jax.Array | None,
 ) -> tuple[jax.Array, BankAux]:
-    """Mean loss at the first temperature; its "gradients" are the players' moves.
+    """Mean loss at the first temperature; its custom gradients are the players' moves.
 
     The bank moves toward `movers`, or where there are none toward the queries.
     """
@@ -125,7 +125,7 @@ def _first_walk(
     axes: Axes,
     plan: Plan,
 ) -> _Forward:
-    """Scores all candidates. Queries are whole, keys and bank are this device's."""
+    """Scores all queries against the keys and bank rows of this device."""
     queries = queries.astype(temperatures[0].dtype)
     tables = _tables(queries, bank, keys, positives, axes)
     own, here = _positive_rows(tables[0], queries.dtype)
@@ -181,7 +181,7 @@ def _tables(
 def _positive_rows(
     table: Table, dtype: jnp.dtype
 ) -> tuple[Float[Array, "n d"], Bool[Array, " n"]]:
-    """The rows that the labels name, as scored, and which of them are in the table.
+    """The rows of the positives, and which of them are on this device.
 
     Those outside are zeros.
     """
@@ -192,7 +192,7 @@ def _positive_rows(
 
 
 def _merge(state: Softmax, temperatures: Temperatures, axes: Axes) -> Softmax:
-    """The softmax over all devices' candidates; `pull` stays this device's share."""
+    """Merges the softmax over all devices; `pull` stays the share of this device."""
     if not axes:
         return state
     state = _stream.rescaled(state, lax.pmax(state.top, axes), temperatures)
@@ -229,7 +229,7 @@ def _ascent(
 
 
 def nearest(plan: Plan, keys: jax.Array, bank: jax.Array) -> Int[Array, " n"]:
-    """The bank row nearest to each key, by cosine."""
+    """The bank row with the largest cosine similarity to each key."""
     axes = _axes(plan.mesh)
     local = functools.partial(_nearest, axes=axes, how=plan.how)
     return _spread(local, plan.mesh, (P(), P(axes)), P())(keys, bank)
@@ -238,7 +238,7 @@ def nearest(plan: Plan, keys: jax.Array, bank: jax.Array) -> Int[Array, " n"]:
 def _nearest(
     keys: jax.Array, bank: jax.Array, *, axes: Axes, how: Walk
 ) -> Int[Array, " n"]:
-    """The nearest rows over all devices; of devices that tie, the first."""
+    """The nearest rows over all devices; ties are resolved to the first device."""
     keys = keys.astype(accumulator(keys, bank))
     best, index = _stream.nearest(keys, bank, how)
     if not axes:
@@ -252,7 +252,7 @@ def _nearest(
 
 
 def find_mesh() -> AbstractMesh | None:
-    """The mesh to spread over, unless we are already on one device of it."""
+    """The mesh to shard over; None inside a `shard_map` over it."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.size == 1 or mesh.manual_axes else mesh
 
@@ -264,14 +264,14 @@ def _axes(mesh: AbstractMesh | None) -> Axes:
 def _spread(
     local: Callable, mesh: AbstractMesh | None, in_specs: Any, out_specs: Any
 ) -> Callable:
-    """The function on every device of the mesh, or as it is where there is none."""
+    """Maps the function over the devices of the mesh; without a mesh, the function."""
     if mesh is None:
         return local
     return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
 
 
 def _psum_over_unshared_axes(gradient: jax.Array, array: jax.Array) -> jax.Array:
-    """In a caller's `shard_map`: the sum over the devices that share the array."""
+    """Sums over the axes of a caller's `shard_map` that replicate the array."""
     shared = tuple(_stream.axes_of(gradient) - _stream.axes_of(array))
     return lax.psum(gradient, shared) if shared else gradient
 

@@ -1,4 +1,4 @@
-"""Walking a table of candidates in blocks: the scores are never all there at once.
+"""Processes a table of candidates in blocks, so that the scores are never stored.
 
 Scores of a block are [block, N]: candidates down, queries across. Sums over the
 candidates then add whole vectors, which CPUs do ten times faster than sums along rows.
@@ -27,13 +27,13 @@ _ALIGNMENT = 128  # rows: the lanes of a TPU, a multiple of any vector
 
 
 class Walk(NamedTuple):
-    """How a table is walked: candidates a step, and the precision of the products."""
+    """Settings of a pass over a table: rows of a block, precision of the products."""
 
     block_size: int | None = None  # None for a good one
     precision: str = HIGHEST
 
     def dot(self, a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
-        """The product over one axis of each."""
+        """Contracts one axis of each array."""
         dimensions = (((contract[0],), (contract[1],)), ((), ()))
         return lax.dot_general(a, b, dimensions, precision=self.precision)
 
@@ -56,13 +56,13 @@ class Table(NamedTuple):
 
 
 def axes_of(*arrays: jax.Array) -> frozenset[str]:
-    """Axes of a `shard_map` around us over which any of the arrays differs."""
+    """Axes of the enclosing `shard_map` over which any of the arrays varies."""
     kinds = [jax.typeof(array).manual_axis_type for array in arrays]
     return frozenset().union(*(kind.varying for kind in kinds))
 
 
 def varying(tree: Any, *arrays: jax.Array) -> Any:
-    """The tree, marked as differing between devices wherever an array does.
+    """Marks a tree as varying over the axes over which any of the arrays varies.
 
     A loop's first carry must have the type of its last.
     """
@@ -92,7 +92,7 @@ def own_softmax(
     positive: Float[Array, " n"],
     temperatures: Temperatures,
 ) -> Softmax:
-    """The softmax of each query's positive alone; of nothing where it is not `here`.
+    """The softmax of each query's positive alone; empty if it is not on this device.
 
     Args:
         own: [N, D] the positives, zeros where they are elsewhere.
@@ -131,7 +131,7 @@ def extend(
     temperatures: Temperatures,
     how: Walk,
 ) -> Softmax:
-    """The softmax with the candidates of one more table, in one walk over it.
+    """Adds the candidates of a table to the softmax, in one pass over the table.
 
     Args:
         state: the softmax so far.
@@ -198,7 +198,7 @@ def ascent(
     how: Walk,
     roles: str,
 ) -> Float[Array, "k d"]:
-    """The bank's move: row j is pulled by sum_n c_nj m_n, times `scale`.
+    """The bank's update: row j moves by sum_n c_nj m_n, times `scale`.
 
     c_nj is the probability exp((score - shift_n) / temperature) of row j for query n,
     or one minus it where row j is the positive of query n; 0 in a role that does not
@@ -264,7 +264,7 @@ def walk(
 
 
 def block_rows(count: int, num_queries: int, block_size: int | None) -> int:
-    """Rows a step: those asked for, or even shares of about the measured best size."""
+    """Rows of a block: the given number, or equal parts near the fastest size."""
     if block_size is not None:
         return min(block_size, count)
     scores = _SCORES_PER_BLOCK.get(_platform(), _SCORES_PER_BLOCK_ELSEWHERE)
@@ -274,6 +274,6 @@ def block_rows(count: int, num_queries: int, block_size: int | None) -> int:
 
 
 def _platform() -> str:
-    """What is compiled for: the mesh's devices, which need not be this machine's."""
+    """The platform that is compiled for, which the devices of the mesh state."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform

@@ -47,7 +47,7 @@ class Family(NamedTuple):
 
 
 def _exponential(name: str, phi_of_exp: Elementwise, log_psi: Elementwise) -> Family:
-    """A member from its logarithmic form alone."""
+    """Makes a member of the family from its logarithmic form."""
     return Family(
         name,
         phi=lambda x: phi_of_exp(jnp.log(x)),
@@ -57,7 +57,7 @@ def _exponential(name: str, phi_of_exp: Elementwise, log_psi: Elementwise) -> Fa
 
 
 def _log(number: float, dtype: jnp.dtype) -> jax.Array:
-    """Logarithm of a Python number, which may be 0, in the dtype of its place."""
+    """Logarithm of a Python number, which may be 0, in the given dtype."""
     return jnp.log(jnp.asarray(number, dtype))
 
 

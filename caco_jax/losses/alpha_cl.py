@@ -1,4 +1,4 @@
-"""α-CL proper: choose the pair weights directly, and ascend the energy they give.
+"""α-CL with directly chosen pair weights; the encoder ascends their energy.
 
 An importance maps the squared distances of each view to its negatives, [2N, 2N - 2],
 to weights of that shape. It is composed of a *shape* (squared distances -> logarithms
@@ -140,7 +140,7 @@ def low_rank(shape: Shape, *, rank: int) -> Importance:
 
 
 def given_weights(weights: Float[Array, "r m"]) -> Importance:
-    """Weights that were computed elsewhere, whatever the distances."""
+    """Given weights, which do not depend on the distances."""
     return lambda squared: weights.astype(squared.dtype)
 
 
@@ -177,7 +177,7 @@ def candidate_levels(
 
 
 class LossTerms(NamedTuple):
-    """What separates images, and what pulls the views of one image together."""
+    """The two terms of a loss: between images, and between the views of one image."""
 
     inter: Float[Array, ""]
     intra: Float[Array, ""]
@@ -266,7 +266,7 @@ def nt_xent_with_intra(
     constants: tuple[float, ...] = (),
     normalise: Normalise = l2_normalize,
 ) -> Float[Array, ""]:
-    """The InfoNCE baseline of α-CL: NT-Xent plus a pull on the positive pairs.
+    """The InfoNCE baseline of α-CL: NT-Xent plus a term on the positive pairs.
 
     ``(NT-Xent - intra_weight mean_r s_r+ / temperature) / (1 + intra_weight)``.
 
@@ -316,7 +316,7 @@ def nt_xent_terms(
 def _squared_distances(
     z1: jax.Array, z2: jax.Array, normalise: Normalise
 ) -> tuple[Float[Array, " 2*n"], Float[Array, "2*n 2*n-2"]]:
-    """1 - similarity of every view with its twin, and with its negatives."""
+    """1 - cosine similarity of every view with its positive, and with its negatives."""
     check_pairs(z1, z2)
     views = normalise(stack_views(z1, z2))
     return split_pairs(1 - similarities(views, views))

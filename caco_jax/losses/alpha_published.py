@@ -1,4 +1,4 @@
-"""The arithmetic of α-CL's released code, where it is not that of the paper.
+"""The computations of α-CL's released code that differ from the paper.
 
 Kept so that published numbers can be reproduced; use the plain names for new work.
 
@@ -38,7 +38,7 @@ def published_per_sample(shape: Shape) -> Importance:
 
 
 def unit_without_projection(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """Gives x / (‖x‖ + 1e-8), whose gradient takes the length for a constant.
+    """Returns x / (‖x‖ + 1e-8); its gradient treats the norm as a constant.
 
     `l2_normalize` differentiates the length too, which removes the radial part.
     """

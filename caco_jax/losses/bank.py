@@ -211,7 +211,7 @@ def _check(
     *,
     names: tuple[str, str] = ("queries", "bank"),
 ) -> tuple[AbstractMesh | None, Walk]:
-    """Checks what all three functions take; the mesh to spread over, and the walk."""
+    """Checks the arguments; returns the mesh and the settings of the pass."""
     arrays = dict(zip(names, (rows, bank), strict=True))
     checks.check_embeddings(**arrays)
     checks.check_same_width(**arrays)
@@ -233,7 +233,7 @@ def _check(
 
 
 def _movers(movers: jax.Array | None, queries: jax.Array) -> jax.Array | None:
-    """What the bank moves toward in the place of the queries, checked and constant."""
+    """The checked targets of the bank's moves, without a gradient."""
     if movers is None:
         return None
     checks.check_embeddings(movers=movers)
@@ -244,7 +244,7 @@ def _movers(movers: jax.Array | None, queries: jax.Array) -> jax.Array | None:
 def _temperatures(
     temperature: float, bank_temperature: float | None, *arrays: jax.Array
 ) -> Temperatures:
-    """The temperatures in the dtype of the sums: one where both players share it."""
+    """The temperatures in the dtype of the sums: one if both players share it."""
     checks.check_positive(temperature=temperature)
     numbers = [temperature]
     if bank_temperature is not None:

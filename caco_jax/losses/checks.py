@@ -1,4 +1,4 @@
-"""What every loss checks of its inputs, at trace time, with the shapes named."""
+"""Checks of the inputs of losses, at trace time."""
 
 from collections.abc import Sequence
 

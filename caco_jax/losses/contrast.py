@@ -1,4 +1,4 @@
-"""The contrastive losses without an extra player: of keys, of pairs, of instances."""
+"""Contrastive losses without an extra player: InfoNCE, MoCo, NT-Xent, Plain, UEL."""
 
 import jax
 import jax.numpy as jnp
@@ -135,7 +135,7 @@ def moco_loss(
 def nt_xent(
     z1: Float[Array, "n d"], z2: Float[Array, "n d"], *, temperature: float
 ) -> Float[Array, ""]:
-    """SimCLR's NT-Xent: each of the 2N views finds its twin among the 2N - 1 others.
+    """SimCLR's NT-Xent: the positive of a view is the other view of its image.
 
     Similarities are cosines: the rows may have any length, the loss normalises them.
     The gradient reaches both factors of every similarity.
@@ -165,7 +165,7 @@ def nt_xent(
 def plain_loss(
     z1: Float[Array, "n d"], z2: Float[Array, "n d"], *, temperature: float
 ) -> Float[Array, ""]:
-    """CLAE's Plain loss: each first view finds its second view among all of them.
+    """CLAE's Plain loss: InfoNCE of the first views over the second views of the batch.
 
     One direction only: rows are first views, candidates are the second views of the
     batch; no first view is a negative. Rows are used as given: normalise first.
@@ -199,7 +199,7 @@ def uel_loss(
     temperature: float,
     negative_margin: float,
 ) -> Float[Array, ""]:
-    """CLAE's UEL loss: a view is its twin's instance, and is no other instance.
+    """CLAE's UEL loss: instance classification of views, with a term for each negative.
 
     Over the 2N stacked views, with e_rc = exp(<x_r, sg(x_c)> / temperature), c the
     negatives of r, m the margin and Z_r = e_r+ + m sum_c e_rc:
@@ -247,7 +247,7 @@ def _log_rejections(
     total: Float[Array, " r"],
     margin: Float[Array, ""],
 ) -> Float[Array, "r m"]:
-    """ln(1 - e_rc / Z_r), also where one negative is nearly all of Z_r.
+    """ln(1 - e_rc / Z_r), accurate even if one negative is almost all of Z_r.
 
     Only the largest negative of a row can hold more than half of Z. There 1 - P is
     lost to cancellation, so its numerator Z - e is summed without the term itself.
@@ -281,7 +281,7 @@ def similarities(
 def matmul(
     left: Float[Array, "r d"], right: Float[Array, "d c"], precision: str = HIGHEST
 ) -> jax.Array:
-    """The matrix product, in full precision unless told, summed in `accumulator`.
+    """The matrix product, by default in full precision, summed in `accumulator`.
 
     The default of an accelerator rounds float32 factors to fewer bits, and a small
     temperature multiplies that error.
@@ -307,12 +307,12 @@ def one_against(
 def stack_views(
     z1: Float[Array, "n d"], z2: Float[Array, "n d"]
 ) -> Float[Array, "2*n d"]:
-    """The first views above the second, in the dtype that sums run in."""
+    """Stacks the first views and the second views, in the dtype of `accumulator`."""
     return jnp.concatenate([z1, z2]).astype(accumulator(z1, z2))
 
 
 def without_diagonal(square: Float[Array, "*b n n"]) -> Float[Array, "*b n n-1"]:
-    """The entries off the diagonal, in column order. Elementwise: rows may be sharded.
+    """Removes the diagonal of a square matrix; rows may be sharded.
 
     Entry c of row r comes from column c where c < r, else from column c + 1.
     """

@@ -1,4 +1,4 @@
-"""Methods as data: who plays, what for, and what follows a step.
+"""Methods as data: their players, the payoff, and updates after a step.
 
 ``caco_jax.methods.caco(bank_size=4096)`` and its like choose a method's settings; a
 `Pretraining` makes the method of them. Own methods are `Method`s.

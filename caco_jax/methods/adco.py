@@ -1,4 +1,4 @@
-"""AdCo: a bank of negatives that plays against the encoder.
+"""AdCo: a bank of negatives that ascends the encoder's loss.
 
 References:
     Hu, Wang, Hu, Qi, "AdCo: Adversarial Contrast for Efficient Learning of Unsupervised

@@ -1,4 +1,4 @@
-"""CLAE over any method: an input adversary joins the game.
+"""CLAE: a wrapper that adds an adversarial perturbation of the input to a method.
 
 References:
     Ho and Vasconcelos 2020, arXiv:2010.12050.
@@ -29,7 +29,7 @@ from caco_jax.nets.norm import ADVERSARIAL
 
 
 class Perturbed(NamedTuple):
-    """An attack on a batch.
+    """The perturbed images of a view, with the gradient that perturbed them.
 
     Attributes:
         images: the perturbed images [N, H, W, C], constant for every gradient.
@@ -52,7 +52,7 @@ def adversarial(
     reencode_clean: bool = False,
     pixel_std: Sequence[float] = (),
 ) -> Any:
-    """The method with an input adversary: its payoff is played once more, harder.
+    """The method with an input adversary: clean payoff plus adversarial payoff.
 
     One signed gradient step moves the images of one view uphill on the host's own
     payoff for the whole batch, through the adversarial BatchNorm branch. The new
@@ -140,7 +140,7 @@ def perturb(
     *,
     epsilon: float,
 ) -> Perturbed:
-    """One signed step on a view's images, uphill on the method's payoff of the pair.
+    """Perturbs the images of a view by one signed gradient step on the payoff (FGSM).
 
     Args:
         method: the host, whose `attack` names the views.
@@ -170,7 +170,7 @@ def perturb(
 
 
 def memoize(encode: EncodeFn) -> EncodeFn:
-    """An encoder that meets each View object once; its statistics move once, too.
+    """Caches the encoder's result of each View, so its statistics are updated once.
 
     Only for one network, within one trace.
     """
@@ -186,13 +186,13 @@ def memoize(encode: EncodeFn) -> EncodeFn:
 
 
 def _pair(where: Attack, partner: View, images: Array) -> list[View]:
-    """The adversarial images and their partner, in the order of the host's payoff."""
+    """The adversarial view and the other view, in the order of the method's payoff."""
     pair = [View(images, ADVERSARIAL), partner]
     return pair if where.as_query else pair[::-1]
 
 
 def grey_levels(epsilon: float, pixel_std: Sequence[float]) -> tuple[float, ...]:
-    """How far each channel's values move, in grey levels of 0 to 255.
+    """The size of the perturbation of each channel, in grey levels of 0 to 255.
 
     Args:
         epsilon: in normalised-pixel units.

@@ -1,4 +1,4 @@
-"""α-CL: the weight of every pair is chosen directly, the encoder ascends the energy.
+"""α-CL: the pair weights are chosen directly, and the encoder ascends the energy.
 
 References:
     Tian 2022, arXiv:2201.12680.
@@ -30,7 +30,7 @@ _WITHOUT_FAMILY = ("importance", "normalisation", "intra_weight", "constant_weig
 
 @dataclasses.dataclass(frozen=True)
 class AlphaClConfig:
-    """Settings of α-CL; each importance and normalisation reads those it names."""
+    """Settings of α-CL; an importance or normalisation uses some of them."""
 
     importance: str = setting(
         "exponential",
@@ -140,7 +140,7 @@ def _shapes(config: AlphaClConfig) -> dict[str, Callable[[], losses.Shape]]:
 
 
 def importance(config: AlphaClConfig) -> losses.Importance:
-    """Squared distances -> pair weights, as configured."""
+    """The configured function from squared distances to pair weights."""
     normalise: dict[str, Callable[[losses.Shape], losses.Importance]] = {
         "rows": functools.partial(losses.row_normalised, epsilon=config.row_epsilon),
         "none": losses.unnormalised,
@@ -157,7 +157,7 @@ def family_of(config: AlphaClConfig) -> Family:
 
 
 def _mean_family_loss(family: Family) -> PairLoss:
-    """The member's loss an image: the sum of the paper, divided by their number."""
+    """The mean of the member's loss over images; the paper has the sum."""
     return lambda z1, z2: family_loss(z1, z2, family) / z1.shape[0]
 
 

@@ -1,4 +1,4 @@
-"""A bank's use: who moves it, and which entries serve as positives.
+"""Bank use: which entries were recently the positive of a query.
 
 Of the latter: steps since each was last chosen.
 """
@@ -12,14 +12,14 @@ RECENT_STEPS = 100
 
 
 def new_bank_ages(bank_size: int) -> Int[Array, " k"]:
-    """Ages of a bank no entry of which was chosen yet."""
+    """Initial ages of the entries: no entry was chosen yet."""
     return jnp.full((bank_size,), NEVER, jnp.int32)
 
 
 def refresh_ages(
     ages: Int[Array, " k"], positives: Int[Array, " m"]
 ) -> Int[Array, " k"]:
-    """One step later: every entry is a step older, those just chosen are new."""
+    """Updates the ages after a step: chosen entries get age 0, others one more."""
     older = jnp.where(ages < NEVER, ages + 1, NEVER)
     return older.at[positives].set(0)
 

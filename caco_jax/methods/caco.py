@@ -1,4 +1,4 @@
-"""CaCo: a bank whose entries are positives for some queries, negatives for the rest.
+"""CaCo: a bank whose entries are positives and negatives of queries.
 
 References:
     Wang, Huang, Zeng, Qi, "CaCo: Both Positive and Negative Samples are Directly
@@ -120,7 +120,7 @@ def _choose(
     extra: PyTree,
     precision: str,
 ) -> Int[Array, " m"]:
-    """The positive entry that each key picks: the nearest, or this step's draw."""
+    """The positive entry of each key: the nearest entry, or a random one."""
     if _DRAW not in extra:
         return nearest_entries(keys, bank, precision=precision)
     key = jax.random.fold_in(jax.random.key(0), extra[_DRAW])
@@ -130,7 +130,7 @@ def _choose(
 def payoff(
     config: CacoConfig, players: Players, context: Context, views: Sequence[View]
 ) -> tuple[Float[Array, ""], Outcome]:
-    """What the encoder descends and the bank ascends; see `make`."""
+    """The payoff, which the encoder descends and the bank ascends; see `make`."""
     bank = players["bank"]
     groups = _pairs(len(views), key_views(views))
     found = encode_pairs(
@@ -171,7 +171,7 @@ def payoff(
 
 
 def make(config: CacoConfig, *, embedding_dim: int) -> Method:
-    """CaCo as pure functions, for two views or for two large and several small ones.
+    """CaCo as pure functions, for two views or for multi-crop.
 
     The encoder descends the cross entropy of each query over the bank's entries; the
     label is the entry nearest to the key of another view. The bank's entries move

@@ -1,4 +1,4 @@
-"""The two hosts that CLAE was published with beside SimCLR: Plain and UEL.
+"""Plain and UEL, the methods of the CLAE paper beside SimCLR.
 
 References:
     Ho and Vasconcelos 2020, arXiv:2010.12050; UEL is from Ye et al. 2019,
@@ -38,7 +38,7 @@ class UelConfig:
 
 
 def make_plain(config: PlainConfig, *, embedding_dim: int) -> Method:
-    """Plain as pure functions: each first view finds its second among the batch's."""
+    """Plain as pure functions: InfoNCE of the first views over the second views."""
     del embedding_dim
     return two_view(
         "plain",
@@ -49,7 +49,7 @@ def make_plain(config: PlainConfig, *, embedding_dim: int) -> Method:
 
 
 def make_uel(config: UelConfig, *, embedding_dim: int) -> Method:
-    """UEL as pure functions: a view is its twin's instance and no other's."""
+    """UEL as pure functions: instance classification of two views."""
     del embedding_dim
     return two_view(
         "uel",

@@ -1,4 +1,4 @@
-"""What a contrastive method is made of: players, their payoff, what follows a step.
+"""The parts of a contrastive method: players, payoff, updates after a step.
 
 A method is data. The one train step asks it for a scalar payoff of all players,
 differentiates that, and lets each player descend, ascend or hold still. Images come
@@ -28,7 +28,7 @@ Move = Literal["descend", "ascend", "hold"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class View:
-    """One view of a batch, and the BatchNorm branch that must see it.
+    """One view of a batch, with the BatchNorm branch that encodes it.
 
     Attributes:
         images: [N, ...] examples as the views made them; images are [N, H, W, C]
@@ -45,14 +45,14 @@ EncodeFn = Callable[[Network, View], tuple[Float[Array, "n d"], Network]]
 
 
 class Encode(NamedTuple):
-    """How each network encodes; they differ where keys are shuffled for BatchNorm."""
+    """The encoding functions of online and target encoder; the target may shuffle."""
 
     online: EncodeFn
     target: EncodeFn
 
 
 class Context(NamedTuple):
-    """What a payoff reads beside the players, all constant for its gradients.
+    """The arguments of a payoff other than the players; they are constants.
 
     Attributes:
         stats: BatchNorm statistics of the online encoder.
@@ -68,7 +68,7 @@ class Context(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a payoff reports beside its scalar.
+    """The results of a payoff other than the scalar.
 
     Attributes:
         stats: new BatchNorm statistics of the online encoder.
@@ -90,7 +90,7 @@ PayoffFn = Callable[
 
 
 class StartUp(NamedTuple):
-    """A phase before training, played by another method over the same players.
+    """A start-up phase before training: another method with the same players.
 
     Attributes:
         method: what is played; its players have the trained method's names, and a
@@ -107,7 +107,7 @@ class StartUp(NamedTuple):
 
 
 class Attack(NamedTuple):
-    """Where an input adversary's images enter a method's payoff: in a pair of views.
+    """How an input adversary's images enter a method's payoff.
 
     Attributes:
         source: the view whose images are perturbed.
@@ -124,13 +124,13 @@ class Attack(NamedTuple):
 
 
 def attack_second_view(num_views: int) -> Attack:
-    """The first view's images, perturbed, stand in for the second, as published."""
+    """Replaces the second view by the perturbed first view, as published."""
     del num_views
     return Attack(source=0, partner=0, as_query=False)
 
 
 def attack_query(num_views: int) -> Attack:
-    """A perturbed large view as the query, the key of the other large one clean."""
+    """Uses a perturbed large view as the query and the other large view as the key."""
     if num_views == 2:
         return Attack(source=0, partner=1, as_query=True)
     return Attack(source=1, partner=0, as_query=True)  # multi-crop: view 0 is the key
@@ -182,7 +182,7 @@ class Method(NamedTuple):
 
 
 def keep(players: Players, extra: PyTree, outcome: Outcome) -> tuple[Players, PyTree]:
-    """The `advance` of a method that has nothing to do after a step."""
+    """The `advance` of a method without updates after a step."""
     del outcome
     return players, extra
 
@@ -195,7 +195,7 @@ def online_network(players: Players, context: Context) -> Network:
 def encode_views(
     encode: EncodeFn, network: Network, views: Sequence[View]
 ) -> tuple[list[Float[Array, "n d"]], Network]:
-    """Encodes each view by itself, in order; statistics flow from one to the next."""
+    """Encodes the views one after another and updates the statistics by each."""
     embeddings = []
     for view in views:
         embedding, network = encode(network, view)
@@ -206,7 +206,7 @@ def encode_views(
 def encode_by_size(
     encode: EncodeFn, network: Network, views: Sequence[View]
 ) -> tuple[list[Float[Array, "n d"]], Network]:
-    """Encodes views of one size and branch in one pass, which shares its statistics.
+    """Encodes views of one size and branch in one pass, with shared statistics.
 
     Multi-crop has many views of few sizes. Groups of BatchNorm, if there are any, then
     hold all of a group's views of each of their examples.
@@ -225,7 +225,7 @@ def encode_by_size(
 
 
 class Encoded(NamedTuple):
-    """The embeddings of (query view, key view) pairs, and the networks after them.
+    """The embeddings of (query view, key view) pairs, and the updated networks.
 
     Attributes:
         queries: by view; of the online encoder.
@@ -248,7 +248,7 @@ def encode_pairs(
     *,
     pass_per_view: bool = False,
 ) -> Encoded:
-    """Encodes what the pairs need, each view once: all queries, then all keys.
+    """Encodes the views of the pairs once each: first all queries, then all keys.
 
     Two views take a pass each, as the papers' BatchNorm has it; of more, those of one
     size share a pass unless `pass_per_view` is set.
@@ -274,7 +274,7 @@ def encode_pairs(
 
 
 def key_views(views: Sequence[View]) -> tuple[int, ...]:
-    """Which of the first two views give keys: adversarial images are queries only."""
+    """The views that have keys: the first two, without adversarial images."""
     return tuple(i for i, view in enumerate(views[:2]) if view.branch == CLEAN)
 
 
@@ -294,7 +294,7 @@ def interleave_rows(parts: Sequence[Float[Array, "n d"]]) -> Float[Array, "vn d"
 
 
 def split_rows(rows: Float[Array, "vn ..."], count: int) -> list[Array]:
-    """The parts whose rows `interleave_rows` put together."""
+    """The inverse of `interleave_rows`: splits a matrix into its parts."""
     by_example = rows.reshape(-1, count, *rows.shape[1:])
     return [by_example[:, i] for i in range(count)]
 
@@ -306,7 +306,7 @@ def embedding_spread(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:
 
 
 def precision_setting(memory: str) -> Any:
-    """The field of a method's settings that its losses take as `precision`.
+    """The setting `precision` of a method, which its losses get.
 
     Args:
         memory: what the method calls its candidates, "bank" or "queue".

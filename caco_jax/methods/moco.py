@@ -1,4 +1,4 @@
-"""MoCo v2: a queue of past keys as negatives; the game without an extra player.
+"""MoCo v2: a queue of past keys as negatives, without an extra player.
 
 References:
     He et al. 2020, arXiv:1911.05722; Chen et al. 2020, arXiv:2003.04297.

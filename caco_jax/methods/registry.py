@@ -1,4 +1,4 @@
-"""The one list of methods: name -> (its settings, how it is made)."""
+"""The registry of methods: name -> (settings dataclass, `make`)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ METHODS: dict[str, tuple[type, Callable[..., Method]]] = {
 
 
 class MethodBuilder(NamedTuple):
-    """A method whose settings are chosen; what is left to say is the embedding's width.
+    """A method with chosen settings; only the width of the embedding is missing.
 
     Attributes:
         settings: a frozen dataclass.
@@ -41,7 +41,7 @@ class MethodBuilder(NamedTuple):
 
 
 def builder(name: str, **settings: Any) -> MethodBuilder:
-    """A registered method with these settings; the others have their defaults.
+    """A registered method with these settings and defaults for the others.
 
     Args:
         name: of the registry.

@@ -1,4 +1,4 @@
-"""SimCLR: every other view of the batch is a negative; no target, no memory.
+"""SimCLR: the other views of the batch are negatives; no target encoder, no queue.
 
 References:
     Chen et al. 2020, arXiv:2002.05709.

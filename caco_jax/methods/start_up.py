@@ -1,4 +1,4 @@
-"""Bank start-up: a pass of plain contrastive training that fills the bank with keys."""
+"""Start-up phase of a bank: MoCo training that fills the bank with keys."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ def fill_bank(
     target_momentum: float | None = None,
     epochs: int = 0,
 ) -> StartUp:
-    """The start-up of AdCo and CaCo, as a method of its own over the same players.
+    """The start-up phase of AdCo and CaCo, as a method with the same players.
 
     The encoder descends InfoNCE of the first view's queries against the keys of the
     last view, with the bank's rows as negatives; the bank holds still. After each

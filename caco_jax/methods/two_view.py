@@ -1,4 +1,4 @@
-"""What SimCLR, Plain, UEL and α-CL share: a loss of two views' embeddings, no more."""
+"""Methods with a loss of two views' embeddings: SimCLR, Plain, UEL and α-CL."""
 
 from collections.abc import Callable, Sequence
 
@@ -28,7 +28,7 @@ def two_view(
     *,
     candidates: Callable[[int], int] | None = None,
 ) -> Method:
-    """The method whose encoder descends a loss of both views' unit embeddings.
+    """A method whose encoder descends a loss of the unit embeddings of two views.
 
     Args:
         name: as in the registry.

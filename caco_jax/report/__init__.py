@@ -1,4 +1,4 @@
-"""One HTML page about a run, to open from disk: gathered, then rendered."""
+"""The report of a run: collects its results and renders them as one HTML page."""
 
 from caco_jax.report.write import write_report
 

@@ -1,4 +1,4 @@
-"""All that a report shows of a run, read or computed once, as plain values."""
+"""Collects the content of a report as JSON values: metrics, settings, figures."""
 
 import contextlib
 import math
@@ -27,7 +27,7 @@ SMALL_PIXELS = 32  # larger images are shown half as many
 def collect(
     run: Run | str | os.PathLike, compare: Sequence[str | os.PathLike] = ()
 ) -> dict[str, Any]:
-    """What a report shows.
+    """Collects the content of a report.
 
     Args:
         run: as `Pretraining.load` gives it; or the directory of a configuration's run.
@@ -63,7 +63,7 @@ def collect(
 
 
 def _progress(run: Run, rows: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
-    """The lights of a run, and its curves beside those of others."""
+    """The diagnostics of a run, and its curves with those of other runs."""
     training, method = run.pretraining.training, run.pretraining.method
     candidates = method.candidates(training.batch_size) if method.candidates else None
     health = measures.read_json(run.files.path / "health.json")
@@ -87,7 +87,7 @@ def _other(path: str | os.PathLike) -> Workdir:
 
 
 def run_names(paths: Sequence[os.PathLike]) -> list[str]:
-    """A name for each of different directories: its own, with those above if needed."""
+    """Short names of directories: the last part, with parents where names are equal."""
     parts = [os.fspath(path).strip(os.sep).split(os.sep) for path in paths]
     length = 1
     while len({tuple(part[-length:]) for part in parts}) < len(parts):
@@ -119,7 +119,7 @@ def _about(run: Run, name: str) -> dict[str, Any]:
 
 
 def _start_up(pretraining: Pretraining) -> dict[str, Any] | None:
-    """The phase before epoch 1: how long it was, and what was trained."""
+    """The start-up phase: its length and its method."""
     phase, steps = pretraining.method.start_up, pretraining.start_up_steps
     if phase is None or not steps:
         return None
@@ -168,7 +168,7 @@ def curves(
 
 
 def _looks(run: Run) -> dict[str, Any]:
-    """What the networks make of the examples."""
+    """Embedding map, bank, pair weights and views of a sample of examples."""
     train = draw_sample(run.pretraining, count=TRAIN_IMAGES, held_out=False)
     pictures = are_pictures(train.pixels)
     halved = 2 if pictures and max(train.pixels.shape[1:3]) > SMALL_PIXELS else 1
@@ -191,7 +191,7 @@ def _looks(run: Run) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """The value with None for numbers that JSON does not have."""
+    """Replaces NaN and infinite numbers in a value by None, for JSON."""
     if isinstance(value, dict):
         return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

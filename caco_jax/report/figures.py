@@ -1,4 +1,4 @@
-"""What a run's encoder and bank make of some examples, as values for a page."""
+"""Embedding map, bank entries, pair weights and views of a report, as JSON values."""
 
 import base64
 import dataclasses
@@ -50,7 +50,7 @@ class Encoded(NamedTuple):
 
 
 def encode(run: Run, sample: Sample) -> Encoded | None:
-    """Two views of each image as in pretraining, through the run's networks.
+    """Encodes two views of each image with the networks of the run.
 
     None where an embedding is not finite: the run has diverged.
     """
@@ -80,7 +80,7 @@ def encode(run: Run, sample: Sample) -> Encoded | None:
 
 
 def embedding_map(run: Run, sample: Sample) -> dict[str, Any] | None:
-    """Where backbone features of images lie in two dimensions: "points" [N, 2].
+    """Embedding of backbone features in two dimensions by t-SNE: "points" [N, 2].
 
     None where they are too few for a map.
     """
@@ -100,7 +100,7 @@ def embedding_map(run: Run, sample: Sample) -> dict[str, Any] | None:
 
 
 def pair_weights(run: Run, sample: Sample, encoded: Encoded) -> dict[str, Any] | None:
-    """Weights of pairs of images, sorted by class: a picture of logarithms in bytes.
+    """Pair weights of images sorted by class, as an image of their logarithms.
 
     None where the method says nothing of a temperature.
     """
@@ -151,7 +151,7 @@ def _leading_direction(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"
 
 
 def _logarithms(alpha: Float[np.ndarray, "n n"]) -> dict[str, Any]:
-    """Weights as bytes, even in their logarithm; 0 is at most `low`, 255 is `high`."""
+    """Maps weights to bytes on a logarithmic scale from `low` (0) to `high` (255)."""
     positive = alpha[alpha > 0]
     high = float(positive.max())
     low = max(float(positive.min()), high * 1e-4)
@@ -173,7 +173,7 @@ def bank_entries(
     most: int = ENTRIES,
     dense: int = DENSE_ENTRIES,
 ) -> dict[str, Any] | None:
-    """The entries of a bank or queue, the most chosen first; None without either.
+    """The entries of the bank or queue, most used first; None without a bank or queue.
 
     An image chooses the entry that its key is nearest to, as CaCo chooses positives.
     "even" is how many entries would be chosen, were all chosen with the same
@@ -230,7 +230,7 @@ def bank_entries(
 def _scored(
     uses: Int[np.ndarray, " k"], *, most: int, dense: int
 ) -> Int[np.ndarray, " s"]:
-    """Entries to score queries against: the most used first, others spread evenly.
+    """Chooses the entries to score: the most used ones, then others evenly spread.
 
     All that are used are among the first, for there are no more images than those.
     """
@@ -247,7 +247,7 @@ def _repelled(
     memory: Memory,
     positives: Int[np.ndarray, " n"],
 ) -> Float[np.ndarray, "n k"] | None:
-    """How strongly each entry, as a negative, stands against each query.
+    """Softmax probability of each entry as a negative of each query.
 
     None where the method says nothing of a temperature.
     """
@@ -283,7 +283,7 @@ def _entry(
     cosines: Float[np.ndarray, " n"],
     weights: Float[np.ndarray, " n"] | None,
 ) -> dict[str, Any]:
-    """One entry: who chose it, nearest first, and whom it repels most, if known."""
+    """One entry with the queries that chose it and those that it repels most."""
     chose = np.flatnonzero(nearest == entry)
     chose = chose[np.argsort(-cosines[chose], kind="stable")]
     repels = []
@@ -301,7 +301,7 @@ def _entry(
 
 
 def seen_views(run: Run) -> dict[str, Any] | None:
-    """The views of some images of the newest step, as that step made them.
+    """The augmented views of some images of the newest training step.
 
     Returns:
         None where examples or views are no images; else "step"; "sheets": of each view;
@@ -336,7 +336,7 @@ def seen_views(run: Run) -> dict[str, Any] | None:
 
 
 def _first_images(pretraining: Pretraining, chosen: Any) -> tuple[Any, Any]:
-    """A dispatch's first images as views take them, and as they are, if they are."""
+    """The first images of a dispatch as input of the views, and as bytes or None."""
     images = pretraining.data
     if isinstance(images, ArrayDataset):
         pixels = images.train_examples[chosen[0][:VIEWED]]

@@ -1,4 +1,4 @@
-"""What the evaluation commands left in a run's directory, as rows of one table."""
+"""Reads the results of the evaluation commands as rows of one table."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ Values = Mapping[str, Any]
 
 
 class Measure(NamedTuple):
-    """One figure of a run.
+    """One result of an evaluation.
 
     Attributes:
         what: in words.
@@ -74,7 +74,7 @@ def _fine_tune(found: Values) -> Iterator[Measure]:
 
 
 class Command(NamedTuple):
-    """An evaluation: the program, what it measures, how its file is read."""
+    """An evaluation command: its name, what it measures and how its file is read."""
 
     program: str
     measures: str
@@ -98,7 +98,7 @@ DEMO_COLUMNS = ("kNN", "Linear probe", "3 labels a class")
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """A file's value; None where it is not there or not whole."""
+    """The value of a JSON file; None if the file is missing or incomplete."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -106,7 +106,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def run_measures(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Every figure in a run's directory.
+    """All evaluation results in the directory of a run.
 
     Returns:
         `Measure`'s fields, with "images" and "step" as its file says them, and
@@ -160,7 +160,7 @@ def _rows(found: Any, command: Command) -> list[dict[str, Any]]:
 
 
 def missing(folder: pathlib.Path, workdir: str) -> list[dict[str, str]]:
-    """What was not measured yet: {"section" of the page, "measures", "command"}.
+    """The missing evaluations: {"section" of the page, "measures", "command"}.
 
     Args:
         folder: the run's directory.
@@ -182,5 +182,5 @@ def missing(folder: pathlib.Path, workdir: str) -> list[dict[str, str]]:
 
 
 def command_line(program: str, workdir: str) -> str:
-    """How a program is run on a run, by its name behind ``caco``."""
+    """The command line that runs a program on a run."""
     return f"caco {program} --workdir={shlex.quote(workdir)}"

@@ -1,4 +1,4 @@
-"""A report as one HTML file, which needs nothing else to be read."""
+"""Renders a report as one self-contained HTML file."""
 
 import html
 import importlib.resources
@@ -19,7 +19,7 @@ _STYLES = ("uplot.min.css", "page.css")
 
 
 def render(values: dict[str, Any]) -> str:
-    """The page of what `collect` found.
+    """Renders the result of `collect` as HTML.
 
     All that a person wrote goes in as JSON, in which no tag can begin, and reaches the
     page as text alone.
@@ -38,7 +38,7 @@ def render(values: dict[str, Any]) -> str:
 
 
 def embedded(values: Any) -> str:
-    """JSON that may stand within a script element."""
+    """Encodes a value as JSON that is safe inside a script element."""
     text = json.dumps(values, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,4 +1,4 @@
-"""Some of a run's examples, and small pictures of those that are images."""
+"""A sample of a run's examples, with thumbnails if they are images."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ _COLUMNS = 32  # of a sheet
 
 
 class Sample(NamedTuple):
-    """Some examples.
+    """A sample of examples.
 
     Attributes:
         pixels: [N, ...] of any dtype; images are uint8 [N, H, W, C].
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
 
 
 def are_pictures(examples: Shaped[np.ndarray, "n *example"]) -> bool:
-    """Whether examples can be shown: they are bytes [N, H, W, 1 or 3]."""
+    """Whether examples are images: uint8 [N, H, W, 1 or 3]."""
     return (
         examples.dtype == np.uint8
         and examples.ndim == 4
@@ -39,7 +39,7 @@ def are_pictures(examples: Shaped[np.ndarray, "n *example"]) -> bool:
 
 
 def draw_sample(pretraining: Pretraining, *, count: int, held_out: bool) -> Sample:
-    """Examples that are spread evenly over a part of a run's set.
+    """Draws examples at equal distances from a part of the data set.
 
     Args:
         pretraining: the run.
@@ -61,14 +61,14 @@ def draw_sample(pretraining: Pretraining, *, count: int, held_out: bool) -> Samp
 def to_bytes(
     view: Float[Array, "n h w c"], views: Views
 ) -> UInt8[np.ndarray, "n h w c"]:
-    """Normalised views as pictures again."""
+    """Converts normalised views to 8-bit images."""
     mean, std = np.array(views.mean), np.array(views.std)
     values = np.asarray(view, np.float32) * std + mean
     return (values.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def sheet(pixels: Shaped[np.ndarray, "n *example"]) -> dict[str, Any] | None:
-    """Small pictures of images as one picture, for a page.
+    """Joins thumbnails of images into one image.
 
     Returns:
         None where examples are no images; else "url" with the picture in it, its

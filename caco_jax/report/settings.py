@@ -1,4 +1,4 @@
-"""A run's configuration beside the defaults of its method."""
+"""Compares the configurations of runs with the defaults of their methods."""
 
 import dataclasses
 import inspect
@@ -18,7 +18,7 @@ from caco_jax.schema import flatten
 
 
 def setting_rows(configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every key of some runs' configurations, in the order of the first.
+    """The rows of the settings table: every key of the runs' configurations.
 
     Args:
         configs: nested mappings as runs save them, by the run's name.
@@ -39,7 +39,7 @@ def setting_rows(configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def _known(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The defaults of a run's settings, nested, and what they mean, by dotted key.
+    """The default settings of a run, nested, and their descriptions by dotted key.
 
     Of a run that was built of objects only some are known.
     """
@@ -96,7 +96,7 @@ def _text(value: Any) -> str:
 
 
 def setting_docs(method: str) -> dict[str, str]:
-    """What each dotted key of a method's configuration means, in one line."""
+    """The description of each dotted key of a method's configuration."""
     settings_class, _ = method_entry(method)
     sections = {
         "method": settings_class,

@@ -1,4 +1,4 @@
-"""The diagnostics of a run: a light a figure, what it means and what to do."""
+"""The diagnostics of a run: each metric is rated good, watch or act, with advice."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ GOOD, WATCH, ACT = "good", "watch", "act"
 
 
 class Verdict(NamedTuple):
-    """One light.
+    """The rating of one metric.
 
     Attributes:
         what: is judged.
@@ -40,7 +40,7 @@ class Verdict(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """Where a figure's lights change.
+    """The thresholds of a metric's ratings.
 
     Attributes:
         what: is judged.
@@ -61,7 +61,7 @@ class Scale(NamedTuple):
     patience: int = 0
 
     def judge(self, value: float, epoch: float = math.inf) -> Verdict:
-        """The light of a figure that was taken after so many epochs."""
+        """Rates a value that was measured after a number of epochs."""
         rises = self.watch > self.act  # whether larger is better
         sign = 1 if rises else -1
         wrong = sign * value < sign * self.act and epoch >= self.patience
@@ -191,7 +191,7 @@ def run_verdicts(
     epochs: int,
     candidates: int | None,
 ) -> list[Verdict]:
-    """The lights of a run.
+    """The ratings of a run's metrics.
 
     Args:
         rows: its metric lines, oldest first.

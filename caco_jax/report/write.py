@@ -1,4 +1,4 @@
-"""A run's report as a file."""
+"""Writes the report of a run to a file."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ def write_report(
     *,
     compare: Sequence[str | os.PathLike] = (),
 ) -> pathlib.Path:
-    """Writes all there is to know of a run into one page, to open in a browser.
+    """Writes the report of a run as one HTML page.
 
     Of examples that are no images it has all but their pictures.
 
