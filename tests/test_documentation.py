@@ -32,7 +32,7 @@ from tests.experiments.commands import CONFIG, TINY, call, succeeded
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-BLOCK = re.compile(r'^```(\w*)(?: title="(.+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r'^```(\w*)(?: title="([^"\n]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 REFERENCE = re.compile(r"\]\[(caco_jax[\w.]*)\]")
@@ -124,7 +124,7 @@ def check_command(line, written):
     elif "-m" in words:
         check_module(words[words.index("-m") + 1])
     else:
-        assert pathlib.PurePath(words[0]).name in OTHERS, line
+        assert words[0].rpartition("/")[2] in OTHERS, line
 
 
 def check_module(module):
@@ -265,7 +265,8 @@ def snippets(text):
 
 
 def test_a_snippet_beside_a_file_is_found():
-    page = '```python title="a.py"\nfile\n```\n\n```python\nsnippet\n```\n'
+    file = '```python title="a.py"\nfile\n```\n'
+    page = f"{file}\n```python\nsnippet\n```\n\n{file}"
     assert snippets(page) == ["snippet\n"]
     assert snippets((DOCS / "how-to" / "own-parts.md").read_text())
 
