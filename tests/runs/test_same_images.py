@@ -119,5 +119,5 @@ def test_keys_that_say_where_and_how_images_are_read_may_differ(tmp_path):
     files.claim(there)
     for key, value in (("data_dir", "/a"), ("workers", 2), ("max_resident_bytes", 3)):
         files.compare({**there, "data": {**there["data"], key: value}})
-    with pytest.raises(UserError, match=r"another configuration: data\.views \(None"):
+    with pytest.raises(UserError, match=r"with another: data\.views \(None"):
         files.compare({**there, "data": {**there["data"], "views": "cifar"}})
