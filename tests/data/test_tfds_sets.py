@@ -39,7 +39,9 @@ def test_configs(tmp_path):
 
 def test_a_missing_set_names_the_command(tmp_path):
     command = f"caco prepare --dataset=tfds:cifar10 --data_dir={tmp_path}"
-    with pytest.raises(ValueError, match=r"^data.source: expected a set .* got tfds:cifar10") as error:
+    with pytest.raises(
+        ValueError, match=r"^data.source: expected a set .* got tfds:cifar10"
+    ) as error:
         open_tfds("cifar10", tmp_path)
     assert str(error.value).endswith(f"; to prepare it: {command}")
     with pytest.raises(ValueError, match=r"^data.data_dir: .*got None.*data_dir=DIR$"):

@@ -78,7 +78,8 @@ def test_json_prints_the_saved_report_alone(monkeypatch, tmp_path):
         ),
         (
             ("--config=configs/__init__.py", "--topology=v5e:4x4"),
-            "--config: expected a file that defines get_config(), got",
+            "--config: expected a file that defines get_config(), got "
+            "configs/__init__.py",
         ),
     ],
 )
