@@ -235,7 +235,7 @@ def _files(
     if not splits.train.reachable():
         raise ValueError(
             f"data.source: expected images that can be read in {path}, got "
-            f"{len(splits.train)} of which none of those tried can; is the drive there?"
+            f"{len(splits.train)} of which none of those tried can; check the drive"
         )
     records = RecordDataset(
         name=f"{kind}:{rest}",
