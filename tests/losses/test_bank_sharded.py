@@ -152,7 +152,10 @@ def test_inside_a_shard_map_the_rows_are_the_callers_own(devices):
 
 @pytest.mark.parametrize(
     ("n", "k", "message"),
-    [(16, 44, r"bank: 44 rows .* 8 devices"), (12, 48, r": 12 rows .* 8 devices")],
+    [
+        (16, 44, r"bank: .* 8 devices .* 44 rows"),
+        (12, 48, r": .* 8 devices .* 12 rows"),
+    ],
 )
 def test_rows_that_do_not_share_out_are_named(devices, n, k, message):
     queries, keys, bank = draw(0, n, k, D, np.float32)

@@ -194,7 +194,7 @@ def test_the_description_says_epsilon_in_grey_levels_too():
 
 def test_a_method_is_attacked_once():
     once = adversarial(small_method("caco"), epsilon=EPSILON, weight=WEIGHT)
-    with pytest.raises(ValueError, match=r"^caco: expected a method that .* join once"):
+    with pytest.raises(ValueError, match=r"^caco: expected a method that .* none yet"):
         adversarial(once, epsilon=EPSILON, weight=WEIGHT)
 
 

@@ -67,7 +67,7 @@ def test_its_configuration_is_compared_by_values_and_new_keys_have_defaults(file
     saved = files.read_config()
     assert saved["bank_optimizer"]["schedule"] == "cosine"
     assert saved["bank_optimizer"]["final_learning_rate"] == 3.0
-    with pytest.raises(UserError, match=r"another configuration: seed \(0 in the run"):
+    with pytest.raises(UserError, match=r"with another: seed \(0 in the run"):
         pretrain(experiment_config({**saved, "seed": 1}), files.path)
     bank = experiment_config(saved).optimizers["bank"]
     rate = bank.schedule_of(batch_size=8, epochs=2, steps_per_epoch=3)
