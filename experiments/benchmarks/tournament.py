@@ -162,8 +162,8 @@ class Tournament:
         host = self.arms[name].host
         if len(self.arms[name].trials) > 1 or host is None:
             return True
-        own, its = self._trials(name, rows), self._trials(host, rows)
-        return bool(own and its) and score(own[0]) > max(map(score, its))
+        own, its = self._best_trial(name, rows), self._best_trial(host, rows)
+        return own is not None and its is not None and score(own) > score(its)
 
     def setting(
         self, piece: Piece, rows: Mapping[Piece, Row]
@@ -198,29 +198,23 @@ class Tournament:
             **train(run, epochs, MARKS if final else ()),
         }
 
-    def _trials(self, name: str, rows: Mapping[Piece, Row]) -> list[Row] | None:
+    def _best_trial(self, name: str, rows: Mapping[Piece, Row]) -> Row | None:
+        """The best trial of an arm; None while one is missing."""
         count = len(self.arms[name].trials) if name in self.arms else 0
         numbers = [Piece("trial", name, number) for number in range(count)]
         done = [rows[piece] for piece in numbers if piece in rows]
-        return done if done and len(done) == count else None
+        return max(done, key=score) if done and len(done) == count else None
 
     def _chosen(
         self, name: str, rows: Mapping[Piece, Row]
     ) -> tuple[str, dict[str, Any]] | None:
-        trials = self._trials(name, rows)
-        if trials is None:
-            return None
-        best = max(trials, key=score)
-        return best["method"], best["setting"]
+        best = self._best_trial(name, rows)
+        return None if best is None else (best["method"], best["setting"])
 
     def _best_bank(self, rows: Mapping[Piece, Row]) -> str | None:
-        scores = {}
-        for name in BANKS:
-            trials = self._trials(name, rows)
-            if trials is None:
-                return None
-            scores[name] = max(map(score, trials))
-        return max(scores, key=scores.__getitem__)
+        best = {name: self._best_trial(name, rows) for name in BANKS}
+        scores = {name: score(row) for name, row in best.items() if row is not None}
+        return max(BANKS, key=scores.__getitem__) if len(scores) == len(BANKS) else None
 
 
 def score(row: Row) -> float:
