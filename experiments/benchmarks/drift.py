@@ -67,7 +67,7 @@ COLUMNS = {
     "bank_cosine": "nearest cosine",
     "bank_row_length": "row length",
     "bank_effective_rows": "effective rows",
-    "bank_dead_share": "dead rows",
+    "bank_dead_share": "dead entries",
 }
 
 

@@ -239,5 +239,5 @@ def draw(rows: Rows, path: str | os.PathLike) -> None:
         axis.set_xticks(epochs, map(str, epochs))
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, loc="lower right")
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     save(figure, path)
