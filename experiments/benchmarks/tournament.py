@@ -5,10 +5,10 @@
 Encoder, views, batch and steps are equal for all arms. Each arm tries the same number
 of settings on one seed, scored on images held out of the training set; the best one
 then trains with other seeds, the same for all, and is evaluated on the test images.
-Changes that might improve a bank (--tries) have one trial each; those that score above
-their method's best trial get finals, too. A piece is one run: finished pieces are not
-repeated, and several such commands share the work. A difference is claimed only if its
-95 % interval over the seeds excludes 0.
+Changes that might improve a bank (--tries) have one trial each; those that score a
+point above their method's best trial get finals, too. A piece is one run: finished
+pieces are not repeated, and several such commands share the work. A difference is
+claimed only if its 95 % interval over the seeds excludes 0.
 """
 
 import pathlib
@@ -40,6 +40,7 @@ MARKS = (1, 2, 5, 10, 20)  # epochs at which a run is evaluated
 SHOTS, DRAWS = 10, range(10)  # labels of each class, number of draws
 LABELLED = 20_000  # largest number of training images for kNN and probes
 SCORE = "few"  # measure that trials are chosen by
+MARGIN = 0.01  # by which a try has to beat its host: one seed tells no smaller one
 TRIAL_SEED = 100
 HELD_OUT = 1 / 6
 _WAIT_SECONDS = 5.0
@@ -158,12 +159,14 @@ class Tournament:
         ]
 
     def _enters(self, name: str, rows: Mapping[Piece, Row]) -> bool:
-        """Whether an arm gets finals: a try has to score above its host."""
+        """Whether an arm gets finals: a try has to beat its host by a margin."""
         host = self.arms[name].host
         if len(self.arms[name].trials) > 1 or host is None:
             return True
         own, its = self._best_trial(name, rows), self._best_trial(host, rows)
-        return own is not None and its is not None and score(own) > score(its)
+        if own is None or its is None:
+            return False
+        return score(own) >= score(its) + MARGIN
 
     def setting(
         self, piece: Piece, rows: Mapping[Piece, Row]
