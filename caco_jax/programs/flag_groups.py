@@ -88,6 +88,18 @@ def add_json(parser: Parser) -> None:
     )
 
 
+def add_seed(parser: Parser, of: str = "all random numbers") -> None:
+    """Adds ``--seed``.
+
+    Args:
+        parser: of the program.
+        of: what the seed determines.
+    """
+    parser.add_argument(
+        "--seed", type=int, default=0, help=f"Seed of {of} (default: %(default)s)."
+    )
+
+
 def add_features(parser: Parser) -> None:
     """Adds ``--features``, the output of the network that is evaluated."""
     parser.add_argument(

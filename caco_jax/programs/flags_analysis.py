@@ -1,6 +1,11 @@
 """Flags of the programs that analyse runs and theory; nothing here imports JAX."""
 
-from caco_jax.programs.flag_groups import add_json, add_local_workdir, path_of
+from caco_jax.programs.flag_groups import (
+    add_json,
+    add_local_workdir,
+    add_seed,
+    path_of,
+)
 from caco_jax.programs.parser import Parser
 
 
@@ -50,12 +55,7 @@ def alpha_gradients(parser: Parser) -> None:
         default=0.02,
         help="Learning rate of the gradient steps (default: %(default)s).",
     )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of the batch and the augmentation (default: %(default)s).",
-    )
+    add_seed(parser, "the batch and the augmentation")
 
 
 def bank_dynamics(parser: Parser) -> None:
@@ -81,12 +81,7 @@ def bank_dynamics(parser: Parser) -> None:
         default=10,
         help="Images in each row of the gallery (default: %(default)s).",
     )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of the batches and the augmentation (default: %(default)s).",
-    )
+    add_seed(parser, "the batches and the augmentation")
 
 
 def deep_linear_pca(parser: Parser) -> None:
@@ -124,12 +119,7 @@ def deep_linear_pca(parser: Parser) -> None:
         help="File .npz with your own views x1, x2 [N, d] and optional weights alpha "
         "[N, N], to test the theorem on (default: generated views).",
     )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of the inputs and the initialisations (default: %(default)s).",
-    )
+    add_seed(parser, "the inputs and the initialisations")
 
 
 def relu_fixed_points(parser: Parser) -> None:
@@ -179,9 +169,4 @@ def relu_fixed_points(parser: Parser) -> None:
         help="Largest number of gradient ascent steps to a fixed point (default: "
         "%(default)s).",
     )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of all random numbers (default: %(default)s).",
-    )
+    add_seed(parser)

@@ -9,6 +9,7 @@ from caco_jax.programs.flag_groups import (
     add_features,
     add_json,
     add_run,
+    add_seed,
     add_signals,
     add_workdir,
     path_of,
@@ -136,12 +137,7 @@ def linear_probe(parser: Parser) -> None:
         help="With imagenet: share of the training images that is held out to choose "
         f"between settings (default: {HELD_OUT}).",
     )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of all random numbers (default: %(default)s).",
-    )
+    add_seed(parser)
 
 
 def fine_tune(parser: Parser) -> None:
@@ -169,12 +165,7 @@ def fine_tune(parser: Parser) -> None:
             help=f"{field.metadata['doc']} Default: {field.default}.",
             **options,
         )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of all random numbers (default: %(default)s).",
-    )
+    add_seed(parser)
 
 
 def health(parser: Parser) -> None:
@@ -192,12 +183,7 @@ def health(parser: Parser) -> None:
         default=2048,
         help="Largest number of held-out images (default: %(default)s).",
     )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="Seed of the augmentation (default: %(default)s).",
-    )
+    add_seed(parser, "the augmentation")
 
 
 def report(parser: Parser) -> None:
