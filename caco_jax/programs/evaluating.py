@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +20,7 @@ from caco_jax.evaluation import checks
 from caco_jax.evaluation.features import make_features, make_view_features
 from caco_jax.evaluation.scores import LEVEL, Accuracies
 from caco_jax.evaluation.sweep import Frozen
-from caco_jax.programs.command import as_user_error
+from caco_jax.programs.command import as_user_error, print_json
 from caco_jax.runs.checkpoints import write_json
 from caco_jax.runs.opening import data_notes
 from caco_jax.runs.run import Run, Split
@@ -219,7 +218,9 @@ def finish(
         lines: for people, the result first.
     """
     values = save(run, flags, name, figures)
-    print(json.dumps(values) if flags.json else "\n".join(lines))
+    print_json(flags, values)
+    if not flags.json:
+        print("\n".join(lines))
 
 
 def summary(found: Accuracies, count: int) -> str:

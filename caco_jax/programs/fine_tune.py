@@ -6,7 +6,6 @@ Each share of the labels fine-tunes a copy of the run's network.
 import argparse
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from caco_jax.evaluation.fine_tune import fine_tune
 from caco_jax.evaluation.plans import FineTuning
 from caco_jax.evaluation.scores import accuracies
 from caco_jax.programs import evaluating
+from caco_jax.programs.command import print_json
 from caco_jax.programs.flags import parser_of
 from caco_jax.runs.run import Run
 from caco_jax.schema import ConfigError, UserError
@@ -93,5 +93,4 @@ def main() -> None:
         values = evaluating.save(loaded, flags, "fine_tune", result)
         if not flags.json:
             print(line)
-    if flags.json:
-        print(json.dumps(values))
+    print_json(flags, values)
