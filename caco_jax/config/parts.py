@@ -276,10 +276,13 @@ def build_encoder(
 def _backbone(config: EncoderConfig, parts: dict[str, Any]) -> nn.Module:
     found = resolve(config.backbone, BACKBONES, "config.encoder.backbone")
     if config.backbone in RESNETS:
-        own = {
-            name: getattr(config, name) for name in ("width", "stem", "fold_batchnorm")
-        }
-        return found(remat=config.remat, **own, **parts)
+        return found(
+            width=config.width,
+            stem=config.stem,
+            fold_batchnorm=config.fold_batchnorm,
+            remat=config.remat,
+            **parts,
+        )
     if config.backbone in VITS:
         options = build(ViTOptions, config.options).arguments()
         return found(remat=config.remat, dtype=parts["dtype"], **options)

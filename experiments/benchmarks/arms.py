@@ -147,16 +147,20 @@ _CHANGES: dict[str, Setting] = {
     "a quarter of the entries": {"bank_size": MEMORY // 4},
     "target momentum 0.95": {"target_momentum": 0.95},
 }
-_ADCO_CHANGES: dict[str, Setting] = {
-    "start-up of one epoch": {"start_up_epochs": 1},
-    "no decay": {"bank_decay": 0.0},
-    "equal temperatures": {"bank_temperature": 0.12},
-    "own entries only": {"batch_keys": False},
+_CHANGES_OF: dict[str, dict[str, Setting]] = {
+    "adco": {
+        **_CHANGES,
+        "start-up of one epoch": {"start_up_epochs": 1},
+        "no decay": {"bank_decay": 0.0},
+        "equal temperatures": {"bank_temperature": 0.12},
+        "own entries only": {"batch_keys": False},
+    },
+    "caco": _CHANGES,
 }
 TRIES: dict[str, Arm] = {
     f"{host}, {what}": Arm(host, change, ({},), host=host)
-    for host in BANKS
-    for what, change in (_CHANGES | (_ADCO_CHANGES if host == "adco" else {})).items()
+    for host, changes in _CHANGES_OF.items()
+    for what, change in changes.items()
 }
 
 
