@@ -82,6 +82,7 @@ def report(rows: Rows) -> str:
     parts = [
         _results(finals, epochs),
         *(_differences(finals, baseline, epochs) for baseline in BASELINES),
+        _changes(finals, epochs),
         _predictions(finals, epochs),
         _banks(finals),
         _choices(rows),
@@ -130,25 +131,41 @@ def _marked(found: Interval | None) -> str:
     return f"**{sign}{found}**" if found.excludes_zero else f"{sign}{found}"
 
 
+def _points(finals: Rows, arm: str, baseline: str, epochs: Sequence[int]) -> list[str]:
+    """An arm minus a baseline, in each column."""
+    return [
+        _marked(difference(finals, arm, baseline, epoch=epoch, measure=measure))
+        for measure, epoch in _columns(epochs)
+    ]
+
+
 def _differences(finals: Rows, baseline: str, epochs: Sequence[int]) -> str:
+    arms = _arms(finals)
+    if baseline not in arms:
+        return ""
     lines = [
-        [
-            arm,
-            *(
-                _marked(difference(finals, arm, baseline, epoch=epoch, measure=measure))
-                for measure, epoch in _columns(epochs)
-            ),
-        ]
-        for arm in _arms(finals)
+        [arm, *_points(finals, arm, baseline, epochs)]
+        for arm in arms
         if arm != baseline
     ]
-    if baseline not in _arms(finals):
-        return ""
     heads = [f"minus {baseline}", *_heads(epochs)]
     return (
         f"Points above {baseline}, paired by seed; bold where the {CONFIDENCE:.0%} "
         f"interval excludes 0:\n\n{_table(heads, lines)}"
     )
+
+
+def _changes(finals: Rows, epochs: Sequence[int]) -> str:
+    """Each changed method, "METHOD, CHANGE", minus the method itself."""
+    arms = _arms(finals)
+    hosts = {arm: arm.partition(", ")[0] for arm in arms}
+    lines = [
+        [f"{arm} − {host}", *_points(finals, arm, host, epochs)]
+        for arm, host in hosts.items()
+        if arm != host and host in arms
+    ]
+    heads = ["change", *_heads(epochs)]
+    return f"Points of a change:\n\n{_table(heads, lines)}" if lines else ""
 
 
 def _predictions(finals: Rows, epochs: Sequence[int]) -> str:

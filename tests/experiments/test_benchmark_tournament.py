@@ -77,6 +77,9 @@ def test_the_report_says_what_may_be_claimed_and_what_the_papers_say():
     assert "| adco − moco | above 0, most of all early" in text
     assert "| moco | 3 | 51.0 ± 2.5 | 80.0 ± 0.0 |  | 10 |" in text
     assert "| adco | adco | temperature 0.1 |" in text
+    assert "Points of a change" not in text
+    rows += [final("adco, no decay", seed, 0.56 + seed / 100) for seed in range(3)]
+    assert "| adco, no decay − adco | **+1.0 ± 0.0** |  |  |" in standings.report(rows)
     trial = final("adco", 0, 0.25, knn=0.75, linear=0.5, bank_mass=0.125)
     lines = standings.report([{**trial, "stage": "trial"}]).splitlines()
     assert lines[-1] == "| adco | temperature 0.1 | 25.0 | 75.0 | 50.0 | 12% |"
