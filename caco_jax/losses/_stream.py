@@ -17,7 +17,7 @@ from caco_jax.losses.contrast import HIGHEST, l2_normalize
 Temperatures = tuple[Float[Array, ""], ...]  # the encoder's, the bank's if it differs
 ROLES = ("both", "positives", "negatives")  # in which a row of the bank is moved
 
-# Measured on 4 CPU cores: flat from 2 to 8 MiB of float32, slower on both sides.
+# Measured on CPUs: flat from 2 to 8 MiB of float32 on 4 cores, 1 to 4 on 2 cores.
 # Elsewhere not measured: an accelerator wants few large steps; 64 MiB are little to it.
 _SCORES_PER_BLOCK = {"cpu": 2**20}
 _SCORES_PER_BLOCK_ELSEWHERE = 2**24
