@@ -40,7 +40,7 @@ def main():
     flags = parser.parse_args()
     data = caco_jax.data.load("fake:28x28x1x64" if flags.smoke else flags.source)
     batch, epochs = (32, 1) if flags.smoke else (128, flags.epochs)
-    steps = epochs * (data.train_count // batch)
+    steps = max(1, epochs * (data.train_count // batch))  # of 0, the run complains
     rate = optax.warmup_cosine_decay_schedule(0, 5e-4, min(100, steps // 2), steps)
     workdir = f"runs/vit_fashion_{flags.seed}"
     run = caco_jax.Pretraining(
