@@ -165,7 +165,8 @@ def _changes(finals: Rows, epochs: Sequence[int]) -> str:
         if arm != host and host in arms
     ]
     heads = ["change", *_heads(epochs)]
-    return f"Points of a change:\n\n{_table(heads, lines)}" if lines else ""
+    title = "Points of a change above the method that it changes:"
+    return f"{title}\n\n{_table(heads, lines)}" if lines else ""
 
 
 def _predictions(finals: Rows, epochs: Sequence[int]) -> str:

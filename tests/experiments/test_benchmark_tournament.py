@@ -151,13 +151,13 @@ def test_a_try_gets_finals_if_it_scores_a_point_above_its_host(tmp_path):
     arms = {
         "caco": Arm("caco", {"bank": 1}, trials(0.6, 0.2)),
         "better": Arm("caco", {"bank": 2}, trials(0.7), host="caco"),
-        "equal": Arm("caco", {"bank": 3}, trials(0.609), host="caco"),
+        "near": Arm("caco", {"bank": 3}, trials(0.609), host="caco"),
     }
     book = Book(tmp_path / "t.json", PLAN)
     play_all(tiny(arms, seeds=range(1)), book)
     rows = book.rows()
-    assert rows[Piece("trial", "equal", 0)]["setting"] == {"bank": 3, "score": 0.609}
-    assert Piece("final", "equal", 0) not in rows
+    assert rows[Piece("trial", "near", 0)]["setting"] == {"bank": 3, "score": 0.609}
+    assert Piece("final", "near", 0) not in rows
     assert rows[Piece("final", "better", 0)]["setting"] == {"bank": 2, "score": 0.7}
 
 
